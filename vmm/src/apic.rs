@@ -1,0 +1,23 @@
+//! The interrupt controllers, wholly in user space: a local APIC per vCPU in x2APIC mode, an IOAPIC, and the
+//! messages between them (Intel SDM volume 3, chapter 12 "APIC"; IOAPIC: Intel 82093AA data sheet).
+//!
+//! - [`LocalApic`] is plain state, owned by its vCPU's thread: registers, pending vectors, timer. Time is an input.
+//! - [`Mailbox`] is where anyone leaves interrupts for a vCPU; its thread collects them into its local APIC.
+//! - [`Router`] takes an interrupt message or an inter-processor interrupt to the mailboxes it addresses.
+//! - [`IoApic`] turns device lines into interrupt messages.
+
+mod icr;
+mod io;
+mod local;
+mod mailbox;
+mod router;
+mod timer;
+mod vectors;
+
+pub use icr::{Delivery, Destination, Icr, Message, Shorthand};
+pub use io::{IO_APIC_PINS, IoApic, IoApicPin, IoApicState};
+pub use local::{ApicWrite, GeneralProtection, LocalApic};
+pub use mailbox::{Mailbox, Signals, Waker};
+pub use router::Router;
+pub use timer::{Timer, TimerMode};
+pub use vectors::VectorSet;
