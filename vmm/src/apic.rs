@@ -17,6 +17,7 @@ mod vectors;
 pub use icr::{Delivery, Destination, Icr, Message, Shorthand};
 pub use io::{IO_APIC_PINS, IoApic, IoApicPin, IoApicState};
 pub use local::{ApicWrite, GeneralProtection, LocalApic};
+pub(crate) use local::{MSR_APIC_BASE, MSR_TSC_DEADLINE};
 pub use mailbox::{Mailbox, Signals, Waker};
 pub use router::Router;
 pub use timer::{Timer, TimerMode};

@@ -6,6 +6,12 @@
 //! - [`virtio`]: virtio devices over the memory-mapped transport.
 
 pub mod apic;
+pub mod bus;
+pub mod clock;
+pub mod cpuid;
 pub mod interrupt;
+pub mod kvm;
 pub mod memory;
+pub mod topology;
+pub mod vcpu;
 pub mod virtio;

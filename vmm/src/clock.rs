@@ -1,0 +1,69 @@
+//! The guest's clock: its time-stamp counter, the same on all vCPUs.
+
+use std::time::Duration;
+
+/// Reads and converts the guest's time-stamp counter, which is this host's plus an offset that all vCPUs share.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestClock {
+    offset: u64,
+    khz: u32,
+}
+
+impl GuestClock {
+    /// A clock that starts near zero now, at `khz` thousand ticks a second, which must be this host's rate.
+    #[must_use]
+    pub fn start(khz: u32) -> Self {
+        Self { offset: host_ticks().wrapping_neg(), khz }
+    }
+
+    /// The counter's value now.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        host_ticks().wrapping_add(self.offset)
+    }
+
+    /// What is added to the host's counter, as KVM_VCPU_TSC_OFFSET wants it.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Thousand ticks a second.
+    #[must_use]
+    pub fn khz(&self) -> u32 {
+        self.khz
+    }
+
+    /// How long it takes from now until the counter reaches `tick`.
+    #[must_use]
+    pub fn until(&self, tick: u64) -> Duration {
+        let ticks = tick.saturating_sub(self.now());
+        let nanoseconds = u128::from(ticks) * 1_000_000 / u128::from(self.khz.max(1));
+        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+    }
+}
+
+fn host_ticks() -> u64 {
+    // SAFETY: RDTSC has no preconditions; every x86-64 processor has it, and Linux does not disable it.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_starts_near_zero_and_goes_on() {
+        let clock = GuestClock::start(2_000_000);
+        let first = clock.now();
+        assert!(first < 2_000_000_000, "{first}");
+        assert!(clock.now() >= first);
+    }
+
+    #[test]
+    fn the_past_is_now_and_the_far_future_does_not_overflow() {
+        let clock = GuestClock::start(1);
+        assert_eq!(clock.until(0), Duration::ZERO);
+        assert!(clock.until(u64::MAX) > Duration::from_secs(1 << 30));
+    }
+}

@@ -1,0 +1,17 @@
+//! Virtual processors: one thread each, which owns the vCPU's whole state.
+//!
+//! - [`VcpuState`]: all of a vCPU at an instruction boundary, to be saved, restored and moved.
+//! - [`VcpuHandle`]: what the rest of the machine holds of a vCPU: its mailbox, and commands to its thread.
+//! - the run loop: enters the guest, answers its exits, delivers interrupts.
+
+mod exits;
+mod handle;
+mod kick;
+mod run;
+mod state;
+mod stats;
+
+pub use handle::{CommandError, VcpuHandle};
+pub(crate) use run::{End, Platform, Vcpu, spawn};
+pub use state::{Activity, StateError, VcpuState};
+pub use stats::{VcpuStats, VcpuStatsSnapshot};

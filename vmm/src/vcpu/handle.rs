@@ -1,0 +1,129 @@
+//! What the rest of the machine holds of a vCPU.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use super::kick::{Kick, KickWaker};
+use super::{StateError, VcpuState, VcpuStats};
+use crate::apic::Mailbox;
+
+/// A command to a vCPU's thread, and where its answer goes.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Stay at the next instruction boundary until [`Command::Resume`].
+    Pause(SyncSender<()>),
+    /// Go on.
+    Resume(SyncSender<()>),
+    /// Copy the state out.
+    Save(SyncSender<Result<Box<VcpuState>, StateError>>),
+    /// Put a state in.
+    Restore(Box<VcpuState>, SyncSender<Result<(), StateError>>),
+    /// End the thread.
+    Stop,
+}
+
+/// Why a vCPU did not obey.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Its thread has ended.
+    #[error("the vCPU has stopped")]
+    Stopped,
+    /// Its state could not be read or set.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// A vCPU as others see it; usable from any thread.
+#[derive(Clone, Debug)]
+pub struct VcpuHandle {
+    mailbox: Arc<Mailbox>,
+    kick: Arc<Kick>,
+    commands: SyncSender<Command>,
+    stats: Arc<VcpuStats>,
+}
+
+/// The same things as the vCPU's thread holds them.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) kick: Arc<Kick>,
+    pub(super) commands: Receiver<Command>,
+    pub(super) stats: Arc<VcpuStats>,
+}
+
+/// Commands that may wait for one vCPU before a sender has to.
+const COMMAND_QUEUE: usize = 4;
+
+impl VcpuHandle {
+    pub(super) fn new() -> (Self, Shared) {
+        let (commands, receiver) = sync_channel(COMMAND_QUEUE);
+        let kick = Arc::new(Kick::default());
+        let mailbox = Arc::new(Mailbox::new(Box::new(KickWaker(Arc::clone(&kick)))));
+        let stats = Arc::new(VcpuStats::default());
+        let shared = Shared {
+            mailbox: Arc::clone(&mailbox),
+            kick: Arc::clone(&kick),
+            commands: receiver,
+            stats: Arc::clone(&stats),
+        };
+        (Self { mailbox, kick, commands, stats }, shared)
+    }
+
+    /// Where its interrupts are left.
+    #[must_use]
+    pub fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn stats(&self) -> &VcpuStats {
+        &self.stats
+    }
+
+    /// Stops it at an instruction boundary until [`Self::resume`]. Pausing twice is the same as once.
+    ///
+    /// # Errors
+    /// [`CommandError::Stopped`] when its thread has ended.
+    pub fn pause(&self) -> Result<(), CommandError> {
+        self.ask(Command::Pause)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// [`CommandError::Stopped`] when its thread has ended.
+    pub fn resume(&self) -> Result<(), CommandError> {
+        self.ask(Command::Resume)
+    }
+
+    /// Its state at the next instruction boundary.
+    ///
+    /// # Errors
+    /// [`CommandError`] when its thread has ended or KVM refuses.
+    pub fn save(&self) -> Result<Box<VcpuState>, CommandError> {
+        Ok(self.ask(Command::Save)??)
+    }
+
+    /// Replaces its state.
+    ///
+    /// # Errors
+    /// [`CommandError`] when its thread has ended or the state does not fit.
+    pub fn restore(&self, state: Box<VcpuState>) -> Result<(), CommandError> {
+        Ok(self.ask(|answer| Command::Restore(state, answer))??)
+    }
+
+    /// Ends its thread; does not wait for it.
+    pub(crate) fn stop(&self) {
+        // A full queue or a receiver that is gone: attention alone lets the thread see what it has, or it has ended.
+        let _ = self.commands.send(Command::Stop);
+        self.kick.call_attention();
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, CommandError> {
+        let (answer, answered) = sync_channel(1);
+        self.commands.send(command(answer)).map_err(|_| CommandError::Stopped)?;
+        self.kick.call_attention();
+        answered.recv().map_err(|_| CommandError::Stopped)
+    }
+}

@@ -1,0 +1,372 @@
+//! The thread of one vCPU: enters the guest, answers its exits, delivers interrupts, obeys commands.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::{self, JoinHandle};
+
+use kvm_bindings::{kvm_regs, kvm_sregs};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::exits;
+use super::handle::{Command, Shared, VcpuHandle};
+use super::kick::{KickTimer, drain_signal, kick_signal};
+use super::state::{Activity, StateShape, VcpuState};
+use super::stats::count;
+use crate::apic::{IoApic, LocalApic, Router, Signals};
+use crate::bus::Bus;
+use crate::clock::GuestClock;
+use crate::kvm::{self, KvmError};
+use crate::topology::VcpuId;
+
+/// What all vCPUs of the machine share.
+#[derive(Debug)]
+pub(crate) struct Platform {
+    pub(crate) bus: Bus,
+    pub(crate) router: Arc<Router>,
+    pub(crate) io_apic: Arc<IoApic>,
+}
+
+/// Why a vCPU's thread ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum End {
+    /// It was told to.
+    Stopped,
+    /// The guest shut the processor down: a fault while handling a double fault (SDM volume 3, section 7.15).
+    TripleFault,
+    /// KVM or the host failed.
+    Failed(String),
+}
+
+/// One vCPU before its thread runs.
+#[derive(Debug)]
+pub(crate) struct Vcpu {
+    pub(crate) id: VcpuId,
+    pub(crate) apic_id: u32,
+    pub(crate) fd: VcpuFd,
+    pub(crate) shape: StateShape,
+    pub(crate) clock: GuestClock,
+    /// The bootstrap processor runs from the start; the others wait for a start-up message.
+    pub(crate) activity: Activity,
+    shared: Shared,
+}
+
+impl Vcpu {
+    /// A vCPU and what others hold of it.
+    pub(crate) fn new(
+        id: VcpuId,
+        apic_id: u32,
+        fd: VcpuFd,
+        shape: StateShape,
+        clock: GuestClock,
+        activity: Activity,
+    ) -> (Self, VcpuHandle) {
+        let (handle, shared) = VcpuHandle::new();
+        (Self { id, apic_id, fd, shape, clock, activity, shared }, handle)
+    }
+}
+
+/// Runs a vCPU on a thread of its own, which reports its end to `ended`.
+pub(crate) fn spawn(
+    vcpu: Vcpu,
+    reset: ResetState,
+    platform: Arc<Platform>,
+    ended: Sender<(VcpuId, End)>,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(format!("vcpu{}", vcpu.id.0)).spawn(move || {
+        let id = vcpu.id;
+        let end = match Runner::new(vcpu, reset, platform) {
+            Ok(mut runner) => runner.run(),
+            Err(message) => End::Failed(message),
+        };
+        // The machine may be gone already; then nobody waits for this.
+        let _ = ended.send((id, end));
+    })
+}
+
+/// Registers after INIT: those after power-up.
+#[derive(Clone, Debug)]
+pub(crate) struct ResetState {
+    pub(crate) registers: kvm_regs,
+    pub(crate) special: kvm_sregs,
+}
+
+struct Runner {
+    fd: VcpuFd,
+    shape: StateShape,
+    clock: GuestClock,
+    apic: LocalApic,
+    activity: Activity,
+    paused: bool,
+    reset: ResetState,
+    platform: Arc<Platform>,
+    shared: Shared,
+    timer: KickTimer,
+}
+
+/// What an exit means for the loop.
+enum Step {
+    Continue,
+    End(End),
+}
+
+impl Runner {
+    fn new(vcpu: Vcpu, reset: ResetState, platform: Arc<Platform>) -> Result<Self, String> {
+        let prepare = || -> io::Result<KickTimer> {
+            vcpu.shared.kick.adopt_current_thread()?;
+            KickTimer::for_current_thread()
+        };
+        let timer = prepare().map_err(|error| format!("its thread cannot be prepared: {error}"))?;
+        kvm::set_run_signal(&vcpu.fd, kick_signal()).map_err(|error| error.to_string())?;
+        Ok(Self {
+            fd: vcpu.fd,
+            shape: vcpu.shape,
+            clock: vcpu.clock,
+            apic: LocalApic::new(vcpu.apic_id),
+            activity: vcpu.activity,
+            paused: false,
+            reset,
+            platform,
+            shared: vcpu.shared,
+            timer,
+        })
+    }
+
+    fn run(&mut self) -> End {
+        loop {
+            match self.step() {
+                Ok(Step::Continue) => {}
+                Ok(Step::End(end)) => return end,
+                Err(error) => return End::Failed(error.to_string()),
+            }
+        }
+    }
+
+    /// One turn: commands, then events, then the guest or sleep.
+    fn step(&mut self) -> Result<Step, KvmError> {
+        if self.shared.kick.take_attention() && self.obey() {
+            return Ok(Step::End(End::Stopped));
+        }
+        if self.paused {
+            self.shared.kick.sleep(|| false, None);
+            return Ok(Step::Continue);
+        }
+        let signals = self.shared.mailbox.collect(&mut self.apic);
+        self.apply(signals)?;
+        if self.apic.timer_expiry().is_some() {
+            self.apic.advance(self.clock.now());
+        }
+        match self.activity {
+            Activity::WaitForStartUp => {
+                self.sleep(false);
+                Ok(Step::Continue)
+            }
+            // HLT with interrupts off ends by NMI or INIT alone.
+            Activity::Halted if self.apic.pending().is_none() || self.fd.get_kvm_run().if_flag == 0 => {
+                self.sleep(true);
+                Ok(Step::Continue)
+            }
+            Activity::Halted | Activity::Running => {
+                self.activity = Activity::Running;
+                self.inject()?;
+                self.enter()
+            }
+        }
+    }
+
+    fn sleep(&mut self, until_timer: bool) {
+        let limit = if until_timer { self.apic.timer_expiry().map(|tick| self.clock.until(tick)) } else { None };
+        let Shared { kick, mailbox, .. } = &self.shared;
+        kick.sleep(|| !mailbox.is_empty(), limit);
+    }
+
+    /// NMI, INIT and start-up messages.
+    fn apply(&mut self, signals: Signals) -> Result<(), KvmError> {
+        if signals.init {
+            self.complete_exit()?;
+            self.apic.reset();
+            self.load_reset_state(self.reset.special, self.reset.registers)?;
+            self.activity = Activity::WaitForStartUp;
+        }
+        if let (Some(vector), Activity::WaitForStartUp) = (signals.start_up, self.activity) {
+            let mut special = self.reset.special;
+            special.cs.selector = u16::from(vector) << 8;
+            special.cs.base = u64::from(vector) << 12;
+            self.load_reset_state(special, kvm_regs { rip: 0, ..self.reset.registers })?;
+            self.activity = Activity::Running;
+        }
+        if signals.nmi && self.activity != Activity::WaitForStartUp {
+            self.fd.nmi().map_err(KvmError::ioctl("inject an NMI"))?;
+            self.activity = Activity::Running;
+        }
+        Ok(())
+    }
+
+    fn load_reset_state(&self, special: kvm_sregs, registers: kvm_regs) -> Result<(), KvmError> {
+        let special = kvm_sregs { apic_base: self.apic.base(), ..special };
+        self.fd.set_sregs(&special).map_err(KvmError::ioctl("reset special registers"))?;
+        self.fd.set_regs(&registers).map_err(KvmError::ioctl("reset registers"))?;
+        self.fd.set_vcpu_events(&kvm_bindings::kvm_vcpu_events::default()).map_err(KvmError::ioctl("reset events"))
+    }
+
+    /// Gives the guest the interrupt it is ready for, or asks KVM to say when it is.
+    fn inject(&mut self) -> Result<(), KvmError> {
+        let Some(vector) = self.apic.pending() else {
+            self.fd.get_kvm_run().request_interrupt_window = 0;
+            return Ok(());
+        };
+        let run = self.fd.get_kvm_run();
+        let mut more = true;
+        if run.ready_for_interrupt_injection != 0 && run.if_flag != 0 {
+            kvm::interrupt(&self.fd, vector)?;
+            count(&self.shared.stats.interrupts);
+            self.apic.acknowledge(vector);
+            // KVM says anew at the next exit whether the guest is ready for another.
+            self.fd.get_kvm_run().ready_for_interrupt_injection = 0;
+            more = self.apic.pending().is_some();
+        }
+        self.fd.get_kvm_run().request_interrupt_window = more.into();
+        Ok(())
+    }
+
+    fn enter(&mut self) -> Result<Step, KvmError> {
+        self.timer.arm(self.apic.timer_expiry(), |tick| self.clock.until(tick));
+        self.fd.get_kvm_run().cr8 = self.apic.cr8();
+        count(&self.shared.stats.entries);
+        let Shared { kick, mailbox, stats, .. } = &self.shared;
+        let Some(exit) = kick.in_guest(|| !mailbox.is_empty(), || self.fd.run()) else { return Ok(Step::Continue) };
+        let step = match exit {
+            Ok(VcpuExit::IoIn(port, data)) => {
+                count(&stats.port_io);
+                self.platform.bus.pio_read(port, data);
+                Step::Continue
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                count(&stats.port_io);
+                self.platform.bus.pio_write(port, data);
+                Step::Continue
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                count(&stats.mmio);
+                self.platform.bus.mmio_read(address, data);
+                Step::Continue
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                count(&stats.mmio);
+                self.platform.bus.mmio_write(address, data);
+                Step::Continue
+            }
+            Ok(VcpuExit::X86Rdmsr(exit)) => {
+                exits::read_msr(exit, &self.apic, &self.clock, stats);
+                Step::Continue
+            }
+            Ok(VcpuExit::X86Wrmsr(exit)) => {
+                exits::write_msr(exit, &mut self.apic, &self.clock, &self.platform, stats);
+                Step::Continue
+            }
+            Ok(VcpuExit::Hlt) => {
+                count(&stats.halts);
+                self.activity = Activity::Halted;
+                Step::Continue
+            }
+            Ok(VcpuExit::IrqWindowOpen) => {
+                count(&stats.interrupt_windows);
+                Step::Continue
+            }
+            Ok(VcpuExit::SetTpr) => Step::Continue,
+            Ok(VcpuExit::Shutdown) => Step::End(End::TripleFault),
+            Ok(VcpuExit::Intr) => self.kicked(),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => Step::End(End::Failed(format!(
+                "the processor refused to enter the guest: reason {reason:#x} on CPU {cpu}"
+            ))),
+            Ok(VcpuExit::InternalError) => Step::End(End::Failed(self.internal_error())),
+            Ok(other) => {
+                Step::End(End::Failed(format!("KVM stopped it for a reason vincs does not expect: {other:?}")))
+            }
+            Err(error) if error.errno() == libc::EINTR => self.kicked(),
+            Err(error) if error.errno() == libc::EAGAIN => Step::Continue,
+            Err(error) => return Err(KvmError::ioctl("run it")(error)),
+        };
+        let cr8 = self.fd.get_kvm_run().cr8;
+        if cr8 != self.apic.cr8() {
+            self.apic.set_cr8(cr8);
+        }
+        Ok(step)
+    }
+
+    /// A signal ended the entry: perhaps the timer's, which has to be armed again then.
+    fn kicked(&mut self) -> Step {
+        count(&self.shared.stats.kicks);
+        drain_signal();
+        self.timer.forget();
+        Step::Continue
+    }
+
+    /// Finishes the instruction whose exit was answered, without executing another: KVM does so on entry.
+    fn complete_exit(&mut self) -> Result<(), KvmError> {
+        self.fd.set_kvm_immediate_exit(1);
+        let result = self.fd.run().map(|_| ());
+        self.fd.set_kvm_immediate_exit(0);
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) if error.errno() == libc::EINTR => {
+                self.timer.forget();
+                Ok(())
+            }
+            Err(error) => Err(KvmError::ioctl("finish an instruction")(error)),
+        }
+    }
+
+    /// Obeys the commands that wait; returns whether to end.
+    fn obey(&mut self) -> bool {
+        while let Ok(command) = self.shared.commands.try_recv() {
+            // Whoever asked may have gone: then the answer is not needed.
+            let _ = match command {
+                Command::Stop => return true,
+                Command::Pause(answer) => {
+                    self.paused = true;
+                    answer.send(()).is_ok()
+                }
+                Command::Resume(answer) => {
+                    self.paused = false;
+                    answer.send(()).is_ok()
+                }
+                Command::Save(answer) => answer.send(self.save().map(Box::new)).is_ok(),
+                Command::Restore(state, answer) => answer.send(self.restore(*state)).is_ok(),
+            };
+        }
+        false
+    }
+
+    fn save(&mut self) -> Result<VcpuState, super::StateError> {
+        self.complete_exit()?;
+        // Vectors that wait in the mailbox belong to the vCPU; other events stay there for the next turn's `apply`.
+        self.shape.save(&self.fd, &self.apic, self.activity)
+    }
+
+    fn restore(&mut self, state: VcpuState) -> Result<(), super::StateError> {
+        self.complete_exit()?;
+        self.shape.restore(&self.fd, &state, self.apic.id())?;
+        self.apic = state.apic;
+        self.activity = state.activity;
+        // Flags of the last exit tell of the state before; the next exit tells of this one.
+        let run = self.fd.get_kvm_run();
+        run.ready_for_interrupt_injection = 0;
+        run.if_flag = u8::from(state.registers.rflags & RFLAGS_IF != 0);
+        self.timer.forget();
+        Ok(())
+    }
+
+    fn internal_error(&mut self) -> String {
+        let registers = self.fd.get_regs().map(|registers| format!("{:#x}", registers.rip));
+        let at = registers.unwrap_or_else(|_| "an unknown address".into());
+        let run = self.fd.get_kvm_run();
+        // SAFETY: for this exit reason KVM has filled this member of the union.
+        let internal = unsafe { run.__bindgen_anon_1.internal };
+        let data =
+            internal.data.iter().take(internal.ndata as usize).map(|word| format!(" {word:#x}")).collect::<String>();
+        format!("KVM cannot emulate the guest's instruction at {at}: error {} with data{data}", internal.suberror)
+    }
+}
+
+const RFLAGS_IF: u64 = 1 << 9;

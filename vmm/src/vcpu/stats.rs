@@ -1,0 +1,57 @@
+//! What a vCPU has done, counted by its thread and read by anyone.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Counters of one vCPU since its start.
+        #[derive(Debug, Default)]
+        pub struct VcpuStats {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+        }
+
+        /// The counters' values at one time.
+        #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+        pub struct VcpuStatsSnapshot {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl VcpuStats {
+            /// The values now.
+            #[must_use]
+            pub fn snapshot(&self) -> VcpuStatsSnapshot {
+                VcpuStatsSnapshot { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Times the guest was entered.
+    entries,
+    /// Exits for IN and OUT.
+    port_io,
+    /// Exits for memory-mapped I/O.
+    mmio,
+    /// Exits for reads and writes of the local APIC's registers.
+    apic_registers,
+    /// Exits for other MSRs, which do not exist in this machine.
+    unknown_msrs,
+    /// Exits for HLT.
+    halts,
+    /// Exits because the guest became ready for a waiting interrupt.
+    interrupt_windows,
+    /// Entries ended early by a signal: an interrupt, a timer or a command for the vCPU.
+    kicks,
+    /// Interrupts delivered to the guest.
+    interrupts,
+    /// Inter-processor interrupts sent.
+    interprocessor_interrupts,
+}
+
+/// Adds one; each counter is written by one thread.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
