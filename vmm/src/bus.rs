@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn string_accesses_are_split_into_bytes() {
-        assert_eq!(each_access(4).collect::<Vec<_>>(), [0..4]);
+        assert_eq!((each_access(4).count(), each_access(4).next()), (1, Some(0..4)));
         assert_eq!(each_access(6).count(), 6);
     }
 }

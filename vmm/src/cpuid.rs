@@ -137,7 +137,7 @@ mod tests {
         let leaf = |function, eax, ecx, edx| kvm_cpuid_entry2 { function, eax, ecx, edx, ..Default::default() };
         CpuId::from_entries(&[
             leaf(0, 0xd, 0, 0),
-            leaf(1, 0, u32::MAX & !bit::LEAF1_ECX_HYPERVISOR, 0),
+            leaf(1, 0, !bit::LEAF1_ECX_HYPERVISOR, 0),
             leaf(0xa, 7, 7, 7),
             leaf(KVM_SIGNATURE, 1, 1, 1),
             leaf(KVM_FEATURES, u32::MAX, 0, 0),

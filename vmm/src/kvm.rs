@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVMIO, kvm_enable_cap, kvm_interrupt};
 use kvm_ioctls::{Cap, Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
 
 use crate::apic::{MSR_APIC_BASE, MSR_TSC_DEADLINE};
 
@@ -148,13 +147,20 @@ impl Hypervisor {
     }
 }
 
-ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
-ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHeader);
-ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_bindings::kvm_device_attr);
+mod numbers {
+    use super::{KVMIO, SignalMaskHeader, kvm_interrupt};
+    use kvm_bindings::kvm_device_attr;
+    use vmm_sys_util::ioctl_iow_nr;
+
+    ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+    ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHeader);
+    ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+}
+use numbers::{KVM_INTERRUPT, KVM_SET_DEVICE_ATTR, KVM_SET_SIGNAL_MASK};
 
 /// The part of `struct kvm_signal_mask` that its ioctl number is made of.
 #[repr(C)]
-struct SignalMaskHeader {
+pub(crate) struct SignalMaskHeader {
     len: u32,
 }
 

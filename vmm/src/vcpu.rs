@@ -12,6 +12,7 @@ mod state;
 mod stats;
 
 pub use handle::{CommandError, VcpuHandle};
-pub(crate) use run::{End, Platform, Vcpu, spawn};
-pub use state::{Activity, StateError, VcpuState};
+pub(crate) use run::{End, Platform, ResetState, Vcpu, spawn};
+pub use state::{Activity, STATE_VERSION, StateError, VcpuState};
+pub(crate) use state::{StateShape, write_msr};
 pub use stats::{VcpuStats, VcpuStatsSnapshot};

@@ -3,10 +3,56 @@
 //! A device is split in three: [`VirtioDevice`], what the device does (one implementation per device type); the
 //! transport, its registers as the guest sees them; and the worker, one named thread per device that owns the
 //! device and its queues while the driver is active.
+//!
+//! # Writing a device
+//!
+//! [`VirtioDevice::handle_queue`] takes what the driver has made available and gives it back used. A request goes
+//! through four steps, and no step touches guest memory that is not held:
+//!
+//! ```no_run
+//! # use std::io::Write;
+//! # use vincs_vmm::virtio::Queues;
+//! # const MAX_REQUEST: usize = 4096;
+//! # fn serve(request: &[u8]) -> Vec<u8> { request.to_vec() }
+//! # fn handle_queue(queue: usize, queues: &mut Queues) -> Result<(), Box<dyn std::error::Error>> {
+//! while let Some(chain) = queues.pop(queue)? {          // 1. the ring: a checked chain, only addresses
+//!     let written = {
+//!         let held = chain.hold(&queues.memory)?;       // 2. all of its buffers, held at once
+//!         let request = held.read_all(MAX_REQUEST)?;    //    or held.reader(), an io::Read
+//!         let mut answer = held.writer();               //    an io::Write over the writable buffers
+//!         answer.write_all(&serve(&request))?;          // 3. the work
+//!         answer.written()
+//!     };                                                //    the hold ends here
+//!     queues.push_used(chain, written)?;                // 4. back to the driver
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The worker notifies the driver once after the handler returns, when the driver asked for it (EVENT_IDX). A chain
+//! may also be kept and pushed later, from another handler. [`Queues::pop`] returns nothing when the ring is empty,
+//! and then the driver will notify again; or when this call's share is used up, and then the handler is called
+//! again at once. A handler that leaves chains in the ring must see to it by itself that it is called again.
+//!
+//! An error from a handler stops the device until the driver resets it. Hold briefly: never across a wait.
 
 use std::os::fd::BorrowedFd;
 
-use crate::memory::DeviceMemory;
+mod chain;
+mod queue_setup;
+mod queues;
+mod registers;
+mod rng;
+mod transport;
+mod worker;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use chain::{Chain, HeldChain, MAX_CHAIN_LEN, Reader, Writer};
+pub use queues::{Queues, SHARE};
+pub use rng::Rng;
+pub use transport::{MMIO_SIZE, MmioTransport, NOTIFY_OFFSET, TransportError};
 
 /// The device made an invalid request of its own host resources, or the guest broke the ring's rules; the transport
 /// answers by setting DEVICE_NEEDS_RESET (virtio 1.2 section 2.1.2).
@@ -20,15 +66,14 @@ pub enum DeviceError {
         /// What is wrong with it.
         what: String,
     },
-}
-
-/// The driver's side of a device while it is active: its queues and guest memory.
-#[derive(Debug)]
-pub struct Queues {
-    /// The queues, in the order of [`VirtioDevice::queue_sizes`].
-    pub queues: Vec<virtio_queue::Queue>,
-    /// Guest memory.
-    pub memory: DeviceMemory,
+    /// The host refused something the device cannot work without.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was tried.
+        what: String,
+        /// The host's answer.
+        source: std::io::Error,
+    },
 }
 
 /// What a virtio device does, apart from its transport. Lives on its worker thread while the driver is active.

@@ -88,9 +88,10 @@ impl Kick {
             IN_GUEST => {
                 let first = self.place.compare_exchange(IN_GUEST, KICKED, Ordering::SeqCst, Ordering::SeqCst);
                 if let (Ok(_), Some((tid, _))) = (first, self.thread.get()) {
+                    let process = std::process::id();
                     // SAFETY: tgkill has no memory preconditions; the thread belongs to this process. Should it have
                     // ended, the kernel answers with an error, which is right to ignore.
-                    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), *tid, kick_signal()) };
+                    unsafe { libc::syscall(libc::SYS_tgkill, process, *tid, kick_signal()) };
                 }
             }
             ASLEEP => {

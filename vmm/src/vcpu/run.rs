@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
@@ -66,12 +65,12 @@ impl Vcpu {
     }
 }
 
-/// Runs a vCPU on a thread of its own, which reports its end to `ended`.
+/// Runs a vCPU on a thread of its own, which calls `ended` at its end.
 pub(crate) fn spawn(
     vcpu: Vcpu,
     reset: ResetState,
     platform: Arc<Platform>,
-    ended: Sender<(VcpuId, End)>,
+    ended: impl FnOnce(VcpuId, End) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("vcpu{}", vcpu.id.0)).spawn(move || {
         let id = vcpu.id;
@@ -79,8 +78,7 @@ pub(crate) fn spawn(
             Ok(mut runner) => runner.run(),
             Err(message) => End::Failed(message),
         };
-        // The machine may be gone already; then nobody waits for this.
-        let _ = ended.send((id, end));
+        ended(id, end);
     })
 }
 

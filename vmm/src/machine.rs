@@ -1,0 +1,13 @@
+//! The machine: puts the parts together, runs them, says why they stopped.
+//!
+//! A machine goes through three types: [`MachineConfig`], which can be checked without touching anything;
+//! [`Machine`], built and loaded; [`Running`], its vCPU threads at work until one of them, the guest or the caller
+//! ends it.
+
+mod build;
+mod config;
+mod running;
+
+pub use build::Machine;
+pub use config::{MachineConfig, MachineError, PortDevice};
+pub use running::{MachineStats, Running, StopReason, Stopper};

@@ -1,0 +1,126 @@
+//! What a machine is made of, and the checks that need no machine.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::acpi::AcpiError;
+use crate::boot::{BootError, BootPlan, KernelImage};
+use crate::bus::{Overlap, PioDevice};
+use crate::kvm::KvmError;
+use crate::layout::{MAX_MEMORY, MAX_VIRTIO_DEVICES, MIN_MEMORY};
+use crate::memory::RamError;
+use crate::topology::Topology;
+use crate::vcpu::StateError;
+use crate::virtio::{TransportError, VirtioDevice};
+
+/// What a machine is made of.
+pub struct MachineConfig {
+    /// KVM's device node, usually [`crate::kvm::DEFAULT_KVM_PATH`].
+    pub kvm: PathBuf,
+    /// vCPUs and their arrangement.
+    pub topology: Topology,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// The kernel.
+    pub kernel: KernelImage,
+    /// Its initramfs; empty for none.
+    pub initrd: Vec<u8>,
+    /// Its command line. The machine puts the rate of its clock before it.
+    pub command_line: String,
+    /// Where the serial console's output goes. A write that blocks holds up the vCPU that prints.
+    pub serial_output: Box<dyn Write + Send>,
+    /// Where the serial console's input comes from.
+    pub serial_input: Option<OwnedFd>,
+    /// Virtio devices, in the order the guest finds them.
+    pub devices: Vec<Box<dyn VirtioDevice>>,
+    /// Further devices on I/O ports.
+    pub ports: Vec<PortDevice>,
+}
+
+/// A device on I/O ports.
+#[derive(Clone, Debug)]
+pub struct PortDevice {
+    /// First port.
+    pub start: u16,
+    /// Number of ports.
+    pub len: u16,
+    /// The device.
+    pub device: Arc<dyn PioDevice>,
+}
+
+impl fmt::Debug for MachineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MachineConfig")
+            .field("topology", &self.topology)
+            .field("memory", &self.memory)
+            .field("command_line", &self.command_line)
+            .field("devices", &self.devices)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a machine cannot be built or started.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Too little or too much RAM.
+    #[error("{0} bytes of memory: a machine has {MIN_MEMORY} bytes (64M) to {MAX_MEMORY} bytes (32T)")]
+    Memory(u64),
+    /// More vCPUs than this host's KVM takes.
+    #[error("{vcpus} vCPUs: this host's KVM takes up to {limit}")]
+    Vcpus {
+        /// vCPUs asked for.
+        vcpus: u32,
+        /// KVM's limit.
+        limit: usize,
+    },
+    /// More virtio devices than there is room for.
+    #[error("{0} devices: a machine has up to {MAX_VIRTIO_DEVICES}; share or attach fewer")]
+    Devices(usize),
+    /// The kernel, its initramfs or its command line does not fit.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// KVM cannot be used or refused something.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Guest memory cannot be had.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// The ACPI tables cannot be made.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    /// A device cannot be attached.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// Two devices want the same ports.
+    #[error(transparent)]
+    Bus(#[from] Overlap),
+    /// A vCPU cannot be given its first state.
+    #[error(transparent)]
+    Vcpu(#[from] StateError),
+    /// A table or the first instructions cannot be written to guest memory.
+    #[error("cannot write to guest memory: {0}")]
+    GuestMemory(#[from] vm_memory::GuestMemoryError),
+    /// The host has no thread left.
+    #[error("cannot start a thread of the machine: {0}; raise the limit on processes (ulimit -u)")]
+    Thread(io::Error),
+}
+
+impl MachineConfig {
+    /// Checks what can be checked without building anything.
+    ///
+    /// # Errors
+    /// [`MachineError`] naming the first thing that is wrong.
+    pub fn check(&self) -> Result<(), MachineError> {
+        if !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
+            return Err(MachineError::Memory(self.memory));
+        }
+        if self.devices.len() > MAX_VIRTIO_DEVICES {
+            return Err(MachineError::Devices(self.devices.len()));
+        }
+        BootPlan::new(&self.kernel, &self.initrd, &self.command_line, self.memory)?;
+        Ok(())
+    }
+}
