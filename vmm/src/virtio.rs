@@ -38,7 +38,9 @@
 
 use std::os::fd::BorrowedFd;
 
+pub mod blk;
 mod chain;
+pub mod console;
 mod queue_setup;
 mod queues;
 mod registers;
@@ -99,7 +101,7 @@ pub trait VirtioDevice: Send + std::fmt::Debug {
     fn wait_for(&self) -> Vec<(BorrowedFd<'_>, rustix::event::PollFlags)> {
         Vec::new()
     }
-    /// The descriptors of [`Self::wait_for`] that are ready, by their index there.
+    /// The descriptors of [`Self::wait_for`] that are ready, by their index there. No other call comes between the two.
     ///
     /// # Errors
     /// [`DeviceError`] when the guest broke the ring's rules.
