@@ -39,6 +39,7 @@
 use std::os::fd::BorrowedFd;
 
 mod chain;
+pub mod p9;
 mod queue_setup;
 mod queues;
 mod registers;
@@ -50,6 +51,7 @@ mod worker;
 pub(crate) mod testing;
 
 pub use chain::{Chain, HeldChain, MAX_CHAIN_LEN, Reader, Writer};
+pub use p9::{P9, P9Error, ShareMode};
 pub use queues::{Queues, SHARE};
 pub use rng::Rng;
 pub use transport::{MMIO_SIZE, MmioTransport, NOTIFY_OFFSET, TransportError};
