@@ -46,6 +46,14 @@ pub enum P9Error {
         /// The host's answer.
         source: io::Error,
     },
+    /// Some of its files keep their reader waiting for ever, and with it the whole share.
+    #[error("{} is a {name}, whose files can wait for ever; let the guest mount its own instead", root.display())]
+    Pseudo {
+        /// The directory.
+        root: PathBuf,
+        /// Name of the file system.
+        name: &'static str,
+    },
     /// Files are opened again through /proc/self/fd.
     #[error("cannot share {}: /proc is not usable: {source}; mount it", root.display())]
     Proc {

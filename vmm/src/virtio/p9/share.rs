@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use p9::{Config, Server};
-use rustix::fs::{FileType, Mode, OFlags, mknodat, open, symlinkat};
+use rustix::fs::{FileType, Mode, OFlags, fstatfs, mknodat, open, symlinkat};
 use rustix::io::Errno;
 
 use super::P9Error;
@@ -27,6 +27,10 @@ pub const MAX_FIDS: usize = 1 << 17;
 const MAX_WALK: u16 = 16;
 /// Set in the qid path of what another mount covers; the mount's ID makes the rest.
 const OTHER_MOUNT: u64 = 1 << 63;
+
+/// File systems with regular files that can be read only when something happens, by their number in statfs(2).
+const PSEUDO: [(u32, &str); 4] =
+    [(0x9FA0, "procfs"), (0x6265_6572, "sysfs"), (0x6462_6720, "debugfs"), (0x7472_6163, "tracefs")];
 
 /// Flags of Tlopen and Tlcreate: Linux's open flags in the numbers of x86.
 const ACCESS_MODE: u32 = 0o3;
@@ -72,6 +76,11 @@ impl Share {
         let refused = |source: Errno| P9Error::Root { root: root.to_owned(), source: source.into() };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let node = open(root, flags, Mode::empty()).and_then(Node::of).map_err(refused)?;
+        // On a descriptor that is open, statfs(2) fails only when it has no memory.
+        let magic = fstatfs(&node.path).map_err(refused)?.f_type;
+        if let Some((_, name)) = PSEUDO.into_iter().find(|(pseudo, _)| i64::from(*pseudo) == magic) {
+            return Err(P9Error::Pseudo { root: root.to_owned(), name });
+        }
         let share = Self { root: node, mode, fids: Fids::new(max_fids), server: None };
         match share.new_server() {
             Ok(_) => Ok(share),

@@ -1,6 +1,7 @@
 //! Limits at their edges.
 
 use std::fs;
+use std::path::Path;
 
 use rustix::io::Errno;
 
@@ -70,7 +71,7 @@ fn a_share_needs_a_tag_and_a_directory() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("file");
     fs::write(&file, "").unwrap();
-    let new = |tag: &str, path| P9::new(tag, path, ReadOnly);
+    let new = |tag: &str, path: &Path| P9::new(tag, path, ReadOnly);
     assert!(new(&"t".repeat(MAX_TAG_LEN), root.path()).is_ok());
     for tag in ["", "a\0b", &"t".repeat(MAX_TAG_LEN + 1)] {
         assert!(matches!(new(tag, root.path()), Err(P9Error::Tag { .. })));
@@ -79,4 +80,6 @@ fn a_share_needs_a_tag_and_a_directory() {
         let error = new("tag", path).unwrap_err();
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
+    let error = new("tag", Path::new("/proc/self")).unwrap_err();
+    assert!(error.to_string().contains("/proc/self is a procfs"), "{error}");
 }
