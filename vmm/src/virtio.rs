@@ -38,7 +38,9 @@
 
 use std::os::fd::BorrowedFd;
 
+pub mod blk;
 mod chain;
+pub mod console;
 pub mod p9;
 mod queue_setup;
 mod queues;
@@ -51,7 +53,6 @@ mod worker;
 pub(crate) mod testing;
 
 pub use chain::{Chain, HeldChain, MAX_CHAIN_LEN, Reader, Writer};
-pub use p9::{P9, P9Error, ShareMode};
 pub use queues::{Queues, SHARE};
 pub use rng::Rng;
 pub use transport::{MMIO_SIZE, MmioTransport, NOTIFY_OFFSET, TransportError};
@@ -101,7 +102,7 @@ pub trait VirtioDevice: Send + std::fmt::Debug {
     fn wait_for(&self) -> Vec<(BorrowedFd<'_>, rustix::event::PollFlags)> {
         Vec::new()
     }
-    /// The descriptors of [`Self::wait_for`] that are ready, by their index there.
+    /// The descriptors of [`Self::wait_for`] that are ready, by their index there. No other call comes between the two.
     ///
     /// # Errors
     /// [`DeviceError`] when the guest broke the ring's rules.

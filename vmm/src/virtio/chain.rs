@@ -280,6 +280,14 @@ impl Reader<'_> {
     pub fn remaining(&self) -> usize {
         self.0.remaining()
     }
+
+    /// Passes over the next bytes, as far as there are any.
+    pub fn skip(&mut self, bytes: usize) {
+        let mut left = bytes;
+        while let Some(part) = self.0.take(left) {
+            left -= part.len();
+        }
+    }
 }
 
 impl io::Read for Reader<'_> {

@@ -67,8 +67,10 @@ impl Line {
 #[derive(Debug)]
 pub(crate) struct Used {
     pub(crate) head: u16,
-    /// What the device wrote.
+    /// What the device says it wrote.
     pub(crate) bytes: Vec<u8>,
+    /// All of the writable buffers as they are now.
+    pub(crate) room: Vec<u8>,
 }
 
 /// A chain that is with the device.
@@ -96,7 +98,8 @@ pub(crate) struct Driver {
     pub(crate) line: Arc<Line>,
     pub(crate) transport: MmioTransport,
     queues: Vec<DriverQueue>,
-    event_idx: bool,
+    /// A configuration interrupt was acknowledged.
+    config_changed: bool,
 }
 
 impl Driver {
@@ -106,7 +109,7 @@ impl Driver {
         let line = Arc::new(Line::default());
         let interrupt: Arc<dyn InterruptLine> = line.clone();
         let transport = MmioTransport::new(Box::new(device), ram.device_memory(), interrupt).unwrap();
-        Self { ram, line, transport, queues: Vec::new(), event_idx: false }
+        Self { ram, line, transport, queues: Vec::new(), config_changed: false }
     }
 
     /// A device that its driver has set up with all features.
@@ -160,7 +163,6 @@ impl Driver {
         self.set(VIRTIO_MMIO_STATUS, 3);
         let features = self.offered() & wanted;
         self.accept(features);
-        self.event_idx = features & EVENT_IDX != 0;
         self.set(VIRTIO_MMIO_STATUS, 11);
         assert_eq!(self.get(VIRTIO_MMIO_STATUS), 11, "features {features:#x} refused");
         self.queues.clear();
@@ -283,25 +285,32 @@ impl Driver {
         ring.used_idx = next;
         let out = ring.out.remove(&head).unwrap_or_default();
         ring.free.extend(out.descriptors);
-        let mut bytes = Vec::new();
-        for (address, room) in out.writable {
-            let mut part = vec![0; (len as usize - bytes.len()).min(room as usize)];
+        let mut room = Vec::new();
+        for (address, len) in out.writable {
+            let mut part = vec![0; len as usize];
             self.memory().read_slice(&mut part, GuestAddress(address)).unwrap();
-            bytes.extend(part);
+            room.extend(part);
         }
-        Some(Used { head, bytes })
+        let bytes = room[..len as usize].to_vec();
+        Some(Used { head, bytes, room })
     }
 
     /// Waits for the next chain the device gives back, by its interrupts alone.
     pub(crate) fn wait_used(&mut self, queue: usize) -> Used {
         loop {
             let seen = self.line.pulses();
-            self.set(VIRTIO_MMIO_INTERRUPT_ACK, self.get(VIRTIO_MMIO_INTERRUPT_STATUS));
+            self.acknowledge();
             if let Some(used) = self.used(queue) {
                 return used;
             }
             self.line.wait_beyond(seen);
         }
+    }
+
+    fn acknowledge(&mut self) {
+        let status = self.get(VIRTIO_MMIO_INTERRUPT_STATUS);
+        self.set(VIRTIO_MMIO_INTERRUPT_ACK, status);
+        self.config_changed |= status & VIRTIO_MMIO_INT_CONFIG != 0;
     }
 
     /// Sends one request and waits for its answer.
@@ -313,13 +322,14 @@ impl Driver {
         used.bytes
     }
 
-    /// Waits until the device says that it needs a reset.
-    pub(crate) fn wait_needs_reset(&self) {
+    /// Waits until the device says that it needs a reset, in its status and by an interrupt.
+    pub(crate) fn wait_needs_reset(&mut self) {
         let start = Instant::now();
-        while self.get(VIRTIO_MMIO_STATUS) & 64 == 0 {
+        while self.get(VIRTIO_MMIO_STATUS) & 64 == 0 || !self.config_changed {
             assert!(start.elapsed() < PATIENCE, "the device did not ask for a reset");
             std::thread::sleep(Duration::from_millis(1));
+            self.acknowledge();
         }
-        assert_eq!(self.get(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_CONFIG);
+        self.config_changed = false;
     }
 }

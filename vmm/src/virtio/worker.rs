@@ -161,14 +161,15 @@ impl Service<'_> {
             due.sort_unstable();
             due.dedup();
             let mut unfinished = Vec::new();
-            for queue in due {
-                self.queues.begin_call();
-                self.device.handle_queue(queue, &mut self.queues)?;
-                unfinished.extend(self.queues.unfinished());
-            }
+            // First, while what the device waits for is still what these indices mean.
             if !woken.device.is_empty() {
                 self.queues.begin_call();
                 self.device.handle_ready(&woken.device, &mut self.queues)?;
+                unfinished.extend(self.queues.unfinished());
+            }
+            for queue in due {
+                self.queues.begin_call();
+                self.device.handle_queue(queue, &mut self.queues)?;
                 unfinished.extend(self.queues.unfinished());
             }
             if self.queues.take_notification()? {

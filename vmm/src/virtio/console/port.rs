@@ -1,0 +1,270 @@
+//! One port: host descriptors on one side, a pair of queues on the other.
+//!
+//! Descriptors are used as they are: they may be shared with other processes (a terminal with the shell), so their
+//! O_NONBLOCK flag is not ours to set. Each read and write follows a poll(2) that said it will not wait, and moves at
+//! most [`CHUNK`] bytes, which a pipe with any room takes at once.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::control::ToDriver;
+use crate::virtio::{Chain, DeviceError, Queues};
+
+/// Bytes moved by one read or write: PIPE_BUF, the most a pipe takes without waiting when poll(2) says it is writable.
+pub(super) const CHUNK: usize = 4096;
+
+/// Writes to one port's output before the others have their turn.
+const WRITES_PER_TURN: usize = 256;
+
+/// A port of a console, as the host gives it. A port without input never has data for the guest; what the guest sends
+/// to a port without output vanishes.
+#[derive(Debug)]
+pub struct Port {
+    /// The name by which programs in the guest find it.
+    pub name: String,
+    /// Where the guest's input comes from; any kind of file.
+    pub input: Option<OwnedFd>,
+    /// Where the guest's output goes; any kind of file. The process must ignore SIGPIPE, as Rust programs do.
+    pub output: Option<OwnedFd>,
+}
+
+/// What waits for readiness.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Direction {
+    /// The host has something to read for the guest.
+    Input,
+    /// The host takes what the guest has written.
+    Output,
+}
+
+/// Control messages that are due, sent in this order.
+#[derive(Clone, Copy, Debug, Default)]
+struct Due {
+    add: bool,
+    name: bool,
+    open: bool,
+}
+
+/// Output that the host has not taken all of yet.
+#[derive(Debug)]
+struct Unwritten {
+    chain: Chain,
+    /// Bytes of it that are written.
+    done: usize,
+}
+
+/// A port at work.
+#[derive(Debug)]
+pub(super) struct PortState {
+    port: Port,
+    receive_queue: usize,
+    transmit_queue: usize,
+    /// A program in the guest has it open.
+    guest_open: bool,
+    /// The guest is told that the host has it open; once closed it stays closed.
+    host_open: bool,
+    due: Due,
+    /// A receive buffer taken from the queue that is still empty.
+    spare: Option<Chain>,
+    /// The receive queue may have buffers: it was not found empty since its last notification.
+    may_receive: bool,
+    unwritten: Option<Unwritten>,
+}
+
+impl PortState {
+    pub(super) fn new(port: Port, receive_queue: usize, transmit_queue: usize) -> Self {
+        Self {
+            port,
+            receive_queue,
+            transmit_queue,
+            guest_open: false,
+            host_open: true,
+            due: Due::default(),
+            spare: None,
+            may_receive: true,
+            unwritten: None,
+        }
+    }
+
+    /// Forgets the driver; what the host has closed stays closed.
+    pub(super) fn reset(&mut self) {
+        (self.guest_open, self.may_receive, self.due) = (false, true, Due::default());
+        (self.spare, self.unwritten) = (None, None);
+    }
+
+    /// The driver wants to hear of its ports.
+    pub(super) fn driver_is_ready(&mut self) {
+        self.due.add = true;
+    }
+
+    /// The driver has set the port up.
+    pub(super) fn port_is_ready(&mut self) {
+        (self.due.name, self.due.open) = (true, true);
+    }
+
+    /// A program in the guest has opened or closed the port.
+    pub(super) fn set_guest_open(&mut self, open: bool) {
+        self.guest_open = open;
+    }
+
+    /// The driver has put buffers into the receive queue.
+    pub(super) fn may_receive(&mut self) {
+        self.may_receive = true;
+    }
+
+    /// The next message to the driver.
+    pub(super) fn due(&self) -> Option<ToDriver<'_>> {
+        match self.due {
+            Due { add: true, .. } => Some(ToDriver::Add),
+            Due { name: true, .. } => Some(ToDriver::Name(&self.port.name)),
+            Due { open: true, .. } => Some(ToDriver::Open(self.host_open)),
+            Due { .. } => None,
+        }
+    }
+
+    /// The message of [`Self::due`] is sent.
+    pub(super) fn sent(&mut self) {
+        match self.due {
+            Due { add: true, .. } => self.due.add = false,
+            Due { name: true, .. } => self.due.name = false,
+            Due { .. } => self.due.open = false,
+        }
+    }
+
+    /// What the port waits for on the host.
+    pub(super) fn wait_for(&self) -> impl Iterator<Item = (Direction, BorrowedFd<'_>, PollFlags)> {
+        let input = self.port.input.as_ref().filter(|_| self.guest_open && self.spare.is_some());
+        let output = self.port.output.as_ref().filter(|_| self.unwritten.is_some());
+        let input = input.map(|fd| (Direction::Input, fd.as_fd(), PollFlags::IN));
+        input.into_iter().chain(output.map(|fd| (Direction::Output, fd.as_fd(), PollFlags::OUT)))
+    }
+
+    /// Moves what there is to move in one direction.
+    pub(super) fn pump(&mut self, direction: Direction, queues: &mut Queues) -> Result<(), DeviceError> {
+        match direction {
+            Direction::Input => self.pump_input(queues),
+            Direction::Output => self.pump_output(queues),
+        }
+    }
+
+    /// Fills the guest's buffers with what the host has, while a program in the guest has the port open.
+    fn pump_input(&mut self, queues: &mut Queues) -> Result<(), DeviceError> {
+        let mut bytes = [0; CHUNK];
+        while let (true, Some(input)) = (self.guest_open, &self.port.input) {
+            if self.spare.is_none() && self.may_receive {
+                self.spare = queues.pop(self.receive_queue)?;
+                self.may_receive = self.spare.is_some();
+            }
+            let Some(chain) = self.spare.take() else { break };
+            let room = usize::try_from(chain.writable_len()).unwrap_or(CHUNK).min(CHUNK);
+            if room == 0 {
+                // To read nothing would look like the end of the input.
+                queues.push_used(chain, 0)?;
+                continue;
+            }
+            let read = if is_ready(input, PollFlags::IN) {
+                rustix::io::read(input, bytes.get_mut(..room).unwrap_or_default())
+            } else {
+                Err(Errno::AGAIN)
+            };
+            match read {
+                Ok(count) if count > 0 => {
+                    let data = bytes.get(..count).unwrap_or_default();
+                    let filled = chain.hold(&queues.memory)?.writer().write_all(data);
+                    filled.map_err(|error| chain.broken(&error.to_string()))?;
+                    queues.push_used(chain, count)?;
+                    continue;
+                }
+                Err(Errno::AGAIN) => {}
+                Err(Errno::INTR) => {
+                    self.spare = Some(chain);
+                    continue;
+                }
+                Ok(_) => self.close(Direction::Input),
+                Err(error) => {
+                    tracing::debug!("port {}: its input ends: {error}", self.port.name);
+                    self.close(Direction::Input);
+                }
+            }
+            self.spare = Some(chain);
+            break;
+        }
+        Ok(())
+    }
+
+    /// Writes what the guest has sent, as much as the host takes now. A chain is given back when all of it is written.
+    fn pump_output(&mut self, queues: &mut Queues) -> Result<(), DeviceError> {
+        let mut writes_left = WRITES_PER_TURN;
+        loop {
+            let unwritten = match self.unwritten.take() {
+                Some(unwritten) => unwritten,
+                None => match queues.pop(self.transmit_queue)? {
+                    Some(chain) => Unwritten { chain, done: 0 },
+                    None => return Ok(()),
+                },
+            };
+            match self.write_out(unwritten, queues, &mut writes_left)? {
+                Ok(chain) => queues.push_used(chain, 0)?,
+                Err(blocked) => {
+                    self.unwritten = Some(blocked);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Writes the rest of a chain: gives the chain, or what is left when the host takes no more.
+    fn write_out(
+        &mut self,
+        Unwritten { chain, mut done }: Unwritten,
+        queues: &Queues,
+        writes_left: &mut usize,
+    ) -> Result<Result<Chain, Unwritten>, DeviceError> {
+        let mut bytes = [0; CHUNK];
+        while let Some(output) = &self.port.output {
+            let count = {
+                let held = chain.hold(&queues.memory)?;
+                let mut reader = held.reader();
+                reader.skip(done);
+                reader.read(&mut bytes).map_err(|error| chain.broken(&error.to_string()))?
+            };
+            if count == 0 {
+                break;
+            }
+            if *writes_left == 0 || !is_ready(output, PollFlags::OUT) {
+                return Ok(Err(Unwritten { chain, done }));
+            }
+            *writes_left -= 1;
+            match rustix::io::write(output, bytes.get(..count).unwrap_or_default()) {
+                Ok(written) => done += written,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Err(Unwritten { chain, done })),
+                Err(error) => {
+                    tracing::debug!("port {}: its output is closed: {error}", self.port.name);
+                    self.close(Direction::Output);
+                }
+            }
+        }
+        Ok(Ok(chain))
+    }
+
+    /// The host's side ends. A port that only has no more input still takes output.
+    fn close(&mut self, ended: Direction) {
+        self.port.input = None;
+        if ended == Direction::Output {
+            self.port.output = None;
+        }
+        self.host_open = false;
+        self.due.open = true;
+    }
+}
+
+/// Whether reading or writing would not wait; also true for descriptors with an error, which reading or writing tells.
+fn is_ready(fd: &OwnedFd, events: PollFlags) -> bool {
+    let mut fds = [PollFd::new(fd, events)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
