@@ -41,6 +41,7 @@ use std::os::fd::BorrowedFd;
 pub mod blk;
 mod chain;
 pub mod console;
+pub mod p9;
 mod queue_setup;
 mod queues;
 mod registers;
