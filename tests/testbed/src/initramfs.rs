@@ -7,30 +7,18 @@ use vincs_guest_image::cpio::{Archive, CpioError};
 use vincs_guest_image::kernel::{self, Kernel};
 use vincs_guest_image::modules::{ModuleTree, ModulesError};
 use vincs_guest_image::package::{self, FetchError};
+use vincs_guest_image::vmlinux;
 
 use crate::command::Command;
 use crate::stream::END_MARK_LEN;
 
-/// Modules of a node, named as modprobe takes them. What they depend on comes with them.
-const MODULES: [&str; 15] = [
-    // The node's own devices and root.
-    "virtio_pci",
-    "virtio_net",
-    "virtio_console",
-    "virtio_rng",
-    "9pnet_virtio",
-    "9p",
-    "overlay",
-    // What makes it a cluster node.
-    "kvm",
-    "kvm_amd",
-    "crc32_generic",
-    "rdma_rxe",
-    "ib_uverbs",
-    "rdma_ucm",
-    "tun",
-    "veth",
-];
+/// Modules for the node's own devices and root. What they depend on comes with them, here as below.
+const OWN_MODULES: [&str; 7] =
+    ["virtio_pci", "virtio_net", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "overlay"];
+
+/// Modules that make it a cluster node.
+const CLUSTER_MODULES: [&str; 8] =
+    ["kvm", "kvm_amd", "crc32_generic", "rdma_rxe", "ib_uverbs", "rdma_ucm", "tun", "veth"];
 
 /// Modules that only some kernel packages have; Debian 12's has no soft-iWARP.
 const OPTIONAL_MODULES: [&str; 1] = ["siw"];
@@ -82,9 +70,13 @@ pub fn fetch_kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf, ImageErro
     Ok(package::fetch_kernel(&Cache::from_env()?, progress)?.image)
 }
 
-/// The node's kernel: the newest in the cache.
+/// The node's kernel: the newest in the cache. Its image is the ELF where that can be had: a software CPU takes seconds to
+/// unpack a bzImage.
 pub(crate) fn node_kernel(cache: &Cache) -> Result<Kernel, ImageError> {
-    kernel::cached(cache).ok_or_else(|| ImageError::NoKernel(cache.root().to_owned()))
+    let kernel = kernel::cached(cache).ok_or_else(|| ImageError::NoKernel(cache.root().to_owned()))?;
+    // A cache that cannot be written to, or an image that cannot be unpacked here, still boots as it is.
+    let elf = vmlinux::prepare(&kernel, cache).ok().flatten();
+    Ok(Kernel { image: elf.unwrap_or_else(|| kernel.image.clone()), ..kernel })
 }
 
 /// The whole initramfs, uncompressed: unpacking it on a software CPU costs more than reading it.
@@ -109,15 +101,17 @@ pub(crate) fn build(kernel: &Kernel, busybox: &Path, files: &Files<'_>) -> Resul
     if files.stdin {
         archive.file("node/with-stdin", 0o644, b"")?;
     }
-    for (number, module) in load_order(kernel)?.into_iter().enumerate() {
-        archive.file(&format!("modules/{number:03}-{}.ko", module.name), 0o644, &module.load()?)?;
+    let tree = ModuleTree::open(&kernel.modules)?;
+    let own = tree.resolve(&OWN_MODULES)?;
+    let optional = OPTIONAL_MODULES.iter().copied().filter(|name| tree.resolve(&[name]).is_ok());
+    let cluster: Vec<&str> = CLUSTER_MODULES.iter().copied().chain(optional).collect();
+    let mut cluster = tree.resolve(&cluster)?;
+    cluster.retain(|module| own.iter().all(|other| other.name != module.name));
+    // Two rows, which the node loads side by side: neither holds what the other needs.
+    for (row, modules) in [("own", own), ("cluster", cluster)] {
+        for (number, module) in modules.into_iter().enumerate() {
+            archive.file(&format!("modules/{row}/{number:03}-{}.ko", module.name), 0o644, &module.load()?)?;
+        }
     }
     Ok(archive.finish())
-}
-
-fn load_order(kernel: &Kernel) -> Result<Vec<vincs_guest_image::modules::Module>, ImageError> {
-    let tree = ModuleTree::open(&kernel.modules)?;
-    let optional = OPTIONAL_MODULES.iter().copied().filter(|name| tree.resolve(&[name]).is_ok());
-    let names: Vec<&str> = MODULES.iter().copied().chain(optional).collect();
-    Ok(tree.resolve(&names)?)
 }

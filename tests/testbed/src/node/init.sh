@@ -19,10 +19,14 @@ fail() {
 	poweroff -f
 }
 
-# The archive names them so that the shell's order is the load order.
-for module in /modules/*.ko; do
-	insmod "$module" || fail "module ${module##*/} cannot be loaded"
-done
+# load ROW: the archive names a row's modules so that the shell's order is the load order.
+load() {
+	for module in "/modules/$1"/*.ko; do
+		insmod "$module" || fail "module ${module##*/} cannot be loaded"
+	done
+}
+load cluster &
+load own
 
 mkdir -p /lower /upper /root
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro host /lower ||
@@ -43,4 +47,5 @@ mv /node /root/run/testbed
 mkdir /root/run/testbed/bin
 cp /bin/busybox /root/run/testbed/bin/busybox
 
+wait
 exec switch_root /root /run/testbed/bin/busybox sh /run/testbed/node.sh
