@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// How far above a test's or program's own folder cargo's `release` folder may be: `target/debug/deps` is two below `target`.
 const RELEASE_SEARCH_DEPTH: usize = 3;
 
-/// System folders that the node's PATH always has: `ip` and `rdma` are there, and an ordinary user's PATH leaves them out.
-const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// System folders that are looked in besides the caller's PATH, here and in the node: `ip` and `rdma` are there, and an ordinary user's PATH leaves them out.
+pub(crate) const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What runs in the node.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use vincs_guest_image::cache::Cache;
 
 use crate::TestbedError;
-use crate::command::{Command, node_env, release_dir, start_script};
+use crate::command::{Command, SYSTEM_PATH, node_env, release_dir, start_script};
 use crate::initramfs::{self, Files, ImageError};
 use crate::preflight::{Programs, check_shape};
 use crate::qemu::{Machine, Ports, Qemu};
@@ -26,8 +26,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// otherwise hold a run past its time limit.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Console lines told of a failed node.
-const CONSOLE_TAIL_LINES: usize = 30;
+/// Console lines told of a failed node: a kernel panic with its registers and call trace fits.
+const CONSOLE_TAIL_LINES: usize = 60;
 
 /// Longest report line in bytes.
 const MAX_REPORT: u64 = 4096;
@@ -132,7 +132,7 @@ impl Testbed {
     ) -> Result<Output, TestbedError> {
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         check_shape(self.cpus, self.memory, &meminfo)?;
-        let programs = Programs::find(&std::env::var("PATH").unwrap_or_default())?;
+        let programs = Programs::find(&format!("{}:{SYSTEM_PATH}", std::env::var("PATH").unwrap_or_default()))?;
         let cache = Cache::from_env().map_err(ImageError::from)?;
         let kernel = initramfs::node_kernel(&cache)?;
         let mark = end_mark()?;

@@ -33,12 +33,11 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Looks for each program on `path`, a list as in `$PATH`, and in the system's folders.
+    /// Looks for each program in the folders of `path`, a list as in `$PATH`.
     pub(crate) fn find(path: &str) -> Result<Self, TestbedError> {
         let look = |program, package| {
             path.split(':')
                 .filter(|dir| !dir.is_empty())
-                .chain(["/usr/sbin", "/usr/bin", "/sbin", "/bin"])
                 .map(|dir| Path::new(dir).join(program))
                 .find(|file| file.is_file())
                 .ok_or(MissingError::Program { program, package })
@@ -122,11 +121,21 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_named_with_its_package() {
-        let error = MissingError::Program { program: "qemu-system-x86_64", package: "qemu-system-x86" };
-        assert_eq!(
-            error.to_string(),
-            "qemu-system-x86_64 not found: install the package qemu-system-x86 (make setup does)"
+    fn each_missing_program_is_named_with_its_package() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = format!(":{}", dir.path().display());
+        let message = || Programs::find(&path).unwrap_err().to_string();
+        let missing = |program: &str, package: &str| {
+            format!("{program} not found: install the package {package} (make setup does)")
+        };
+        assert_eq!(message(), missing("qemu-system-x86_64", "qemu-system-x86"));
+        std::fs::write(dir.path().join("qemu-system-x86_64"), "").unwrap();
+        assert_eq!(message(), missing("busybox", "busybox-static"));
+        std::fs::copy("/bin/ls", dir.path().join("busybox")).unwrap();
+        assert_eq!(message(), missing("rdma", "iproute2"));
+        std::fs::write(dir.path().join("rdma"), "").unwrap();
+        assert!(
+            message().ends_with("busybox needs shared libraries: install the package busybox-static (make setup does)")
         );
     }
 }
