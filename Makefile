@@ -1,0 +1,52 @@
+# The commands of the README. `make` alone lists them.
+
+.DEFAULT_GOAL := help
+# rustup's own installer puts cargo here; a new shell would have it on PATH, this one may not.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# Stages tell how long the whole has run.
+export VINCS_STARTED := $(shell date +%s)
+# As given, without make's own expansion of $: the node's shell expands it.
+export TESTBED_CMD := $(value CMD)
+
+CARGO := cargo
+CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--quiet)
+STAGE := scripts/stage.sh
+BINARIES := --package vincs-launcher --package vincs-testbed
+
+.PHONY: help setup build kernel demo test testbed lint bench-boot
+
+help: ## List these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## Install what is missing (packages, Rust toolchain), and nothing else
+	@$(STAGE) 'Set-up: install what is missing' scripts/setup.sh
+
+build: ## Build the release binaries
+	@$(CARGO) build --release --locked $(CARGO_QUIET) $(BINARIES)
+
+kernel: build ## Fetch the stock guest kernel into the cache, if it is not there
+	@target/release/testbed fetch-kernel
+
+demo: setup ## Boot a guest on this machine, or in the testbed, and run a job in it
+	@$(STAGE) 'Build' $(MAKE) --no-print-directory build
+	@$(STAGE) 'Guest kernel' $(MAKE) --no-print-directory kernel
+	@$(STAGE) 'Demo' scripts/demo.sh
+
+test: setup ## Install what is missing and run every check and test
+	@$(STAGE) 'Build of the release binaries' $(MAKE) --no-print-directory build
+	@$(STAGE) 'Guest kernel' $(MAKE) --no-print-directory kernel
+	@$(MAKE) --no-print-directory lint
+	@$(STAGE) 'Tests' $(CARGO) test --workspace --locked
+	@$(STAGE) 'All passed' true
+
+lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
+	@$(STAGE) 'Formatting' $(CARGO) fmt --all --check
+	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh tests/testbed/src/node/*.sh .ci/run
+
+testbed: build ## Run CMD='…' in an emulated node (TESTBED_OPTIONS='--cpus 4 …')
+	@target/release/testbed $(TESTBED_OPTIONS) run --sh "$$TESTBED_CMD"
+
+bench-boot: build ## Boot time against QEMU's microvm, and KVM exit times; prints the ratios
+	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-boot

@@ -1,0 +1,158 @@
+#!/bin/bash
+# Installs what building and testing need and this machine lacks: Debian 12 and 13, Ubuntu 24.04. When nothing is missing it
+# only looks, without the network. It installs no kernel and touches no boot file.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=()
+
+say() { printf 'setup: %s\n' "$*"; }
+die() {
+	printf 'setup: %s\n' "$*" >&2
+	exit 2
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+any_file() { compgen -G "$1" >/dev/null; }
+
+# need PACKAGE WHY TEST…: asks for the package, and says why, when the test fails.
+need() {
+	local package=$1 why=$2
+	shift 2
+	if ! "$@"; then
+		say "missing: $package ($why)"
+		packages+=("$package")
+	fi
+}
+
+static_busybox() { have busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif have sudo; then
+		sudo "$@"
+	else
+		die "packages are missing and this is not root, nor is there sudo: run 'apt-get install ${packages[*]}' as root"
+	fi
+}
+
+# The version of libclang that the distribution has as its own.
+clang_version() {
+	local name
+	name=$(sed -n 's/^ID=//p; s/^VERSION_ID=//p' /etc/os-release | tr -d '"' | sort -r | paste -sd -)
+	case "$name" in
+	debian-12) echo 14 ;;
+	debian-13) echo 19 ;;
+	ubuntu-24.04) echo 18 ;;
+	*) apt-cache depends libclang-dev 2>/dev/null | sed -n 's/.*Depends: libclang-\([0-9]*\)-dev.*/\1/p' | head -n 1 ;;
+	esac
+}
+
+look_for_packages() {
+	need gcc 'links programs; the guest builds a small C project in the tests' have gcc
+	need libc6-dev 'headers of the C library' test -e /usr/include/stdio.h
+	need make 'the guest builds a small C project in the tests' have make
+	need pkg-config 'build scripts of dependencies find libraries with it' have pkg-config
+	local clang
+	clang=$(clang_version)
+	clang=${clang:-14}
+	need "libclang1-$clang" 'bindgen reads the userfaultfd header' any_file '/usr/lib/llvm-*/lib/libclang*.so*'
+	need "libclang-common-$clang-dev" 'bindgen reads the userfaultfd header' \
+		any_file '/usr/lib/llvm-*/lib/clang/*/include/stddef.h'
+	need qemu-system-x86 'the testbed is an emulated node' have qemu-system-x86_64
+	need busybox-static 'first program of an emulated node' static_busybox
+	need iproute2 'network and RDMA of an emulated node' have rdma
+	need acpica-tools 'iasl checks the ACPI tables in the tests' have iasl
+	need shellcheck 'checks the shell scripts in the tests' have shellcheck
+	need ca-certificates 'downloads over https' test -e /etc/ssl/certs/ca-certificates.crt
+}
+
+install_packages() {
+	[ ${#packages[@]} -gt 0 ] || return 0
+	have apt-get || die "this is not Debian or Ubuntu: install ${packages[*]} (or what holds the same) by hand"
+	local backports=() plain=() package
+	for package in "${packages[@]}"; do
+		# QEMU's packages must all be of one version, so backported tools want the backported emulator.
+		if [ "$package" = qemu-system-x86 ] &&
+			dpkg-query -W -f '${Version}\n' qemu-utils qemu-system-common 2>/dev/null | grep -q '~bpo12'; then
+			backports+=("$package")
+		else
+			plain+=("$package")
+		fi
+	done
+	say "installing: ${packages[*]}"
+	local apt=(env DEBIAN_FRONTEND=noninteractive apt-get)
+	as_root "${apt[@]}" update || say 'apt-get update failed; trying with the package lists as they are'
+	if [ ${#plain[@]} -gt 0 ]; then
+		as_root "${apt[@]}" install -y --no-install-recommends "${plain[@]}"
+	fi
+	if [ ${#backports[@]} -gt 0 ]; then
+		as_root "${apt[@]}" install -y --no-install-recommends -t bookworm-backports "${backports[@]}"
+	fi
+}
+
+# toolchain KEY: the words of a key of rust-toolchain.toml, one a line.
+toolchain() { sed -n "s/^$1 *= *//p" rust-toolchain.toml | grep -o '"[^"]*"' | tr -d '"' || true; }
+
+# Whether the cargo on PATH is the pinned toolchain with all of its parts. Never downloads.
+rust_is_there() {
+	local channel=$1 word
+	if have rustup; then
+		rustup toolchain list 2>/dev/null | grep -q "^${channel}[- ]" || return 1
+		local components targets
+		components=$(rustup component list --toolchain "$channel" --installed)
+		targets=$(rustup target list --toolchain "$channel" --installed)
+		for word in $(toolchain components); do
+			grep -q "^$word" <<<"$components" || return 1
+		done
+		for word in $(toolchain targets); do
+			grep -qx "$word" <<<"$targets" || return 1
+		done
+	else
+		have cargo && [[ $(cargo --version) == "cargo $channel "* ]] || return 1
+		have cargo-clippy && have cargo-fmt || return 1
+		for word in $(toolchain targets); do
+			[ -d "$(rustc --print sysroot)/lib/rustlib/$word/lib" ] || return 1
+		done
+	fi
+}
+
+install_rust() {
+	local channel word
+	channel=$(toolchain channel)
+	if rust_is_there "$channel"; then
+		return
+	fi
+	say "missing: Rust $channel with $(toolchain components | paste -sd ' ') (rust-toolchain.toml)"
+	if ! have rustup; then
+		if apt-cache show rustup >/dev/null 2>&1; then
+			packages=(rustup)
+			say 'installing: rustup'
+			as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends rustup
+		else
+			if ! have curl; then
+				packages=(curl)
+				say 'installing: curl (to download rustup)'
+				as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends curl
+			fi
+			say "installing: rustup, by its own installer, into ${CARGO_HOME:-$HOME/.cargo}"
+			curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+				sh -s -- -y --no-modify-path --profile minimal --default-toolchain none
+		fi
+		hash -r
+	fi
+	local parts=()
+	for word in $(toolchain components); do
+		parts+=(--component "$word")
+	done
+	for word in $(toolchain targets); do
+		parts+=(--target "$word")
+	done
+	rustup toolchain install "$channel" --profile minimal --no-self-update "${parts[@]}"
+}
+
+PATH=$PATH:/usr/sbin:/sbin:${CARGO_HOME:-$HOME/.cargo}/bin
+look_for_packages
+install_packages
+install_rust
+say 'nothing is missing'

@@ -1,0 +1,141 @@
+//! What a node needs on this machine, looked for before anything is started.
+
+use std::path::{Path, PathBuf};
+
+use elf::ElfBytes;
+use elf::abi::PT_INTERP;
+use elf::endian::AnyEndian;
+
+use crate::TestbedError;
+use crate::qemu::{MAX_CPUS, MIN_MEMORY};
+
+/// Something on this machine that a node needs and that is not there.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MissingError {
+    /// A program is not on PATH.
+    #[error("{program} not found: install the package {package} (make setup does)")]
+    Program {
+        /// The program's name.
+        program: &'static str,
+        /// Debian's and Ubuntu's package that holds it.
+        package: &'static str,
+    },
+    /// The initramfs has no libraries, so its busybox must need none.
+    #[error("{} needs shared libraries: install the package busybox-static (make setup does)", .0.display())]
+    DynamicBusybox(PathBuf),
+}
+
+/// The programs a node needs, found.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) qemu: PathBuf,
+    pub(crate) busybox: PathBuf,
+}
+
+impl Programs {
+    /// Looks for each program in the folders of `path`, a list as in `$PATH`.
+    pub(crate) fn find(path: &str) -> Result<Self, TestbedError> {
+        let look = |program, package| {
+            path.split(':')
+                .filter(|dir| !dir.is_empty())
+                .map(|dir| Path::new(dir).join(program))
+                .find(|file| file.is_file())
+                .ok_or(MissingError::Program { program, package })
+        };
+        let qemu = look("qemu-system-x86_64", "qemu-system-x86")?;
+        let busybox = look("busybox", "busybox-static")?;
+        // The node puts rdma_rxe on its interface with it.
+        look("rdma", "iproute2")?;
+        let elf = std::fs::read(&busybox).map_err(TestbedError::io(format!("cannot read {}", busybox.display())))?;
+        if has_interpreter(&elf) {
+            return Err(MissingError::DynamicBusybox(busybox).into());
+        }
+        Ok(Self { qemu, busybox })
+    }
+}
+
+/// Refuses a node that QEMU cannot emulate or this machine cannot hold. `meminfo` is the text of /proc/meminfo.
+pub(crate) fn check_shape(cpus: u32, memory: u64, meminfo: &str) -> Result<(), TestbedError> {
+    if cpus == 0 || cpus > MAX_CPUS {
+        return Err(TestbedError::Cpus(cpus));
+    }
+    if memory < MIN_MEMORY {
+        return Err(TestbedError::SmallMemory(memory));
+    }
+    // A kernel without the line is older than any that runs this; it then decides itself.
+    match available(meminfo) {
+        Some(available) if memory > available => Err(TestbedError::LargeMemory { asked: memory, available }),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of MemAvailable (proc(5)).
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Whether a program has a PT_INTERP header (ELF specification, "Program header"), that is, needs libraries. A file that is no ELF
+/// program has none; the node then says what is wrong with it.
+fn has_interpreter(program: &[u8]) -> bool {
+    ElfBytes::<AnyEndian>::minimal_parse(program)
+        .ok()
+        .and_then(|elf| elf.segments())
+        .is_some_and(|segments| segments.iter().any(|segment| segment.p_type == PT_INTERP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMINFO: &str = "MemTotal:       24000000 kB\nMemFree:  1 kB\nMemAvailable:    4194304 kB\n";
+
+    #[test]
+    fn shapes_are_checked_at_their_edges() {
+        let check = |cpus, memory| check_shape(cpus, memory, MEMINFO);
+        assert!(check(1, MIN_MEMORY).is_ok());
+        assert!(check(MAX_CPUS, 4 << 30).is_ok());
+        assert!(matches!(check(0, 1 << 30), Err(TestbedError::Cpus(0))));
+        assert!(matches!(check(MAX_CPUS + 1, 1 << 30), Err(TestbedError::Cpus(_))));
+        assert!(matches!(check(1, MIN_MEMORY - 1), Err(TestbedError::SmallMemory(_))));
+        assert!(matches!(check(1, (4 << 30) + 1), Err(TestbedError::LargeMemory { available: 0x1_0000_0000, .. })));
+    }
+
+    #[test]
+    fn memory_messages_name_numbers_and_fix() {
+        let message = check_shape(1, 8 << 30, MEMINFO).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "8192 MiB of memory asked for, 4096 MiB available: give a smaller --mem or end other programs"
+        );
+        let message = check_shape(1, 1 << 20, MEMINFO).unwrap_err().to_string();
+        assert_eq!(message, "1 MiB of memory asked for: give --mem of at least 512 MiB");
+    }
+
+    #[test]
+    fn static_programs_are_told_from_dynamic_ones() {
+        assert!(has_interpreter(&std::fs::read("/bin/ls").unwrap()));
+        assert!(!has_interpreter(b"\x7fELF"));
+        assert!(!has_interpreter(&[0xff; 64]));
+        assert!(!has_interpreter(&[]));
+    }
+
+    #[test]
+    fn each_missing_program_is_named_with_its_package() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = format!(":{}", dir.path().display());
+        let message = || Programs::find(&path).unwrap_err().to_string();
+        let missing = |program: &str, package: &str| {
+            format!("{program} not found: install the package {package} (make setup does)")
+        };
+        assert_eq!(message(), missing("qemu-system-x86_64", "qemu-system-x86"));
+        std::fs::write(dir.path().join("qemu-system-x86_64"), "").unwrap();
+        assert_eq!(message(), missing("busybox", "busybox-static"));
+        std::fs::copy("/bin/ls", dir.path().join("busybox")).unwrap();
+        assert_eq!(message(), missing("rdma", "iproute2"));
+        std::fs::write(dir.path().join("rdma"), "").unwrap();
+        assert!(
+            message().ends_with("busybox needs shared libraries: install the package busybox-static (make setup does)")
+        );
+    }
+}
