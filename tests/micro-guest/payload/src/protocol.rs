@@ -1,0 +1,134 @@
+//! What the micro-guest says to the host and how: words and text through I/O ports, one end.
+//!
+//! The command line is a list of `key=value` separated by spaces; keys that the guest does not know are ignored. Values
+//! are decimal numbers, except that of `program`.
+
+/// First port of the host's device.
+pub const PORT_BASE: u16 = 0x620;
+/// Number of ports of the host's device.
+pub const PORT_COUNT: u16 = 0x20;
+/// 32-bit writes: one half of a word of the report, the low one first.
+pub const PORT_WORD: u16 = 0x620;
+/// 32-bit writes: four bytes of the text that says what failed, padded with zeros.
+pub const PORT_TEXT: u16 = 0x624;
+/// 32-bit writes: the run is over, with one of the `END_` values.
+pub const PORT_END: u16 = 0x628;
+/// 32-bit reads: non-zero once the host wants the program to stop.
+pub const PORT_STOP: u16 = 0x62c;
+/// 32-bit writes that nothing happens on: an exit to the host and back.
+pub const PORT_NOTHING: u16 = 0x630;
+
+/// The program has ended; the report is whole.
+pub const END_DONE: u32 = 1;
+/// The program has failed; the text says how.
+pub const END_FAILED: u32 = 2;
+/// A processor has an APIC id that the guest has no place for.
+pub const END_TOO_MANY_CPUS: u32 = 3;
+/// A fault while a fault was being reported.
+pub const END_NESTED_FAULT: u32 = 4;
+
+/// Most processors that the guest can run.
+pub const MAX_CPUS: usize = 64;
+/// First byte of the memory that programs may use; the guest's image ends below it.
+pub const REGION_BASE: usize = 16 << 20;
+/// End of the memory that the guest maps.
+pub const REGION_END: usize = 1 << 32;
+
+/// Which program to run; the value is a [`ProgramName::name`].
+pub const KEY_PROGRAM: &str = "program";
+/// Number of processors in the machine; their APIC ids are 0 to one less.
+pub const KEY_VCPUS: &str = "vcpus";
+/// How often; each program says what.
+pub const KEY_ITERATIONS: &str = "iterations";
+/// Ticks of the time-stamp counter between timer interrupts.
+pub const KEY_PERIOD: &str = "period";
+/// Mebibytes of memory for each processor to walk.
+pub const KEY_MEGABYTES: &str = "megabytes";
+/// Start value of the pseudo-random choices.
+pub const KEY_SEED: &str = "seed";
+
+/// The programs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProgramName {
+    /// An interrupt goes round all processors, `iterations` times. Report: one [`crate::statistics::Summary`] of the time from
+    /// the ICR write to the first instruction of the handler.
+    IpiPingPong,
+    /// `iterations` timer interrupts in each of the three modes on every processor. Report: per mode (one-shot, periodic,
+    /// deadline) one summary of the lateness.
+    Timer,
+    /// Every processor fills and walks `megabytes` of its own, `iterations` steps. Report: one checksum per processor.
+    MemoryWalk,
+    /// Every processor checks its own state again and again until the host says stop. Report, at the start: address range of
+    /// the code during which all registers are in use (two words); at the end: windows checked, timer interrupts and
+    /// inter-processor interrupts over all processors (three words).
+    SelfCheck,
+    /// `iterations` exits of the first processor. Report: one summary of ticks per exit and the ticks of all together.
+    ExitLatency,
+    /// Reads through a null pointer, to show that faults are reported.
+    Fault,
+}
+
+impl ProgramName {
+    /// Every program.
+    pub const ALL: [Self; 6] =
+        [Self::IpiPingPong, Self::Timer, Self::MemoryWalk, Self::SelfCheck, Self::ExitLatency, Self::Fault];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IpiPingPong => "ipi-ping-pong",
+            Self::Timer => "timer",
+            Self::MemoryWalk => "memory-walk",
+            Self::SelfCheck => "self-check",
+            Self::ExitLatency => "exit-latency",
+            Self::Fault => "fault",
+        }
+    }
+
+    /// The program with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|program| program.name() == name)
+    }
+}
+
+/// The value of `key` on a command line.
+#[must_use]
+pub fn value<'a>(command_line: &'a str, key: &str) -> Option<&'a str> {
+    command_line
+        .split_ascii_whitespace()
+        .filter_map(|item| item.split_once('='))
+        .find(|(k, _)| *k == key)
+        .map(|(_, v)| v)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for program in ProgramName::ALL {
+            assert_eq!(ProgramName::from_name(program.name()), Some(program));
+        }
+        assert_eq!(ProgramName::from_name("ipi"), None);
+    }
+
+    #[test]
+    fn values_are_found_by_whole_key() {
+        let line = "console=ttyS0 quiet program=timer vcpus=4  period=";
+        assert_eq!(value(line, KEY_PROGRAM), Some("timer"));
+        assert_eq!(value(line, KEY_VCPUS), Some("4"));
+        assert_eq!(value(line, KEY_PERIOD), Some(""));
+        assert_eq!(value(line, "gram"), None);
+        assert_eq!(value("", KEY_SEED), None);
+    }
+
+    #[test]
+    fn the_ports_are_within_the_device() {
+        for port in [PORT_WORD, PORT_TEXT, PORT_END, PORT_STOP, PORT_NOTHING] {
+            assert!((PORT_BASE..PORT_BASE + PORT_COUNT - 3).contains(&port), "{port:#x}");
+        }
+    }
+}
