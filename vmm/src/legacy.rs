@@ -3,7 +3,9 @@
 mod clock;
 mod power;
 mod serial;
+mod timer;
 
 pub use clock::RealTimeClock;
 pub use power::{PowerEvent, PowerRegisters};
 pub use serial::SerialConsole;
+pub use timer::NoIntervalTimer;

@@ -20,7 +20,7 @@ use crate::layout::{
     CLOCK_PORT, IO_APIC_SIZE, IO_APIC_START, POWER_PORT, SERIAL_GSI, SERIAL_PORT, VIRTIO_FIRST_GSI, VIRTIO_START,
     node_ranges, ram_regions,
 };
-use crate::legacy::{PowerRegisters, RealTimeClock, SerialConsole};
+use crate::legacy::{NoIntervalTimer, PowerRegisters, RealTimeClock, SerialConsole};
 use crate::memory::GuestRam;
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{Activity, Platform, ResetState, StateShape, Vcpu, VcpuHandle, spawn, write_msr};
@@ -73,6 +73,7 @@ impl Machine {
         }
         bus.add_pio(SERIAL_PORT, SerialConsole::COUNT, serial)?;
         bus.add_pio(CLOCK_PORT, RealTimeClock::COUNT, Arc::new(RealTimeClock::default()))?;
+        bus.add_pio(NoIntervalTimer::START, NoIntervalTimer::COUNT, Arc::new(NoIntervalTimer))?;
         let report = ended.clone();
         let power = PowerRegisters::new(Box::new(move |event| {
             // Nobody waits any more when the machine is being taken down.
