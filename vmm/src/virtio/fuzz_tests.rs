@@ -59,7 +59,7 @@ enum Step {
 }
 
 const INDIRECT_TABLE: u64 = 0x60_0000;
-/// A quarter of the table is ever written; the rest stays zero.
+/// Entries of it that are ever written; longer tables go on with zeros.
 const INDIRECT_ENTRIES: u64 = 16;
 
 fn value() -> impl Strategy<Value = u32> {

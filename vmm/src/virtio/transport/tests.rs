@@ -329,6 +329,16 @@ fn broken_chains_need_a_reset() {
 }
 
 #[test]
+fn what_was_served_before_an_error_is_given_back() {
+    let mut driver = Driver::ready(Mirror);
+    driver.add(0, &[b"good"], &[4]);
+    driver.add(0, &[b"bad"], &[1]);
+    driver.kick(0);
+    assert_eq!(driver.wait_used(0).bytes, b"doog");
+    driver.wait_needs_reset();
+}
+
+#[test]
 fn an_available_index_that_runs_ahead_needs_a_reset() {
     let mut driver = Driver::ready(Mirror);
     let index = GuestAddress(Driver::ring(0)[1] + 2);
