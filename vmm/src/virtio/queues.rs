@@ -17,10 +17,10 @@ pub const SHARE: u16 = 256;
 /// The driver's side of a device while it is active: its queues and guest memory.
 #[derive(Debug)]
 pub struct Queues {
-    /// The queues, in the order of [`super::VirtioDevice::queue_sizes`].
-    pub queues: Vec<Queue>,
     /// Guest memory.
     pub memory: DeviceMemory,
+    /// In the order of [`super::VirtioDevice::queue_sizes`].
+    queues: Vec<Queue>,
     indirect_allowed: bool,
     progress: Vec<Progress>,
 }
@@ -41,7 +41,7 @@ impl Queues {
     #[must_use]
     pub fn new(queues: Vec<Queue>, memory: DeviceMemory, indirect_allowed: bool) -> Self {
         let progress = vec![Progress::default(); queues.len()];
-        Self { queues, memory, indirect_allowed, progress }
+        Self { memory, queues, indirect_allowed, progress }
     }
 
     /// Takes the next chain of a queue. Nothing when there is none, when the driver has not set the queue up, or when
