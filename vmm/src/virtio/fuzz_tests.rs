@@ -186,6 +186,6 @@ proptest! {
             Port { name: "full".into(), input: open("/dev/null"), output: open("/dev/full") },
             Port { name: "quiet".into(), input: Some(reader.into()), output: None },
         ];
-        drive(Console::new("console", ports), &steps);
+        drive(Console::new("console", ports).with_ordered_port(0), &steps);
     }
 }

@@ -89,6 +89,21 @@ impl Queues {
         Ok(())
     }
 
+    /// Number of chains that the driver has made available and [`Self::pop`] has not given yet.
+    ///
+    /// # Errors
+    /// [`DeviceError::Ring`] when the available ring breaks the rules.
+    pub fn waiting(&self, queue: usize) -> Result<u16, DeviceError> {
+        let Some(ring) = self.queues.get(queue).filter(|ring| ring.ready()) else { return Ok(0) };
+        let held = hold(&self.memory, queue, avail_ring(ring), Access::Read)?;
+        let end = ring.avail_idx(&*held, Ordering::Acquire).map_err(|error| ring_error(queue, &error))?;
+        let waiting = end.0.wrapping_sub(ring.next_avail());
+        if waiting > ring.size() {
+            return Err(ring_error(queue, &virtio_queue::Error::InvalidAvailRingIndex));
+        }
+        Ok(waiting)
+    }
+
     /// Begins a call of a handler: every queue has its whole share again.
     pub(super) fn begin_call(&mut self) {
         for progress in &mut self.progress {
