@@ -12,6 +12,8 @@
 //!   form means one numbering for any number of processors. SRAT uses the x2APIC affinity form for the same reason.
 //! - No ACPI0007 processor devices: the number of processors is fixed, their nodes are in SRAT, and Linux brings
 //!   processors up from the MADT alone. A device each would only lengthen boot.
+//! - CMOS_RTC_NOT_PRESENT only keeps Linux's driver for the clock's interrupt away. Linux still reads the time of day
+//!   from ports 0x70 and 0x71 at boot, and waits for more than a second when they read as ones.
 //! - One NUMA node still gets SRAT and SLIT: Linux takes a single-node pair as the plain case.
 
 mod dsdt;

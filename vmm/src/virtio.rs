@@ -50,6 +50,8 @@ mod transport;
 mod worker;
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 
 pub use chain::{Chain, HeldChain, MAX_CHAIN_LEN, Reader, Writer};

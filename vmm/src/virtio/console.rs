@@ -6,7 +6,8 @@
 //!
 //! - Nothing is read from the host before a program in the guest has the port open and has given buffers, so nothing
 //!   is lost.
-//! - A host that does not take output stalls that port alone: the guest's buffers stay in use until it does.
+//! - A host that does not take output stalls that port alone, and the ordered port if there is one
+//!   ([`Console::with_ordered_port`]): the guest's buffers stay in use until it does.
 //! - A driver without VIRTIO_CONSOLE_F_MULTIPORT can only write to port 0.
 //!
 //! What Linux does (drivers/char/virtio_console.c): a port can be opened once at a time; with the host's side closed,
@@ -27,7 +28,7 @@ mod port;
 pub use port::Port;
 
 use control::{FromDriver, MESSAGE_BYTES};
-use port::{Direction, PortState};
+use port::{Direction, Output, PortState, WRITES_PER_TURN};
 
 /// Buffers of each queue. Linux fills every receive queue with buffers of one page.
 const QUEUE_SIZE: u16 = 64;
@@ -43,6 +44,8 @@ pub struct Console {
     name: String,
     ports: Vec<PortState>,
     queue_sizes: Vec<u16>,
+    /// Index of the port of [`Console::with_ordered_port`].
+    ordered: Option<usize>,
 }
 
 /// What a queue is for.
@@ -80,7 +83,16 @@ impl Console {
             name: name.to_owned(),
             ports: ports.into_iter().enumerate().map(state).collect(),
             queue_sizes: vec![QUEUE_SIZE; queues],
+            ordered: None,
         }
+    }
+
+    /// What the guest writes to the port of this index reaches the host only after everything that the guest had
+    /// written to other ports before. A message there that a command has ended thus comes after its output, however
+    /// slow the reader of that is.
+    #[must_use]
+    pub fn with_ordered_port(self, index: usize) -> Self {
+        Self { ordered: Some(index), ..self }
     }
 
     fn receive_control(&mut self, queues: &mut Queues) -> Result<(), DeviceError> {
@@ -112,7 +124,7 @@ impl Console {
             FromDriver::PortOpen { port, open } => {
                 if let Some(port) = self.port(port) {
                     port.set_guest_open(open);
-                    port.pump(Direction::Input, queues)?;
+                    port.pump_input(queues)?;
                 }
             }
             FromDriver::Unknown { port, event } => {
@@ -141,6 +153,48 @@ impl Console {
                 }
                 queues.push_used(chain, message.len())?;
                 port.sent();
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what there is to move through a port in one direction.
+    fn pump(&mut self, index: usize, direction: Direction, queues: &mut Queues) -> Result<(), DeviceError> {
+        let ordered = self.ordered == Some(index);
+        let Some(port) = self.ports.get_mut(index) else { return Ok(()) };
+        match direction {
+            Direction::Input => return port.pump_input(queues),
+            Direction::Output if ordered => return self.pump_ordered(index, queues),
+            Direction::Output => port.pump_output(queues)?,
+        }
+        // The ordered port may have waited for this.
+        match self.ordered {
+            Some(ordered) if self.ports.get(ordered).is_some_and(PortState::has_output) => {
+                self.pump_ordered(ordered, queues)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves the output of the ordered port: each chain after all output that was there when it was taken.
+    fn pump_ordered(&mut self, index: usize, queues: &mut Queues) -> Result<(), DeviceError> {
+        let mut writes_left = WRITES_PER_TURN;
+        let Some((before, from)) = self.ports.split_at_mut_checked(index) else { return Ok(()) };
+        let Some((port, after)) = from.split_first_mut() else { return Ok(()) };
+        while let Some(output) = port.next_output(queues)? {
+            let mut held_back = false;
+            for other in before.iter_mut().chain(after.iter_mut()) {
+                if output == Output::New {
+                    other.count_output(queues)?;
+                }
+                if other.is_ahead() {
+                    other.pump_output(queues)?;
+                }
+                held_back |= other.is_ahead();
+            }
+            port.hold_back(held_back);
+            if held_back || !port.write_output(queues, &mut writes_left)? {
+                break;
             }
         }
         Ok(())
@@ -183,12 +237,10 @@ impl VirtioDevice for Console {
             Role::ControlReceive => {}
             Role::ControlTransmit => self.receive_control(queues)?,
             Role::Port(index, direction) => {
-                if let Some(port) = self.ports.get_mut(index) {
-                    if direction == Direction::Input {
-                        port.may_receive();
-                    }
-                    port.pump(direction, queues)?;
+                if let Some(port) = self.ports.get_mut(index).filter(|_| direction == Direction::Input) {
+                    port.may_receive();
                 }
+                self.pump(index, direction, queues)?;
             }
         }
         self.send_control(queues)
@@ -201,9 +253,7 @@ impl VirtioDevice for Console {
     fn handle_ready(&mut self, ready: &[usize], queues: &mut Queues) -> Result<(), DeviceError> {
         let waiting: Vec<_> = self.waiting().map(|(index, direction, _, _)| (index, direction)).collect();
         for &(index, direction) in ready.iter().filter_map(|&ready| waiting.get(ready)) {
-            if let Some(port) = self.ports.get_mut(index) {
-                port.pump(direction, queues)?;
-            }
+            self.pump(index, direction, queues)?;
         }
         self.send_control(queues)
     }

@@ -1,6 +1,6 @@
 //! File server (virtio 1.2 section 5.1, device ID 9): a host directory for the guest, by the 9P2000.L protocol.
 //!
-//! Three layers: this file moves messages between the queue and [`share::Share`], which decides what is allowed and
+//! Three layers: this file moves messages between the queue and `share::Share`, which decides what is allowed and
 //! keeps its own record of the guest's fids, and hands what it allows to the `p9` crate's server. `docs/devices.md`
 //! has the rules of a share.
 

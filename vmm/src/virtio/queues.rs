@@ -17,10 +17,10 @@ pub const SHARE: u16 = 256;
 /// The driver's side of a device while it is active: its queues and guest memory.
 #[derive(Debug)]
 pub struct Queues {
-    /// The queues, in the order of [`super::VirtioDevice::queue_sizes`].
-    pub queues: Vec<Queue>,
     /// Guest memory.
     pub memory: DeviceMemory,
+    /// In the order of [`super::VirtioDevice::queue_sizes`].
+    queues: Vec<Queue>,
     indirect_allowed: bool,
     progress: Vec<Progress>,
 }
@@ -41,7 +41,7 @@ impl Queues {
     #[must_use]
     pub fn new(queues: Vec<Queue>, memory: DeviceMemory, indirect_allowed: bool) -> Self {
         let progress = vec![Progress::default(); queues.len()];
-        Self { queues, memory, indirect_allowed, progress }
+        Self { memory, queues, indirect_allowed, progress }
     }
 
     /// Takes the next chain of a queue. Nothing when there is none, when the driver has not set the queue up, or when
@@ -87,6 +87,21 @@ impl Queues {
         ring.add_used(&*held, chain.head(), written).map_err(|error| ring_error(queue, &error))?;
         progress.used = true;
         Ok(())
+    }
+
+    /// Number of chains that the driver has made available and [`Self::pop`] has not given yet.
+    ///
+    /// # Errors
+    /// [`DeviceError::Ring`] when the available ring breaks the rules.
+    pub fn waiting(&self, queue: usize) -> Result<u16, DeviceError> {
+        let Some(ring) = self.queues.get(queue).filter(|ring| ring.ready()) else { return Ok(0) };
+        let held = hold(&self.memory, queue, avail_ring(ring), Access::Read)?;
+        let end = ring.avail_idx(&*held, Ordering::Acquire).map_err(|error| ring_error(queue, &error))?;
+        let waiting = end.0.wrapping_sub(ring.next_avail());
+        if waiting > ring.size() {
+            return Err(ring_error(queue, &virtio_queue::Error::InvalidAvailRingIndex));
+        }
+        Ok(waiting)
     }
 
     /// Begins a call of a handler: every queue has its whole share again.

@@ -208,6 +208,11 @@ impl Driver {
         BUFFERS + (queue as u64 * u64::from(ENTRIES) + u64::from(index)) * SLOT
     }
 
+    /// Descriptors that are not with the device.
+    pub(crate) fn room(&self, queue: usize) -> usize {
+        self.queues[queue].free.len()
+    }
+
     /// Makes a chain of these readable buffers and writable lengths available.
     pub(crate) fn add(&mut self, queue: usize, readable: &[&[u8]], writable: &[u32]) -> u16 {
         let count = readable.len() + writable.len();
@@ -291,7 +296,7 @@ impl Driver {
             self.memory().read_slice(&mut part, GuestAddress(address)).unwrap();
             room.extend(part);
         }
-        let bytes = room[..len as usize].to_vec();
+        let bytes = room[..room.len().min(len as usize)].to_vec();
         Some(Used { head, bytes, room })
     }
 

@@ -160,23 +160,30 @@ impl Service<'_> {
             due.extend(woken.queues);
             due.sort_unstable();
             due.dedup();
-            let mut unfinished = Vec::new();
-            // First, while what the device waits for is still what these indices mean.
-            if !woken.device.is_empty() {
-                self.queues.begin_call();
-                self.device.handle_ready(&woken.device, &mut self.queues)?;
-                unfinished.extend(self.queues.unfinished());
-            }
-            for queue in due {
-                self.queues.begin_call();
-                self.device.handle_queue(queue, &mut self.queues)?;
-                unfinished.extend(self.queues.unfinished());
-            }
+            let served = self.serve(&woken.device, &due);
+            // Also what was used before an error is the driver's.
             if self.queues.take_notification()? {
                 interrupt.raise(VIRTIO_MMIO_INT_VRING);
             }
-            due = unfinished;
+            due = served?;
         }
+    }
+
+    /// Calls the handlers for what is ready and returns the queues they have not finished.
+    fn serve(&mut self, ready: &[usize], due: &[usize]) -> Result<Vec<usize>, DeviceError> {
+        let mut unfinished = Vec::new();
+        // First, while what the device waits for is still what these indices mean.
+        if !ready.is_empty() {
+            self.queues.begin_call();
+            self.device.handle_ready(ready, &mut self.queues)?;
+            unfinished.extend(self.queues.unfinished());
+        }
+        for &queue in due {
+            self.queues.begin_call();
+            self.device.handle_queue(queue, &mut self.queues)?;
+            unfinished.extend(self.queues.unfinished());
+        }
+        Ok(unfinished)
     }
 
     /// Waits for something to do; only looks when there is something to do already.

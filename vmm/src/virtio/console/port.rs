@@ -17,7 +17,7 @@ use crate::virtio::{Chain, DeviceError, Queues};
 pub(super) const CHUNK: usize = 4096;
 
 /// Writes to one port's output before the others have their turn.
-const WRITES_PER_TURN: usize = 256;
+pub(super) const WRITES_PER_TURN: usize = 256;
 
 /// A port of a console, as the host gives it. A port without input never has data for the guest; what the guest sends
 /// to a port without output vanishes.
@@ -72,6 +72,19 @@ pub(super) struct PortState {
     /// The receive queue may have buffers: it was not found empty since its last notification.
     may_receive: bool,
     unwritten: Option<Unwritten>,
+    /// Chains of output to give back until the ordered port may go on.
+    ahead: u16,
+    /// Output waits for other ports, not for the host.
+    held_back: bool,
+}
+
+/// A chain of output to write.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Output {
+    /// Just taken from the queue.
+    New,
+    /// Begun before.
+    Underway,
 }
 
 impl PortState {
@@ -86,13 +99,15 @@ impl PortState {
             spare: None,
             may_receive: true,
             unwritten: None,
+            ahead: 0,
+            held_back: false,
         }
     }
 
     /// Forgets the driver; what the host has closed stays closed.
     pub(super) fn reset(&mut self) {
         (self.guest_open, self.may_receive, self.due) = (false, true, Due::default());
-        (self.spare, self.unwritten) = (None, None);
+        (self.spare, self.unwritten, self.ahead, self.held_back) = (None, None, 0, false);
     }
 
     /// The driver wants to hear of its ports.
@@ -137,21 +152,13 @@ impl PortState {
     /// What the port waits for on the host.
     pub(super) fn wait_for(&self) -> impl Iterator<Item = (Direction, BorrowedFd<'_>, PollFlags)> {
         let input = self.port.input.as_ref().filter(|_| self.guest_open && self.spare.is_some());
-        let output = self.port.output.as_ref().filter(|_| self.unwritten.is_some());
+        let output = self.port.output.as_ref().filter(|_| self.unwritten.is_some() && !self.held_back);
         let input = input.map(|fd| (Direction::Input, fd.as_fd(), PollFlags::IN));
         input.into_iter().chain(output.map(|fd| (Direction::Output, fd.as_fd(), PollFlags::OUT)))
     }
 
-    /// Moves what there is to move in one direction.
-    pub(super) fn pump(&mut self, direction: Direction, queues: &mut Queues) -> Result<(), DeviceError> {
-        match direction {
-            Direction::Input => self.pump_input(queues),
-            Direction::Output => self.pump_output(queues),
-        }
-    }
-
     /// Fills the guest's buffers with what the host has, while a program in the guest has the port open.
-    fn pump_input(&mut self, queues: &mut Queues) -> Result<(), DeviceError> {
+    pub(super) fn pump_input(&mut self, queues: &mut Queues) -> Result<(), DeviceError> {
         let mut bytes = [0; CHUNK];
         while let (true, Some(input)) = (self.guest_open, &self.port.input) {
             if self.spare.is_none() && self.may_receive {
@@ -196,24 +203,61 @@ impl PortState {
     }
 
     /// Writes what the guest has sent, as much as the host takes now. A chain is given back when all of it is written.
-    fn pump_output(&mut self, queues: &mut Queues) -> Result<(), DeviceError> {
+    pub(super) fn pump_output(&mut self, queues: &mut Queues) -> Result<(), DeviceError> {
         let mut writes_left = WRITES_PER_TURN;
-        loop {
-            let unwritten = match self.unwritten.take() {
-                Some(unwritten) => unwritten,
-                None => match queues.pop(self.transmit_queue)? {
-                    Some(chain) => Unwritten { chain, done: 0 },
-                    None => return Ok(()),
-                },
-            };
-            match self.write_out(unwritten, queues, &mut writes_left)? {
-                Ok(chain) => queues.push_used(chain, 0)?,
-                Err(blocked) => {
-                    self.unwritten = Some(blocked);
-                    return Ok(());
-                }
+        while self.next_output(queues)?.is_some() {
+            if !self.write_output(queues, &mut writes_left)? {
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// The chain to write next, if there is one.
+    pub(super) fn next_output(&mut self, queues: &mut Queues) -> Result<Option<Output>, DeviceError> {
+        if self.unwritten.is_some() {
+            return Ok(Some(Output::Underway));
+        }
+        self.unwritten = queues.pop(self.transmit_queue)?.map(|chain| Unwritten { chain, done: 0 });
+        Ok(self.unwritten.as_ref().map(|_| Output::New))
+    }
+
+    /// Writes the chain of [`Self::next_output`] and gives it back; false when the host does not take all of it now, or
+    /// no writes are left.
+    pub(super) fn write_output(&mut self, queues: &mut Queues, writes_left: &mut usize) -> Result<bool, DeviceError> {
+        let Some(unwritten) = self.unwritten.take() else { return Ok(true) };
+        match self.write_out(unwritten, queues, writes_left)? {
+            Ok(chain) => {
+                queues.push_used(chain, 0)?;
+                self.ahead = self.ahead.saturating_sub(1);
+                Ok(true)
+            }
+            Err(blocked) => {
+                self.unwritten = Some(blocked);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether a chain of output is underway.
+    pub(super) fn has_output(&self) -> bool {
+        self.unwritten.is_some()
+    }
+
+    /// Remembers how much output there is now: what the ordered port must let pass.
+    pub(super) fn count_output(&mut self, queues: &Queues) -> Result<(), DeviceError> {
+        self.ahead = queues.waiting(self.transmit_queue)?.saturating_add(u16::from(self.unwritten.is_some()));
+        Ok(())
+    }
+
+    /// Whether output counted by [`Self::count_output`] is not written yet.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead > 0
+    }
+
+    /// Output waits for other ports.
+    pub(super) fn hold_back(&mut self, held_back: bool) {
+        self.held_back = held_back;
     }
 
     /// Writes the rest of a chain: gives the chain, or what is left when the host takes no more.

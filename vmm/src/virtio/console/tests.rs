@@ -29,8 +29,12 @@ struct Guest(Driver);
 impl Guest {
     /// Sets the device up and all of its ports, and opens none.
     fn boot(ports: Vec<Port>) -> Self {
+        Self::boot_with(ports, |console| console)
+    }
+
+    fn boot_with(ports: Vec<Port>, options: impl FnOnce(Console) -> Console) -> Self {
         let names: Vec<String> = ports.iter().map(|port| port.name.clone()).collect();
-        let mut guest = Self(Driver::ready(Console::new("console", ports)));
+        let mut guest = Self(Driver::ready(options(Console::new("console", ports))));
         guest.start(&names, true);
         guest
     }
@@ -258,6 +262,54 @@ fn a_slow_reader_stalls_its_own_port_only() {
     let mut got = [0; 14];
     from_out.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"waits in order");
+}
+
+#[test]
+fn the_ordered_port_waits_for_the_output_before_it() {
+    let ((out, mut from_out), (control, mut from_control), (err, mut from_err)) =
+        (output("stdout"), output("control"), output("stderr"));
+    let filled = fills_until_full(out.output.as_ref().unwrap());
+    let control_end = control.output.as_ref().unwrap().try_clone().unwrap();
+    let mut guest = Guest::boot_with(vec![out, control, err], |console| console.with_ordered_port(1));
+    // Nothing is ahead of the first message.
+    guest.send(1, b"starts ");
+    guest.sent(1);
+    // The second comes after all output, of the slow port and of one that was never notified.
+    guest.send(0, b"slow");
+    guest.0.add(receive_queue(2) + 1, &[b"quiet"], &[]);
+    guest.send(1, b"ends");
+    guest.sent(2);
+    std::thread::sleep(A_WHILE);
+    assert!(guest.sent_now(1).is_none(), "the end is told before the output is written");
+    assert_eq!(ioctl_fionread(&control_end).unwrap(), 7);
+    // What comes later does not hold it up, and it does not hold up the others.
+    guest.send(2, b" later");
+    guest.sent(2);
+    from_out.read_exact(&mut vec![0; filled]).unwrap();
+    guest.sent(1);
+    guest.sent(0);
+    let mut texts = [vec![0; 4], vec![0; 11], vec![0; 11]];
+    from_out.read_exact(&mut texts[0]).unwrap();
+    from_control.read_exact(&mut texts[1]).unwrap();
+    from_err.read_exact(&mut texts[2]).unwrap();
+    assert_eq!(texts, [&b"slow"[..], b"starts ends", b"quiet later"]);
+}
+
+#[test]
+fn the_ordered_port_goes_on_when_the_reader_of_other_output_leaves() {
+    let ((out, from_out), (control, mut from_control)) = (output("stdout"), output("control"));
+    fills_until_full(out.output.as_ref().unwrap());
+    let mut guest = Guest::boot_with(vec![out, control], |console| console.with_ordered_port(1));
+    guest.send(0, b"slow");
+    guest.send(1, b"ends");
+    std::thread::sleep(A_WHILE);
+    assert!(guest.sent_now(1).is_none());
+    drop(from_out);
+    guest.sent(1);
+    let mut text = [0; 4];
+    from_control.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"ends");
+    assert_eq!(guest.hear(), (0, OPEN, 0, String::new()));
 }
 
 #[test]

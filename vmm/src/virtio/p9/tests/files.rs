@@ -162,6 +162,16 @@ fn symbolic_links_are_not_followed() {
     assert_eq!(client.open(3, RDWR), errno(Errno::LOOP));
     assert_eq!(client.set_size(3, 0), errno(Errno::INVAL));
     assert_eq!(client.create(ROOT, "file", WRONLY), errno(Errno::EXIST));
+    let facts = || {
+        let m = fs::metadata(outside.path().join("secret")).unwrap();
+        (m.mode(), m.uid(), m.mtime(), m.ctime(), m.ctime_nsec())
+    };
+    let before = facts();
+    for valid in [1_u32, 2 | 4, 0x20 | 0x100, 0x40] {
+        // Mode and owner, then the modification time, are the link's own where they can be set at all.
+        let _ = client.call(TSETATTR, &[&3_u32.to_le_bytes(), &valid.to_le_bytes(), &[0; 52]]);
+        assert_eq!(facts(), before, "{valid:#x}");
+    }
     assert_eq!(fs::read(outside.path().join("secret")).unwrap(), b"secret");
 }
 
