@@ -17,7 +17,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue_setup::QueueSetup;
-use super::worker::{Interrupt, NotStarted, Worker, drain};
+use super::worker::{Interrupt, NotStarted, Worker};
 use super::{Queues, VirtioDevice};
 use crate::memory::DeviceMemory;
 
@@ -205,7 +205,6 @@ impl Registers {
             },
             other @ (Place::Idle(_) | Place::Gone) => other,
         };
-        self.kicks.iter().for_each(drain);
         self.queues.iter_mut().for_each(QueueSetup::reset);
         (self.accepted, self.status) = (0, 0);
         (self.device_features_sel, self.driver_features_sel, self.queue_sel) = (0, 0, 0);

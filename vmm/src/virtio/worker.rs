@@ -150,8 +150,8 @@ struct Woken {
 impl Service<'_> {
     /// Serves until it is told to stop.
     fn run(mut self, interrupt: &Interrupt) -> Result<(), DeviceError> {
-        // The driver may have filled its rings before DRIVER_OK, and a notification of then is not repeated.
-        let mut due: Vec<usize> = (0..self.kicks.len()).collect();
+        // A notification that came before DRIVER_OK is still in its eventfd.
+        let mut due: Vec<usize> = Vec::new();
         loop {
             let woken = self.wait(due.is_empty())?;
             if woken.stopped {
@@ -208,16 +208,11 @@ impl Service<'_> {
             }
         }
         for kick in woken.queues.iter().filter_map(|&queue| self.kicks.get(queue)) {
-            drain(kick);
+            // It fails only when there is nothing to read.
+            let _ = kick.read();
         }
         Ok(woken)
     }
-}
-
-/// Makes a notification eventfd unreadable until the next notification.
-pub(super) fn drain(kick: &EventFd) {
-    // It fails only when there is nothing to drain.
-    let _ = kick.read();
 }
 
 fn borrow(fd: &EventFd) -> BorrowedFd<'_> {

@@ -78,7 +78,8 @@ pub struct Disk {
     file: File,
     sectors: u64,
     read_only: bool,
-    flush_failed: bool,
+    /// A flush failed; nothing is known any more of what was written before it.
+    pub(super) flush_failed: bool,
 }
 
 impl Disk {

@@ -120,14 +120,22 @@ fn capacity_segments_serial_number_and_unknown_requests() {
 }
 
 #[test]
-fn a_driver_that_does_not_flush_is_served() {
+fn a_failed_flush_is_not_forgotten_and_without_flushes_every_write_is_synced() {
     let image = image();
+    for (features, written) in [(u64::MAX, VIRTIO_BLK_S_OK), (!FLUSH, VIRTIO_BLK_S_IOERR)] {
+        let mut disk = Disk::open(image.path(), false).unwrap();
+        disk.flush_failed = true;
+        let mut driver = Driver::new(Blk::new("blk", disk));
+        driver.probe(features);
+        assert_eq!(status(&mut driver, VIRTIO_BLK_T_OUT, 0, &[3; 512]), written);
+        assert_eq!(status(&mut driver, VIRTIO_BLK_T_FLUSH, 0, &[]), VIRTIO_BLK_S_IOERR);
+    }
     let mut driver = Driver::new(Blk::new("blk", Disk::open(image.path(), false).unwrap()));
     driver.probe(!FLUSH);
-    assert_eq!(status(&mut driver, VIRTIO_BLK_T_OUT, 0, &[3; 512]), VIRTIO_BLK_S_OK);
+    assert_eq!(status(&mut driver, VIRTIO_BLK_T_OUT, 0, &[4; 512]), VIRTIO_BLK_S_OK);
     let mut found = [0; 512];
     image.as_file().read_exact_at(&mut found, 0).unwrap();
-    assert_eq!(found, [3; 512]);
+    assert_eq!(found, [4; 512]);
 }
 
 #[test]

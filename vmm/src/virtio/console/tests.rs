@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl};
@@ -26,6 +27,25 @@ const NAME: u16 = 7;
 /// Linux's side of a console.
 struct Guest(Driver);
 
+/// Processor time in clock ticks (10 ms) that the console's thread has used.
+fn ticks(guest: &Guest) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let named = |task: &std::path::PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == guest.0.transport.name())
+    };
+    let task = tasks.into_iter().find(named).expect("the console's thread");
+    let stat = std::fs::read_to_string(task.join("stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11..=12].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+/// Fails when the console's thread does anything for a while.
+fn assert_sleeps(guest: &Guest) {
+    let before = ticks(guest);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(ticks(guest) - before < 10, "the console does not sleep");
+}
+
 impl Guest {
     /// Sets the device up and all of its ports, and opens none.
     fn boot(ports: Vec<Port>) -> Self {
@@ -34,7 +54,9 @@ impl Guest {
 
     fn boot_with(ports: Vec<Port>, options: impl FnOnce(Console) -> Console) -> Self {
         let names: Vec<String> = ports.iter().map(|port| port.name.clone()).collect();
-        let mut guest = Self(Driver::ready(options(Console::new("console", ports))));
+        static BOOTED: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("console{}", BOOTED.fetch_add(1, Ordering::Relaxed));
+        let mut guest = Self(Driver::ready(options(Console::new(&name, ports))));
         guest.start(&names, true);
         guest
     }
@@ -196,7 +218,7 @@ fn input_stays_with_the_host_until_the_guest_opens_the_port_and_gives_buffers() 
     assert_eq!(guest.receive(0), b"early");
     guest.say(0, OPEN, 0);
     writer.write_all(b"late").unwrap();
-    std::thread::sleep(A_WHILE);
+    assert_sleeps(&guest);
     assert_eq!(ioctl_fionread(&kept).unwrap(), 4);
     guest.open(0);
     assert_eq!(guest.receive(0), b"late");
@@ -217,6 +239,7 @@ fn files_and_the_null_device_are_input_too() {
     assert_eq!(guest.hear(), (0, OPEN, 0, String::new()));
     guest.open(1);
     assert_eq!(guest.hear(), (1, OPEN, 0, String::new()));
+    assert_sleeps(&guest);
 }
 
 #[test]
@@ -254,7 +277,7 @@ fn a_slow_reader_stalls_its_own_port_only() {
     let mut got = [0; 4];
     from_err.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"goes");
-    std::thread::sleep(A_WHILE);
+    assert_sleeps(&guest);
     assert!(guest.sent_now(0).is_none(), "given back before it was written");
     from_out.read_exact(&mut vec![0; filled]).unwrap();
     guest.sent(0);
@@ -279,7 +302,7 @@ fn the_ordered_port_waits_for_the_output_before_it() {
     guest.0.add(receive_queue(2) + 1, &[b"quiet"], &[]);
     guest.send(1, b"ends");
     guest.sent(2);
-    std::thread::sleep(A_WHILE);
+    assert_sleeps(&guest);
     assert!(guest.sent_now(1).is_none(), "the end is told before the output is written");
     assert_eq!(ioctl_fionread(&control_end).unwrap(), 7);
     // What comes later does not hold it up, and it does not hold up the others.
