@@ -5,7 +5,7 @@
 
 use crate::control::Control;
 use crate::error::SetupError;
-use crate::session::{Orphans, Outcome};
+use crate::session::Outcome;
 use rustix::process::{Pid, getpid};
 use rustix::system::RebootCommand;
 use std::io::Write;
@@ -62,7 +62,7 @@ fn run(command: &Command, control: &mut Control) -> Result<FromGuest, SetupError
         stderr: if own_stderr { Some(ports::open(vincs_guest_protocol::STDERR_PORT)?) } else { None },
     };
     control.send(&FromGuest::Starting, LAST_MESSAGE_TIME)?;
-    let outcome = session::run(command, ports, control, Orphans::Reap)?;
+    let outcome = session::run(command, ports, control, session::wait_for_any)?;
     rustix::fs::sync();
     Ok(match outcome {
         Outcome::Ended(ended) => FromGuest::Ended(ended),

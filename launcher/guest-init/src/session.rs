@@ -38,28 +38,21 @@ pub(crate) enum Outcome {
     NotStarted { errno: i32 },
 }
 
-/// What to do with processes that lost their parent.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Orphans {
-    /// Reap them: this is process 1.
-    Reap,
-    /// They are somebody else's.
-    #[cfg(test)]
-    Leave,
+/// Waits for a process to end: for the given one, or for any.
+pub(crate) type Wait = fn(Pid) -> Result<Option<(Pid, WaitStatus)>, Errno>;
+
+/// Waits for any process, as process 1 has to: those that lost their parent are its own.
+pub(crate) fn wait_for_any(_: Pid) -> Result<Option<(Pid, WaitStatus)>, Errno> {
+    rustix::process::wait(WaitOptions::empty())
 }
 
 /// Runs the command until it ended and all it wrote is in the ports.
-pub(crate) fn run(
-    command: &Command,
-    ports: Ports,
-    control: &mut Control,
-    orphans: Orphans,
-) -> Result<Outcome, SetupError> {
+pub(crate) fn run(command: &Command, ports: Ports, control: &mut Control, wait: Wait) -> Result<Outcome, SetupError> {
     let (pid, streams) = match child::start(command)? {
         Started::NotStarted { errno } => return Ok(Outcome::NotStarted { errno }),
         Started::Running(pid, streams) => (pid, streams),
     };
-    let mut waiter = Waiter::start(pid, orphans)?;
+    let mut waiter = Waiter::start(pid, wait)?;
     let mut session = Session::new(pid, streams, ports);
     while !session.is_finished() {
         session.turn(control, &mut waiter)?;
@@ -148,7 +141,7 @@ impl Session {
     }
 }
 
-/// Waits for the command's end in a thread of its own, reaping orphans meanwhile.
+/// Waits for the command's end in a thread of its own.
 struct Waiter {
     /// Becomes readable (its other end is closed) when the command ended.
     ended: OwnedFd,
@@ -156,15 +149,15 @@ struct Waiter {
 }
 
 impl Waiter {
-    fn start(pid: Pid, orphans: Orphans) -> Result<Self, SetupError> {
+    fn start(pid: Pid, wait: Wait) -> Result<Self, SetupError> {
         let step = || "wait for the command".to_owned();
         let (ended, signal) = pipe_with(PipeFlags::CLOEXEC).step(step)?;
-        let wait = move || {
-            let ended = wait_for(pid, orphans);
+        let body = move || {
+            let ended = wait_for(pid, wait);
             drop(signal);
             ended
         };
-        let thread = thread::Builder::new().name("waiter".to_owned()).spawn(wait).step(step)?;
+        let thread = thread::Builder::new().name("waiter".to_owned()).spawn(body).step(step)?;
         Ok(Self { ended, thread })
     }
 
@@ -173,16 +166,11 @@ impl Waiter {
     }
 }
 
-fn wait_for(pid: Pid, orphans: Orphans) -> Ended {
+fn wait_for(pid: Pid, wait: Wait) -> Ended {
     loop {
-        let ended = match orphans {
-            Orphans::Reap => rustix::process::wait(WaitOptions::empty()),
-            #[cfg(test)]
-            Orphans::Leave => rustix::process::waitpid(Some(pid), WaitOptions::empty()),
-        };
-        match ended {
+        match wait(pid) {
             Ok(Some((ended, status))) if ended == pid => return how_it_ended(status),
-            // An orphan ended.
+            // Another one ended.
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => return Ended::Exited(NO_STATUS),
         }

@@ -33,6 +33,11 @@ fn terminal(script: &str, stderr: bool) -> Command {
     Command { stdio: Stdio::Terminal { stderr, size: WindowSize { rows: 33, columns: 101 } }, ..shell(script) }
 }
 
+/// The processes of other tests are not to be waited for.
+fn wait_for_it(pid: Pid) -> Result<Option<(Pid, WaitStatus)>, Errno> {
+    rustix::process::waitpid(Some(pid), WaitOptions::empty())
+}
+
 /// A command that runs, seen from the host's side of its ports.
 struct Running {
     stdin: UnixStream,
@@ -56,7 +61,7 @@ fn start(command: Command) -> Running {
     thread::spawn(move || {
         let own_stderr = !matches!(command.stdio, Stdio::Terminal { stderr: true, .. });
         let ports = Ports { stdin: stdin_port, stdout: stdout_port, stderr: own_stderr.then_some(stderr_port) };
-        let _ = sender.send(run(&command, ports, &mut Control::new(control_port), Orphans::Leave));
+        let _ = sender.send(run(&command, ports, &mut Control::new(control_port), wait_for_it));
     });
     Running { stdin, stdout, stderr, control, outcome }
 }
