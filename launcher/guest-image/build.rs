@@ -14,7 +14,6 @@ const PROFILE: &str = "guest";
 /// Cargo marks the root of a target folder with this file.
 const TARGET_ROOT_MARK: &str = "CACHEDIR.TAG";
 
-#[expect(clippy::print_stdout, reason = "how a build script speaks to cargo")]
 fn main() -> Result<(), Box<dyn Error>> {
     let variable = |name| env::var_os(name).map(PathBuf::from).ok_or(format!("cargo did not set {name}"));
     let out = variable("OUT_DIR")?;

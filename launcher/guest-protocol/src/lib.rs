@@ -34,6 +34,24 @@ pub struct GuestConfig {
     pub hostname: String,
 }
 
+impl GuestConfig {
+    /// The content of the file at [`CONFIG_PATH`].
+    ///
+    /// # Errors
+    /// [`FrameError::Malformed`] when it cannot be encoded.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, FrameError> {
+        Ok(postcard::to_stdvec(self)?)
+    }
+
+    /// Reads what [`GuestConfig::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// [`FrameError::Malformed`] when it is of another version or damaged.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FrameError> {
+        Ok(postcard::from_bytes(bytes)?)
+    }
+}
+
 /// A host directory served over virtio-9p.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Share {
