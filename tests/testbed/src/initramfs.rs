@@ -74,8 +74,8 @@ pub fn fetch_kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf, ImageErro
 /// unpack a bzImage.
 pub(crate) fn node_kernel(cache: &Cache) -> Result<Kernel, ImageError> {
     let kernel = kernel::cached(cache).ok_or_else(|| ImageError::NoKernel(cache.root().to_owned()))?;
-    // A cache that cannot be written to, or an image that cannot be unpacked here, still boots as it is.
-    let elf = vmlinux::prepare(&kernel, cache).ok().flatten();
+    // An image that cannot be unpacked here, or whose ELF is another user's, still boots as it is.
+    let elf = vmlinux::prepare(&kernel, cache).ok().flatten().filter(|elf| std::fs::File::open(elf).is_ok());
     Ok(Kernel { image: elf.unwrap_or_else(|| kernel.image.clone()), ..kernel })
 }
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -14,7 +15,7 @@ use vincs_guest_image::cache::Cache;
 use crate::TestbedError;
 use crate::command::{Command, SYSTEM_PATH, node_env, release_dir, start_script};
 use crate::initramfs::{self, Files, ImageError};
-use crate::preflight::{Programs, check_shape};
+use crate::preflight::{MissingError, Programs, check_shape};
 use crate::qemu::{Machine, Ports, Qemu};
 use crate::report::Report;
 use crate::stream::{END_MARK_LEN, Ended, Sink, pump};
@@ -169,7 +170,7 @@ impl Testbed {
             .map_err(TestbedError::io(format!("cannot start {}", programs.qemu.display())))?;
         let events = start_pumps(ports, stdout, stderr, stdin, mark);
         let mut progress = Progress::default();
-        let end = self.follow(&mut qemu, &events, started, &mut progress);
+        let end = self.follow(&mut qemu, &events, started, &mut progress)?;
         qemu.kill();
         progress.drain(&events);
         let kept = |stream: Option<Ended>| stream.map(|ended| ended.kept).unwrap_or_default();
@@ -183,7 +184,13 @@ impl Testbed {
     }
 
     /// Waits for the run's end, whichever comes first.
-    fn follow(&self, qemu: &mut Qemu, events: &Receiver<Event>, started: Instant, progress: &mut Progress) -> End {
+    fn follow(
+        &self,
+        qemu: &mut Qemu,
+        events: &Receiver<Event>,
+        started: Instant,
+        progress: &mut Progress,
+    ) -> Result<End, TestbedError> {
         loop {
             match events.recv_timeout(POLL) {
                 Ok(event) => progress.take(event, started),
@@ -192,23 +199,22 @@ impl Testbed {
                 Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
             }
             if let Some(end) = progress.end() {
-                return end;
+                return Ok(end);
             }
             let signal = self.interrupt.load(Ordering::Relaxed);
             if signal != 0 {
-                return End::Interrupted(signal);
+                return Ok(End::Interrupted(signal));
             }
             if started.elapsed() >= self.timeout {
-                return End::TimedOut;
+                return Ok(End::TimedOut);
             }
-            let why = match qemu.ended() {
-                Ok(None) => continue,
-                Ok(Some(status)) => ended_because(status, qemu.last_message()),
-                Err(error) => format!("QEMU cannot be waited for: {error}"),
-            };
+            let Some(status) = qemu.ended().map_err(TestbedError::io("cannot wait for QEMU"))? else { continue };
             // Its last reports may still be on their way.
             progress.drain(events);
-            return progress.end().unwrap_or(End::NodeLost(why));
+            if let Some(end) = progress.end() {
+                return Ok(end);
+            }
+            return Ok(End::NodeLost(ended_because(status, qemu.last_message())?));
         }
     }
 }
@@ -293,18 +299,16 @@ fn read_reports(port: UnixStream, send: &Sender<Event>) {
     }
 }
 
-/// One line for a QEMU that ended by itself.
-fn ended_because(status: std::process::ExitStatus, message: Option<String>) -> String {
+/// Why a QEMU that ended by itself did so, in one line; an error when it is a QEMU that cannot run any node.
+fn ended_because(status: ExitStatus, message: Option<String>) -> Result<String, MissingError> {
+    if status.success() {
+        return Ok("the node powered off, or its kernel stopped, before the command ended".to_owned());
+    }
     match message {
-        Some(message) if message.contains("support requested feature") => format!(
-            "this QEMU cannot emulate AMD's SVM: install qemu-system-x86 of Debian 12 or later, Ubuntu 24.04 or later ({message})"
-        ),
-        Some(message) if message.contains("invalid accelerator") => {
-            format!("this QEMU has no software CPU: install the package qemu-system-x86 ({message})")
-        }
-        Some(message) => format!("QEMU ended ({status}): {message}"),
-        None if status.success() => "the node powered off, or its kernel stopped, before the command ended".to_owned(),
-        None => format!("QEMU ended ({status}) without a message"),
+        Some(message) if message.contains("support requested feature") => Err(MissingError::NoSvm(message)),
+        Some(message) if message.contains("invalid accelerator") => Err(MissingError::NoSoftwareCpu(message)),
+        Some(message) => Ok(format!("QEMU ended ({status}): {message}")),
+        None => Ok(format!("QEMU ended ({status}) without a message")),
     }
 }
 
@@ -370,10 +374,15 @@ mod tests {
     }
 
     #[test]
-    fn a_qemu_without_svm_is_told_with_the_fix() {
-        let status = std::process::ExitStatus::default();
-        let why = ended_because(status, Some("qemu: TCG doesn't support requested features".to_owned()));
-        assert!(why.starts_with("this QEMU cannot emulate AMD's SVM: install"), "{why}");
+    fn a_qemu_that_cannot_run_nodes_is_told_from_one_that_failed() {
+        use std::os::unix::process::ExitStatusExt;
+        // wait(2) has the exit status in the second byte.
+        let failed = ExitStatus::from_raw(1 << 8);
+        let because = |message: &str| ended_because(failed, Some(message.to_owned()));
+        assert!(matches!(because("qemu: TCG doesn't support requested features"), Err(MissingError::NoSvm(_))));
+        assert!(matches!(because("qemu: -accel tcg: invalid accelerator tcg"), Err(MissingError::NoSoftwareCpu(_))));
+        assert_eq!(because("qemu: out of memory").unwrap(), "QEMU ended (exit status: 1): qemu: out of memory");
+        assert!(ended_because(ExitStatus::default(), Some("a warning".to_owned())).unwrap().contains("kernel stopped"));
     }
 
     #[test]

@@ -23,6 +23,12 @@ pub enum MissingError {
     /// The initramfs has no libraries, so its busybox must need none.
     #[error("{} needs shared libraries: install the package busybox-static (make setup does)", .0.display())]
     DynamicBusybox(PathBuf),
+    /// QEMU's software CPU is too old for SVM.
+    #[error("this QEMU cannot emulate AMD's SVM: install qemu-system-x86 of Debian 12, Ubuntu 24.04 or later ({0})")]
+    NoSvm(String),
+    /// QEMU was built for hardware virtualization only.
+    #[error("this QEMU has no software CPU: install the package qemu-system-x86 ({0})")]
+    NoSoftwareCpu(String),
 }
 
 /// The programs a node needs, found.
