@@ -13,9 +13,10 @@ mod info;
 
 pub use info::ModuleInfoError;
 
-/// Modules that a guest of vincs's own machine needs: its devices, its file systems.
-pub const MACHINE_MODULES: &[&str] =
-    &["virtio_mmio", "virtio_console", "virtio-rng", "virtio_blk", "9pnet_virtio", "9p", "overlay", "ext4"];
+/// Modules that every guest of vincs's own machine needs: its transport, console, random numbers, file systems.
+pub const MACHINE_MODULES: &[&str] = &["virtio_mmio", "virtio_console", "virtio-rng", "9pnet_virtio", "9p", "overlay"];
+/// Modules that a guest with a disk needs besides. Apart, because loading them takes a good part of a short boot.
+pub const DISK_MODULES: &[&str] = &["virtio_blk", "ext4"];
 
 /// Files that hold a module, by what follows the module's name. Compressed as Debian 13 (xz) and Ubuntu (zst) do.
 const SUFFIXES: [&str; 4] = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"];

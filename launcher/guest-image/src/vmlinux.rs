@@ -7,11 +7,16 @@ use crate::file::{self, FileError};
 use crate::kernel::{HeaderError, Kernel, SetupHeader, is_elf};
 use elf::ElfBytes;
 use elf::endian::LittleEndian;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 /// The build appends the length of the content to what it compressed, 32 bits, little-endian (gzip has it already).
 const LENGTH_BYTES: usize = 4;
+
+/// Mode of the file in the cache: whoever may enter the cache may boot it.
+const MODE: u32 = 0o644;
 
 /// Why a kernel's ELF cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +83,8 @@ pub fn prepare(kernel: &Kernel, cache: &Cache) -> Result<Option<PathBuf>, Vmlinu
         extracted => extracted?,
     };
     // Written beside it and renamed, so that nobody ever sees half of it.
-    let mut unfinished = tempfile::NamedTempFile::new_in(&tree).map_err(FileError::from("create a file in", &tree))?;
+    let unfinished = tempfile::Builder::new().permissions(Permissions::from_mode(MODE)).tempfile_in(&tree);
+    let mut unfinished = unfinished.map_err(FileError::from("create a file in", &tree))?;
     unfinished.write_all(&elf).map_err(FileError::from("write", &place))?;
     unfinished.persist(&place).map_err(|error| FileError::from("create", &place)(error.error))?;
     Ok(Some(place))
