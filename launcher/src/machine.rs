@@ -101,10 +101,13 @@ fn devices(disks: Vec<Disk>, shares: Vec<P9>, ports: Option<Ports>) -> io::Resul
         devices.push(Box::new(share));
     }
     if let Some(ports) = ports {
-        devices.push(Box::new(Console::new("virtio-console0", console_ports(ports)?)));
+        devices.push(Box::new(Console::new("virtio-console0", console_ports(ports)?).with_ordered_port(CONTROL_INDEX)));
     }
     Ok(devices)
 }
+
+/// Place of the control port among the console's. It is ordered: the end of CMD must not overtake CMD's output.
+const CONTROL_INDEX: usize = 0;
 
 fn console_ports(ports: Ports) -> io::Result<Vec<Port>> {
     let Ports { control, streams } = ports;

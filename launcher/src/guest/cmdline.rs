@@ -1,9 +1,11 @@
 //! The guest kernel's command line (kernel documentation, admin-guide/kernel-parameters).
 
 /// Options of every guest, each with its reason.
-const ALWAYS: [(&str, &str); 3] = [
+const ALWAYS: [(&str, &str); 5] = [
     ("console=ttyS0", "kernel messages go to the 16550 serial port, which vincs keeps the tail of"),
     ("panic=-1", "after a panic the kernel resets at once, and vincs sees the reset: no guessing by time"),
+    ("reboot=acpi", "a reset goes through the reset register at once; the other ways Linux tries do not exist here"),
+    ("pci=off", "there is no PCI bus: nothing to look for through configuration ports, an exit each"),
     ("tsc=reliable", "the TSC is the machine's synchronised clock: no watchdog on a second, slower one"),
 ];
 
