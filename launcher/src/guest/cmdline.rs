@@ -1,9 +1,10 @@
 //! The guest kernel's command line (kernel documentation, admin-guide/kernel-parameters).
 
 /// Options of every guest, each with its reason.
-const ALWAYS: [(&str, &str); 3] = [
+const ALWAYS: [(&str, &str); 4] = [
     ("console=ttyS0", "kernel messages go to the 16550 serial port, which vincs keeps the tail of"),
     ("panic=-1", "after a panic the kernel resets at once, and vincs sees the reset: no guessing by time"),
+    ("pci=off", "there is no PCI bus, and the kernel would make 100,000 port accesses to find that out, an exit each"),
     ("tsc=reliable", "the TSC is the machine's synchronised clock: no watchdog on a second, slower one"),
 ];
 
