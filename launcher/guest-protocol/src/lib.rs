@@ -16,7 +16,10 @@ pub const CONFIG_PATH: &str = "/vincs/config";
 pub const MODULES_DIR: &str = "/vincs/modules";
 /// Name of the virtio-console port that carries [`ToGuest`] and [`FromGuest`] frames.
 pub const CONTROL_PORT: &str = "vincs.control";
-/// Name of the virtio-console port that is CMD's standard input (and the terminal's both ways with [`Stdio::Terminal`]).
+/// Name of the virtio-console port that is CMD's standard input (what is typed, with [`Stdio::Terminal`]).
+///
+/// vincs closes its end at the end of the input, and not before [`FromGuest::Starting`]: the guest cannot tell an end that
+/// is closed already from one that is not open yet, and waits for it.
 pub const STDIN_PORT: &str = "vincs.stdin";
 /// Name of the virtio-console port that is CMD's standard output.
 pub const STDOUT_PORT: &str = "vincs.stdout";
@@ -151,4 +154,30 @@ pub enum Ended {
     Exited(i32),
     /// This signal (Linux number) killed it.
     Killed(i32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_configuration_is_read_back_as_it_was() {
+        let share = Share { tag: "root".into(), path: b"/caf\xe9".to_vec(), mode: ShareMode::Overlay };
+        let terminal = Stdio::Terminal { stderr: true, size: WindowSize { rows: 24, columns: 80 } };
+        let command = Command { argv: vec![b"ls".to_vec()], uid: 1000, stdio: terminal, ..Command::default() };
+        let config = GuestConfig { shares: vec![share], command: Some(command), hostname: "vincs".into() };
+        let bytes = config.to_bytes().unwrap();
+        assert_eq!(GuestConfig::from_bytes(&bytes).unwrap(), config);
+        for length in 0..bytes.len() {
+            assert!(GuestConfig::from_bytes(&bytes[..length]).is_err(), "cut to {length} bytes");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = GuestConfig::from_bytes(&bytes);
+        }
+    }
 }
