@@ -16,6 +16,12 @@ impl GuestClock {
         Self { offset: host_ticks().wrapping_neg(), khz }
     }
 
+    /// The same clock with the offset that KVM applies in fact.
+    #[must_use]
+    pub(crate) fn with_offset(self, offset: u64) -> Self {
+        Self { offset, ..self }
+    }
+
     /// The counter's value now.
     #[must_use]
     pub fn now(&self) -> u64 {

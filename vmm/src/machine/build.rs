@@ -166,7 +166,9 @@ fn create_vcpus(hypervisor: &Hypervisor, vm: &VmFd, topology: &Topology) -> Resu
             Some(clock) => clock,
             None => {
                 let khz = fd.get_tsc_khz().map_err(KvmError::ioctl("tell the time-stamp counter's rate"))?;
-                *clock.insert(GuestClock::start(khz))
+                let wanted = GuestClock::start(khz);
+                let offset = kvm::set_tsc_offset(&fd, wanted.offset())?;
+                *clock.insert(wanted.with_offset(offset))
             }
         };
         let leaves = CpuId::from_entries(&cpuid::for_vcpu(&supported, topology, id, clock.khz()))
