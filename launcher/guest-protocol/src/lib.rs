@@ -129,6 +129,11 @@ pub enum ToGuest {
     Signal(i32),
     /// The terminal has a new size.
     Resize(WindowSize),
+    /// The host's time, as the answer to [`FromGuest::AskTime`].
+    Time {
+        /// Nanoseconds since 1970 began, UTC.
+        unix_nanoseconds: u64,
+    },
 }
 
 /// Frames from the first program to vincs.
@@ -145,6 +150,9 @@ pub enum FromGuest {
     Ended(Ended),
     /// The first program could not set the guest up: one line that says what failed.
     SetupFailed(String),
+    /// What time is it? The real-time clock counts whole seconds, and files in a share bear the host's times: a guest
+    /// whose clock is behind would see them changed in the future, which `make` complains of.
+    AskTime,
 }
 
 /// How a command ended.

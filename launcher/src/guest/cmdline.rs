@@ -5,7 +5,10 @@ const ALWAYS: [(&str, &str); 5] = [
     ("console=ttyS0", "kernel messages go to the 16550 serial port, which vincs keeps the tail of"),
     ("panic=-1", "after a panic the kernel resets at once, and vincs sees the reset: no guessing by time"),
     ("reboot=acpi", "a reset goes through the reset register at once; the other ways Linux tries do not exist here"),
-    ("pci=off", "there is no PCI bus: nothing to look for through configuration ports, an exit each"),
+    (
+        "pci=off",
+        "there is no PCI bus, and the kernel would make thousands of port accesses to find that out, an exit each",
+    ),
     ("tsc=reliable", "the TSC is the machine's synchronised clock: no watchdog on a second, slower one"),
 ];
 

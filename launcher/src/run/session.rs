@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::SIGCONT;
-use vincs_guest_protocol::Stdio;
+use vincs_guest_protocol::{Stdio, ToGuest};
 
 use crate::machine::{Guest, Parts, Ports, StartError};
 use crate::prepare::{Command, Console, Machine};
@@ -118,14 +118,17 @@ impl Session {
                     terms.clock.mark(Mark::Command);
                     self.enter_terminal();
                 }
-                Step::Send(message) => {
-                    let sent = self.control.as_ref().map_or(Ok(()), |control| control.send(&message));
-                    if let Err(error) = sent {
-                        tracing::warn!(%error, ?message, "not sent to the guest");
-                    }
-                }
+                Step::Send(message) => self.send(&message),
+                Step::SendTime => self.send(&ToGuest::Time { unix_nanoseconds: unix_nanoseconds() }),
                 Step::End(ending) => return ending,
             }
+        }
+    }
+
+    fn send(&self, message: &ToGuest) {
+        let sent = self.control.as_ref().map_or(Ok(()), |control| control.send(message));
+        if let Err(error) = sent {
+            tracing::warn!(%error, ?message, "not sent to the guest");
         }
     }
 
@@ -167,6 +170,12 @@ impl Session {
         }
         serde_json::to_value(stats).unwrap_or_default()
     }
+}
+
+/// The time now; zero, which the guest ignores, for a host whose clock is before 1970.
+fn unix_nanoseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(0)
 }
 
 struct Serial {

@@ -59,6 +59,8 @@ pub(crate) enum Step {
     Started,
     /// Tell the guest's first program.
     Send(ToGuest),
+    /// Tell it the time.
+    SendTime,
     /// Stop the machine and end.
     End(Ending),
 }
@@ -135,6 +137,7 @@ impl Supervision {
                 }
                 Step::Started
             }
+            FromGuest::AskTime => Step::SendTime,
             FromGuest::NotStarted { errno } => Step::End(Ending::NotStarted { errno }),
             FromGuest::Ended(ended) => Step::End(Ending::Command(ended)),
             FromGuest::SetupFailed(what) => Step::End(Ending::Failed(format!("the guest could not be set up: {what}"))),
