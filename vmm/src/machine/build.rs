@@ -179,6 +179,7 @@ fn create_vcpus(hypervisor: &Hypervisor, vm: &VmFd, topology: &Topology) -> Resu
         let reset = ResetState {
             registers: fd.get_regs().map_err(KvmError::ioctl("read registers"))?,
             special: fd.get_sregs().map_err(KvmError::ioctl("read special registers"))?,
+            debug: fd.get_debug_regs().map_err(KvmError::ioctl("read debug registers"))?,
         };
         let activity = if id.0 == 0 { Activity::Running } else { Activity::WaitForStartUp };
         let (vcpu, handle) = Vcpu::new(id, topology.apic_id(id), fd, shape, clock, activity);

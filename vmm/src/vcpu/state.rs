@@ -102,10 +102,12 @@ impl StateShape {
 
     /// Reads the registers of a vCPU that is at an instruction boundary.
     pub(crate) fn save(&self, vcpu: &VcpuFd, apic: &LocalApic, activity: Activity) -> Result<VcpuState, StateError> {
+        let special = vcpu.get_sregs().map_err(KvmError::ioctl("read special registers"))?;
         Ok(VcpuState {
             version: STATE_VERSION,
             registers: vcpu.get_regs().map_err(KvmError::ioctl("read registers"))?,
-            special: vcpu.get_sregs().map_err(KvmError::ioctl("read special registers"))?,
+            // Without a controller of its own KVM does not keep this register: the local APIC's is the one that counts.
+            special: kvm_sregs { apic_base: apic.base(), ..special },
             extended: self.save_extended(vcpu)?,
             control: vcpu.get_xcrs().map_err(KvmError::ioctl("read extended control registers"))?,
             debug: vcpu.get_debug_regs().map_err(KvmError::ioctl("read debug registers"))?,
