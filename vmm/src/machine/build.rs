@@ -95,9 +95,8 @@ impl Machine {
         let tables = acpi::build(&acpi_config(&topology, config.memory, virtio))?;
         ram.alias_mapping().write_slice(&tables, GuestAddress(AREA_START))?;
 
-        let command_line = format!("tsc_early_khz={} {}", clock.khz(), config.command_line);
-        let plan = BootPlan::new(&config.kernel, &config.initrd, &command_line, config.memory)?;
-        let entry = plan.load(ram.alias_mapping())?;
+        let plan = BootPlan::new(&config.kernel, &config.initrd, &config.command_line, config.memory)?;
+        let entry = plan.load(ram.alias_mapping(), clock.khz())?;
         if let Some((bootstrap, reset)) = vcpus.first() {
             let (registers, special) = enter_long_mode(ram.alias_mapping(), entry, reset.special)?;
             bootstrap.fd.set_sregs(&special).map_err(KvmError::ioctl("set the first special registers"))?;
