@@ -153,3 +153,30 @@ fn what_waits_for_a_paused_vcpu_is_saved_with_it() {
         assert_eq!(state.apic.read_msr(REQUESTED_64_TO_95, 0), Ok(0));
     }
 }
+
+#[test]
+fn the_ioapic_moves_with_the_machine() {
+    if kvm_or_skip() {
+        // MOV EDI, the IOAPIC; MOV [RDI], the first half of pin 1; MOV [RDI + 10H], vector 0x51 unmasked; power off.
+        let select = [0xbf, 0x00, 0x00, 0xc0, 0xfe, 0xc7, 0x07, 0x12, 0x00, 0x00, 0x00];
+        let entry = [0xc7, 0x47, 0x10, 0x51, 0x00, 0x00, 0x00];
+        let (first, _) = start(&[select.as_slice(), &entry, &power_off()].concat());
+        assert_eq!(first.wait(Some(LONG)), Some(StopReason::PowerOff));
+        let state = first.io_apic().save();
+        let (second, _) = start(&HALT);
+        assert_ne!(second.io_apic().save(), state);
+        second.io_apic().restore(state.clone()).unwrap();
+        assert_eq!(second.io_apic().save(), state);
+    }
+}
+
+#[test]
+fn a_guest_that_powers_off_for_ever_is_heard_once() {
+    if kvm_or_skip() {
+        let mut code = power_off();
+        code.pop(); // HLT
+        let (running, _) = start(&[code, vec![0xeb, 0xfd]].concat()); // jmp to the OUT
+        assert_eq!(running.wait(Some(LONG)), Some(StopReason::PowerOff));
+        assert_eq!(running.wait(Some(Duration::from_millis(100))), None);
+    }
+}
