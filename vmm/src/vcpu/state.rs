@@ -60,7 +60,9 @@ pub enum StateError {
     )]
     Version(u32),
     /// The state belongs to another vCPU.
-    #[error("state of the vCPU with APIC id {found} cannot be restored to the one with id {expected}")]
+    #[error(
+        "state of the vCPU with APIC id {found} cannot be restored to the one with id {expected}; restore each to its own"
+    )]
     Id {
         /// APIC id of this vCPU.
         expected: u32,
@@ -81,7 +83,7 @@ pub enum StateError {
     #[error(transparent)]
     Kvm(#[from] KvmError),
     /// KVM refused one MSR.
-    #[error("MSR {0:#x} cannot be {1}")]
+    #[error("MSR {0:#x} cannot be {1}; this host's processor or KVM lacks it, use one like that of the state")]
     Msr(u32, &'static str),
 }
 
