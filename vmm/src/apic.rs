@@ -15,7 +15,7 @@ mod timer;
 mod vectors;
 
 pub use icr::{Delivery, Destination, Icr, Message, Shorthand};
-pub use io::{IO_APIC_PINS, IoApic, IoApicPin, IoApicState};
+pub use io::{IO_APIC_PINS, IoApic, IoApicPin, IoApicState, PinsError};
 pub use local::{ApicWrite, GeneralProtection, LocalApic};
 pub(crate) use local::{MSR_APIC_BASE, MSR_TSC_DEADLINE};
 pub use mailbox::{Mailbox, Signals, Waker};

@@ -10,6 +10,7 @@
 //! | 0x9000 | page tables: identity mapping of the first 4 GiB in 2 MiB pages |
 //! | 0x20000 | command line |
 
+mod elf;
 mod image;
 mod paging;
 mod params;

@@ -106,8 +106,10 @@ impl<D> Ranges<D> {
     fn add(&mut self, start: u64, len: u64, device: D) -> Result<(), Overlap> {
         let at = self.0.partition_point(|range| range.start < start);
         let before = at.checked_sub(1).and_then(|index| self.0.get(index));
-        let clash = before.is_some_and(|range| range.start + range.len > start)
-            || self.0.get(at).is_some_and(|range| start + len > range.start);
+        // An end that cannot be told is beyond everything.
+        let ends_after = |start: u64, len: u64, address: u64| start.checked_add(len).is_none_or(|end| end > address);
+        let clash = before.is_some_and(|range| ends_after(range.start, range.len, start))
+            || self.0.get(at).is_some_and(|range| ends_after(start, len, range.start));
         if clash {
             return Err(Overlap { start, len });
         }
@@ -146,6 +148,9 @@ mod tests {
         for (start, len) in [(0x100, 1), (0x10f, 1), (0xff, 2), (0x80, 0x100)] {
             assert!(ranges.add(start, len, 'b').is_err(), "{start:#x}+{len:#x}");
         }
+        ranges.add(u64::MAX, 1, 'c').unwrap();
+        assert!(ranges.add(0x200, u64::MAX, 'd').is_err(), "its end overflows");
+        assert_eq!((ranges.find(u64::MAX), ranges.find(u64::MAX - 1)), (Some((0, &'c')), None));
     }
 
     #[test]

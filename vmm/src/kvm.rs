@@ -58,6 +58,11 @@ impl KvmError {
         move |error| Self::Ioctl { action, source: io::Error::from_raw_os_error(error.errno()) }
     }
 
+    /// The guest's instruction cannot be brought to its end.
+    pub(crate) fn unfinished(why: String) -> Self {
+        Self::Ioctl { action: "finish an instruction", source: io::Error::other(why) }
+    }
+
     pub(crate) fn last(action: &'static str) -> Self {
         Self::Ioctl { action, source: io::Error::last_os_error() }
     }

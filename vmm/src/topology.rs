@@ -18,10 +18,10 @@ pub struct Topology {
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TopologyError {
     /// Too few or too many vCPUs.
-    #[error("{0} vCPUs: a machine has 1 to {MAX_VCPUS}")]
+    #[error("{0} vCPUs: a machine has 1 to {MAX_VCPUS}; change --vcpus")]
     Vcpus(u32),
     /// Too few or too many NUMA nodes.
-    #[error("{nodes} NUMA nodes: {vcpus} vCPUs make 1 to {vcpus} nodes")]
+    #[error("{nodes} NUMA nodes: {vcpus} vCPUs make 1 to {vcpus} nodes; change --numa")]
     Nodes {
         /// NUMA nodes asked for.
         nodes: u32,

@@ -49,6 +49,11 @@ struct Line {
     edge: bool,
 }
 
+/// A saved state does not have the pins of this IOAPIC.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("an IOAPIC state of {0} pins does not fit this machine's {IO_APIC_PINS}; use the same vincs on both sides")]
+pub struct PinsError(usize);
+
 impl Default for IoApicState {
     fn default() -> Self {
         Self { select: 0, id: 0, entries: vec![ENTRY_MASKED; IO_APIC_PINS], lines: vec![Line::default(); IO_APIC_PINS] }
@@ -205,8 +210,15 @@ impl IoApic {
     }
 
     /// Puts a saved state in place.
-    pub fn restore(&self, state: IoApicState) {
+    ///
+    /// # Errors
+    /// [`PinsError`] when the state belongs to another kind of IOAPIC; nothing changes then.
+    pub fn restore(&self, state: IoApicState) -> Result<(), PinsError> {
+        if [state.entries.len(), state.lines.len()] != [IO_APIC_PINS; 2] {
+            return Err(PinsError(state.entries.len()));
+        }
         *self.state() = state;
+        Ok(())
     }
 
     fn deliver(&self, messages: impl IntoIterator<Item = Message>) {
@@ -296,6 +308,22 @@ mod tests {
         io.write(SELECT, u32::from(FIRST_ENTRY + 96));
         assert_eq!(io.read(WINDOW), 0, "beyond the last pin");
         assert_eq!(io.read(0x20), 0);
+    }
+
+    #[test]
+    fn a_saved_state_goes_on_in_another_ioapic() {
+        let ioapic = || IoApic::new(Arc::new(Router::new(Vec::new())));
+        let (first, second) = (ioapic(), ioapic());
+        program(&mut first.state(), 5, 0x31 | ENTRY_MASKED);
+        first.state().pulse(5);
+        let mut json = serde_json::to_value(first.save()).unwrap();
+        second.restore(serde_json::from_value(json.clone()).unwrap()).unwrap();
+        assert_eq!(second.save(), first.save());
+        assert!(program(&mut second.state(), 5, 0x31).is_some(), "the edge has come along");
+
+        json["lines"].as_array_mut().unwrap().pop();
+        let error = second.restore(serde_json::from_value(json).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("48"), "{error}");
     }
 
     proptest! {

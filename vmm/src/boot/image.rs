@@ -10,6 +10,7 @@ use linux_loader::loader::elf::Elf;
 use linux_loader::loader::{KernelLoader, KernelLoaderResult};
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
+use super::elf;
 use crate::layout::HIGH_RAM_START;
 
 const ELF_MAGIC: &[u8] = b"\x7fELF";
@@ -17,7 +18,8 @@ const ELF_MAGIC: &[u8] = b"\x7fELF";
 const HEADER_OFFSET: usize = 0x1f1;
 const HEADER_MAGIC_OFFSET: usize = 0x202;
 const HEADER_MAGIC: &[u8] = b"HdrS";
-const SECTOR: usize = 512;
+const HEADER_END: usize = HEADER_OFFSET + size_of::<setup_header>();
+const SECTOR: u64 = 512;
 /// `setup_sects` of zero stands for this many.
 const DEFAULT_SETUP_SECTORS: u8 = 4;
 /// `syssize` counts paragraphs of this many bytes.
@@ -26,6 +28,9 @@ const PARAGRAPH: u64 = 16;
 const ENTRY_64_OFFSET: u64 = 0x200;
 const PROTOCOL_64_BIT: u16 = 0x020c;
 const XLF_KERNEL_64: u16 = 1;
+const LOADED_HIGH: u8 = 1;
+/// Room that a kernel needs to start when its header does not tell.
+const DEFAULT_KERNEL_ROOM: u64 = 32 << 20;
 /// Largest image accepted in bytes; a distribution's is about 10 MiB, uncompressed about 60 MiB.
 const MAX_IMAGE: u64 = 1 << 30;
 
@@ -70,8 +75,10 @@ pub struct KernelImage {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
-    BzImage,
-    Elf,
+    /// It starts between its preferred address and this one.
+    BzImage { start_end: u64 },
+    /// Its segments end before this address.
+    Elf { end: u64 },
 }
 
 /// A kernel in guest memory.
@@ -108,33 +115,37 @@ impl KernelImage {
     /// # Errors
     /// [`KernelError`] saying what is wrong with it.
     pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, KernelError> {
-        let not_a_kernel = |what: &str| KernelError::NotAKernel { path: path.to_owned(), what: what.to_owned() };
+        let not_a_kernel = |what: String| KernelError::NotAKernel { path: path.to_owned(), what };
+        let found = bytes.len() as u64;
+        let truncated = |expected| KernelError::Truncated { path: path.to_owned(), found, expected };
         let kind = if bytes.starts_with(ELF_MAGIC) {
-            Kind::Elf
+            let end = elf::check(&bytes).map_err(|fault| match fault {
+                elf::Fault::Unfit(what) => not_a_kernel(what),
+                elf::Fault::Truncated(expected) => truncated(expected),
+            })?;
+            Kind::Elf { end }
         } else if bytes.get(HEADER_MAGIC_OFFSET..HEADER_MAGIC_OFFSET + HEADER_MAGIC.len()) == Some(HEADER_MAGIC) {
-            Kind::BzImage
-        } else {
-            return Err(not_a_kernel("it has neither the boot header of a bzImage nor an ELF header"));
-        };
-        let image = Self { path: path.to_owned(), bytes, kind };
-        if kind == Kind::BzImage {
-            let header = image.header()?;
+            let header = setup_header_of(&bytes).ok_or_else(|| truncated(HEADER_END as u64))?;
             if header.version < PROTOCOL_64_BIT || header.xloadflags & XLF_KERNEL_64 == 0 {
-                return Err(not_a_kernel("it has no 64-bit entry point"));
+                return Err(not_a_kernel("it has no 64-bit entry point".to_owned()));
+            }
+            if header.loadflags & LOADED_HIGH == 0 {
+                return Err(not_a_kernel("it is a zImage, which is loaded below 1 MiB".to_owned()));
             }
             let setup_sectors = if header.setup_sects == 0 { DEFAULT_SETUP_SECTORS } else { header.setup_sects };
-            let setup = (usize::from(setup_sectors) + 1) * SECTOR;
-            let expected = setup as u64 + u64::from(header.syssize) * PARAGRAPH;
+            let setup = (u64::from(setup_sectors) + 1) * SECTOR;
             // The last paragraph may be cut short: images need not be a multiple of 16 bytes long.
-            if (image.bytes.len() as u64).saturating_add(PARAGRAPH) <= expected {
-                return Err(KernelError::Truncated {
-                    path: path.to_owned(),
-                    found: image.bytes.len() as u64,
-                    expected,
-                });
+            let expected = setup + u64::from(header.syssize) * PARAGRAPH;
+            if found + PARAGRAPH <= expected || found <= setup + ENTRY_64_OFFSET {
+                return Err(truncated(expected.max(setup + ENTRY_64_OFFSET + 1)));
             }
-        }
-        Ok(image)
+            let room = if header.init_size == 0 { DEFAULT_KERNEL_ROOM } else { header.init_size.into() };
+            // A relocatable kernel starts at its preferred address of 16 MiB or above, wherever it is loaded.
+            Kind::BzImage { start_end: header.pref_address.max(HIGH_RAM_START).saturating_add(room) }
+        } else {
+            return Err(not_a_kernel("it has neither the boot header of a bzImage nor an ELF header".to_owned()));
+        };
+        Ok(Self { path: path.to_owned(), bytes, kind })
     }
 
     /// The file it was read from.
@@ -149,43 +160,36 @@ impl KernelImage {
         &self.bytes
     }
 
-    /// Bytes of memory it takes while it starts, from 1 MiB up; zero when it does not tell.
+    /// First address after what it needs to start, from 1 MiB up.
     #[must_use]
-    pub fn init_size(&self) -> u64 {
+    pub fn end(&self) -> u64 {
         match self.kind {
-            Kind::BzImage => self.header().map_or(0, |header| header.init_size.into()),
-            Kind::Elf => elf_end(&self.bytes).unwrap_or(self.bytes.len() as u64),
-        }
-    }
-
-    /// Where it wants to start; zero when it does not tell.
-    pub(super) fn preferred_address(&self) -> u64 {
-        match self.kind {
-            Kind::BzImage => self.header().map_or(0, |header| header.pref_address),
-            Kind::Elf => 0,
+            Kind::BzImage { start_end } => start_end.max(HIGH_RAM_START.saturating_add(self.bytes.len() as u64)),
+            Kind::Elf { end } => end,
         }
     }
 
     /// Highest address its initramfs may have, if it tells.
     pub(super) fn initrd_max(&self) -> Option<u32> {
         match self.kind {
-            Kind::BzImage => self.header().ok().map(|header| header.initrd_addr_max),
+            Kind::BzImage { .. } => setup_header_of(&self.bytes).map(|header| header.initrd_addr_max),
             // Kernels that come as ELF are recent: the limit is that of boot protocol 2.03 and later.
-            Kind::Elf => Some(0x7fff_ffff),
+            Kind::Elf { .. } => Some(0x7fff_ffff),
         }
     }
 
     /// Loads it into guest memory.
     pub(super) fn load(&self, memory: &GuestMemoryMmap) -> Result<Loaded, KernelError> {
         let mut file = Cursor::new(self.bytes.as_slice());
-        let start = Some(GuestAddress(HIGH_RAM_START));
         let failed = |error: linux_loader::loader::Error| KernelError::NotAKernel {
             path: self.path.clone(),
             what: error.to_string(),
         };
         let loaded: KernelLoaderResult = match self.kind {
-            Kind::BzImage => BzImage::load(memory, None, &mut file, start),
-            Kind::Elf => Elf::load(memory, None, &mut file, start),
+            // Where it is loaded is the loader's choice; the address in its header is only a default.
+            Kind::BzImage { .. } => BzImage::load(memory, Some(GuestAddress(HIGH_RAM_START)), &mut file, None),
+            // An offset, even of zero, also keeps the loader from looking at notes, which are not needed here.
+            Kind::Elf { .. } => Elf::load(memory, Some(GuestAddress(0)), &mut file, None),
         }
         .map_err(failed)?;
         let header = match loaded.setup_header {
@@ -193,26 +197,17 @@ impl KernelImage {
             None => header_for_elf(),
         };
         let entry = match self.kind {
-            Kind::BzImage => GuestAddress(loaded.kernel_load.0 + ENTRY_64_OFFSET),
-            Kind::Elf => loaded.kernel_load,
+            Kind::BzImage { .. } => GuestAddress(loaded.kernel_load.0 + ENTRY_64_OFFSET),
+            Kind::Elf { .. } => loaded.kernel_load,
         };
         Ok(Loaded { entry, end: loaded.kernel_end, header })
     }
+}
 
-    fn header(&self) -> Result<setup_header, KernelError> {
-        let size = size_of::<setup_header>();
-        let bytes = self.bytes.get(HEADER_OFFSET..HEADER_OFFSET + size);
-        let header = bytes.map(|bytes| {
-            let mut header = setup_header::default();
-            header.as_mut_slice().copy_from_slice(bytes);
-            header
-        });
-        header.ok_or_else(|| KernelError::Truncated {
-            path: self.path.clone(),
-            found: self.bytes.len() as u64,
-            expected: (HEADER_OFFSET + size) as u64,
-        })
-    }
+fn setup_header_of(image: &[u8]) -> Option<setup_header> {
+    let mut header = setup_header::default();
+    header.as_mut_slice().copy_from_slice(image.get(HEADER_OFFSET..HEADER_END)?);
+    Some(header)
 }
 
 /// What a boot loader has to put in the header when the image brings none.
@@ -225,35 +220,22 @@ fn header_for_elf() -> setup_header {
     }
 }
 
-/// First address after the segments of a 64-bit ELF image (System V ABI, "Program Header").
-fn elf_end(bytes: &[u8]) -> Option<u64> {
-    const PROGRAM_HEADERS: usize = 0x20;
-    const ENTRY_SIZE: usize = 0x36;
-    const ENTRY_COUNT: usize = 0x38;
-    const PHYSICAL_ADDRESS: usize = 0x18;
-    const MEMORY_SIZE: usize = 0x28;
-    let u16_at = |at: usize| Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
-    let u64_at = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
-    let table = usize::try_from(u64_at(PROGRAM_HEADERS)?).ok()?;
-    let size = usize::from(u16_at(ENTRY_SIZE)?);
-    let ends = (0..usize::from(u16_at(ENTRY_COUNT)?)).map(|index| {
-        let header = table.checked_add(index * size)?;
-        u64_at(header.checked_add(PHYSICAL_ADDRESS)?)?.checked_add(u64_at(header.checked_add(MEMORY_SIZE)?)?)
-    });
-    ends.collect::<Option<Vec<u64>>>()?.into_iter().max()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// A bzImage of `payload` bytes behind one setup sector, its header claiming `claimed` paragraphs.
     fn bzimage(payload: usize, claimed: u32) -> Vec<u8> {
-        let mut header =
-            setup_header { setup_sects: 1, syssize: claimed, version: 0x020f, xloadflags: 1, ..header_for_elf() };
-        let mut bytes = vec![0; 2 * SECTOR + payload];
-        let end = HEADER_OFFSET + size_of::<setup_header>();
-        bytes[HEADER_OFFSET..end].copy_from_slice(header.as_mut_slice());
+        let mut header = setup_header {
+            setup_sects: 1,
+            syssize: claimed,
+            version: 0x020f,
+            loadflags: LOADED_HIGH,
+            xloadflags: XLF_KERNEL_64,
+            ..header_for_elf()
+        };
+        let mut bytes = vec![0; 1024 + payload];
+        bytes[HEADER_OFFSET..HEADER_END].copy_from_slice(header.as_mut_slice());
         bytes
     }
 
@@ -267,6 +249,8 @@ mod tests {
         assert!(open(bzimage(4096 - 15, 256)).is_ok(), "the last paragraph may be short");
         let error = open(bzimage(4096 - 16, 256)).unwrap_err();
         assert!(matches!(error, KernelError::Truncated { found: 5104, expected: 5120, .. }), "{error}");
+        assert!(open(bzimage(0x201, 0)).is_ok());
+        assert!(open(bzimage(0x200, 0)).is_err(), "nothing where it would be entered");
     }
 
     #[test]
@@ -288,16 +272,29 @@ mod tests {
     }
 
     #[test]
-    fn an_elf_image_ends_after_its_last_segment() {
-        let mut bytes = vec![0; 0x40 + 2 * 0x38];
-        bytes[0x20] = 0x40;
-        bytes[0x36] = 0x38;
-        bytes[0x38] = 2;
-        bytes[0x40 + 0x18 + 2] = 0x20;
-        bytes[0x40 + 0x28 + 1] = 0x10;
-        bytes[0x78 + 0x18 + 2] = 0x10;
-        assert_eq!(elf_end(&bytes), Some(0x20_1000));
-        assert_eq!(elf_end(&bytes[..0x90]), None, "the table is cut off");
+    fn an_elf_image_is_checked_when_it_is_opened() {
+        let whole = elf::tests::image(0x100);
+        assert_eq!(open(whole.clone()).unwrap().end(), 0x20_1100);
+        let error = open(whole[..whole.len() - 1].to_vec()).unwrap_err();
+        assert!(matches!(error, KernelError::Truncated { .. }), "{error}");
+        let mut foreign = whole;
+        foreign[4] = 1;
+        assert!(matches!(open(foreign), Err(KernelError::NotAKernel { .. })));
+    }
+
+    #[test]
+    fn a_bzimage_needs_room_for_its_file_and_for_its_start() {
+        let with = |init_size, pref_address| {
+            let mut bytes = bzimage(8192, 512);
+            let mut header = setup_header_of(&bytes).unwrap();
+            (header.init_size, header.pref_address) = (init_size, pref_address);
+            bytes[HEADER_OFFSET..HEADER_END].copy_from_slice(header.as_mut_slice());
+            open(bytes).unwrap().end()
+        };
+        assert_eq!(with(0x10_0000, 0x100_0000), 0x110_0000);
+        assert_eq!(with(0, 0), HIGH_RAM_START + DEFAULT_KERNEL_ROOM);
+        assert_eq!(with(4096, 0), HIGH_RAM_START + 1024 + 8192, "the file is loaded whole");
+        assert_eq!(with(u32::MAX, u64::MAX), u64::MAX);
     }
 
     #[test]

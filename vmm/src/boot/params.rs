@@ -10,8 +10,12 @@ use crate::layout::{DEVICE_GAP_START, HIGH_RAM_START, LOW_RAM_END, PAGE_SIZE, ra
 
 const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
-/// Longest command line in bytes: Linux on x86 keeps 2048 with the terminating zero.
-pub const MAX_COMMAND_LINE: usize = 2047;
+/// Linux on x86 keeps 2048 bytes of its command line with the terminating zero.
+const LINUX_COMMAND_LINE: usize = 2047;
+/// Longest text that [`clock_argument`] puts before a command line.
+const CLOCK_ARGUMENT: usize = "tsc_early_khz=4294967295 ".len();
+/// Longest command line in bytes: what Linux keeps, less what tells it the clock's rate.
+pub const MAX_COMMAND_LINE: usize = LINUX_COMMAND_LINE - CLOCK_ARGUMENT;
 
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
@@ -19,14 +23,12 @@ const E820_RESERVED: u32 = 2;
 const LOADER_TYPE: u8 = 0xff;
 /// Highest address of an initramfs when the kernel does not tell: boot protocol before 2.03.
 const DEFAULT_INITRD_MAX: u32 = 0x37ff_ffff;
-/// Room that a kernel needs above itself while it starts, when its header does not tell.
-const DEFAULT_KERNEL_ROOM: u64 = 32 << 20;
 
 /// Why a kernel cannot be booted with what it was given.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// The command line is too long.
-    #[error("the kernel command line has {0} bytes, Linux takes {MAX_COMMAND_LINE}; shorten --append")]
+    #[error("the kernel command line has {0} bytes, there is room for {MAX_COMMAND_LINE}; shorten --append")]
     CommandLine(usize),
     /// The command line would end early.
     #[error("the kernel command line holds a zero byte; remove it from --append")]
@@ -80,12 +82,7 @@ impl<'a> BootPlan<'a> {
         }
         let low = memory.min(DEVICE_GAP_START) & !(PAGE_SIZE - 1);
         let top = low.min(u64::from(kernel.initrd_max().unwrap_or(DEFAULT_INITRD_MAX)) + 1);
-        let room = match kernel.init_size() {
-            0 => DEFAULT_KERNEL_ROOM,
-            size => size,
-        };
-        // A relocatable kernel starts at its preferred address of 16 MiB or above, wherever it is loaded.
-        let kernel_end = kernel.preferred_address().max(HIGH_RAM_START) + room;
+        let kernel_end = kernel.end();
         let initrd_len = initrd.len() as u64;
         let start = top.checked_sub(initrd_len).map(|start| start & !(PAGE_SIZE - 1));
         match start.filter(|start| *start >= kernel_end) {
@@ -94,22 +91,23 @@ impl<'a> BootPlan<'a> {
         }
     }
 
-    /// Puts kernel, initramfs and boot parameters into guest memory; returns how the kernel is entered.
-    pub(crate) fn load(&self, memory: &GuestMemoryMmap) -> Result<EntryState, BootError> {
+    /// Puts kernel, initramfs and boot parameters into guest memory; returns how the kernel is entered. `tsc_khz` is the
+    /// rate of the guest's clock, which its command line tells it first.
+    pub(crate) fn load(&self, memory: &GuestMemoryMmap, tsc_khz: u32) -> Result<EntryState, BootError> {
         let loaded = self.kernel.load(memory)?;
         debug_assert!(loaded.end <= self.initrd_start, "the plan left room");
         memory.write_slice(self.initrd, GuestAddress(self.initrd_start))?;
-        memory.write_slice(self.command_line.as_bytes(), COMMAND_LINE)?;
-        memory.write_obj(0u8, GuestAddress(COMMAND_LINE.0 + self.command_line.len() as u64))?;
-        memory.write_obj(self.zero_page(&loaded), ZERO_PAGE)?;
+        let command_line = clock_argument(tsc_khz) + self.command_line + "\0";
+        memory.write_slice(command_line.as_bytes(), COMMAND_LINE)?;
+        memory.write_obj(self.zero_page(&loaded, command_line.len() as u64 - 1), ZERO_PAGE)?;
         Ok(EntryState { rip: loaded.entry, rsi: ZERO_PAGE })
     }
 
-    fn zero_page(&self, loaded: &Loaded) -> boot_params {
+    fn zero_page(&self, loaded: &Loaded, command_line: u64) -> boot_params {
         let mut params = boot_params { hdr: loaded.header, acpi_rsdp_addr: AREA_START, ..Default::default() };
         params.hdr.type_of_loader = LOADER_TYPE;
         params.hdr.cmd_line_ptr = low_half(COMMAND_LINE.0);
-        params.hdr.cmdline_size = low_half(self.command_line.len() as u64);
+        params.hdr.cmdline_size = low_half(command_line);
         if !self.initrd.is_empty() {
             params.hdr.ramdisk_image = low_half(self.initrd_start);
             params.hdr.ramdisk_size = low_half(self.initrd.len() as u64);
@@ -119,6 +117,10 @@ impl<'a> BootPlan<'a> {
         params.e820_table[..map.len()].copy_from_slice(&map);
         params
     }
+}
+
+fn clock_argument(tsc_khz: u32) -> String {
+    format!("tsc_early_khz={tsc_khz} ")
 }
 
 /// What the boot protocol has 32 bits for; the plan keeps these addresses and sizes below 4 GiB.
@@ -142,7 +144,30 @@ fn memory_map(memory: u64) -> Vec<boot_e820_entry> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::elf;
     use super::*;
+    use proptest::prelude::*;
+    use std::path::Path;
+
+    const MEMORY: u64 = 64 << 20;
+
+    fn image(bytes: Vec<u8>) -> Result<KernelImage, KernelError> {
+        KernelImage::from_bytes(Path::new("kernel"), bytes)
+    }
+
+    /// A bzImage of a few KiB.
+    fn bzimage() -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(0x1f1, &[1]); // setup_sects
+        put(0x202, b"HdrS\x0f\x02");
+        put(0x211, &[1]); // loadflags
+        put(0x22c, &[0xff, 0xff, 0xff, 0x7f]); // initrd_addr_max
+        put(0x236, &[1]); // xloadflags
+        put(0x25b, &[1]); // pref_address: 16 MiB
+        put(0x262, &[1]); // init_size: 64 KiB
+        bytes
+    }
 
     #[test]
     fn the_memory_map_leaves_out_firmware_and_devices() {
@@ -150,5 +175,66 @@ mod tests {
         let high = (3 << 30) - HIGH_RAM_START;
         let expected = [(0, 0xa_0000, 1), (0xa_0000, 0x6_0000, 2), (0x10_0000, high, 1), (4 << 30, 2 << 30, 1)];
         assert_eq!(map, expected);
+    }
+
+    #[test]
+    fn the_longest_command_line_fits_with_the_fastest_clock() {
+        assert_eq!(clock_argument(u32::MAX).len(), CLOCK_ARGUMENT);
+        let kernel = image(elf::tests::image(16)).unwrap();
+        let longest = "x".repeat(MAX_COMMAND_LINE);
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
+        BootPlan::new(&kernel, &[], &longest, 4 << 20).unwrap().load(&memory, u32::MAX).unwrap();
+        let mut line = [0; LINUX_COMMAND_LINE + 1];
+        memory.read_slice(&mut line, COMMAND_LINE).unwrap();
+        assert_eq!(line, *format!("tsc_early_khz=4294967295 {longest}\0").as_bytes());
+        let params: boot_params = memory.read_obj(ZERO_PAGE).unwrap();
+        let size = params.hdr.cmdline_size;
+        assert_eq!(size as usize, LINUX_COMMAND_LINE);
+
+        let longer = longest + "x";
+        assert!(matches!(BootPlan::new(&kernel, &[], &longer, 4 << 20), Err(BootError::CommandLine(_))));
+        assert!(matches!(BootPlan::new(&kernel, &[], "a\0b", 4 << 20), Err(BootError::ZeroByte)));
+    }
+
+    #[test]
+    fn the_initramfs_is_high_in_memory_and_above_the_kernel() {
+        let kernel = image(bzimage()).unwrap();
+        let kernel_end = (16 << 20) + (64 << 10);
+        let fits = vec![0; usize::try_from(MEMORY - kernel_end).unwrap()];
+        assert_eq!(BootPlan::new(&kernel, &fits, "", MEMORY).unwrap().initrd_start, kernel_end);
+        let larger = vec![0; fits.len() + 1];
+        let error = BootPlan::new(&kernel, &larger, "", MEMORY).unwrap_err().to_string();
+        assert!(error.contains("do not fit into 64 MiB"), "{error}");
+        let high = BootPlan::new(&kernel, &[0; 4097], "", 8 << 30).unwrap().initrd_start;
+        assert_eq!(high, (2 << 30) - 8192, "the kernel's own limit");
+    }
+
+    fn damaged(whole: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
+        let len = whole.len();
+        let change = (0..0x280.min(len), prop_oneof![any::<u8>(), Just(0), Just(0xff)]);
+        (prop::collection::vec(change, 0..12), 0..=len).prop_map(move |(changes, cut)| {
+            let mut bytes = whole.clone();
+            changes.into_iter().for_each(|(at, value)| bytes[at] = value);
+            // Most images keep their length, or little else than its checks would be tested.
+            if cut % 4 == 0 {
+                bytes.truncate(cut);
+            }
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_image_is_refused_or_loaded(
+            bytes in prop_oneof![damaged(bzimage()), damaged(elf::tests::image(0x100))],
+            initrd in 0usize..100_000,
+        ) {
+            let Ok(kernel) = image(bytes) else { return Ok(()) };
+            let initrd = vec![0; initrd];
+            let Ok(plan) = BootPlan::new(&kernel, &initrd, "", MEMORY) else { return Ok(()) };
+            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
+            let entry = plan.load(&memory, 1).unwrap();
+            prop_assert!((HIGH_RAM_START..plan.initrd_start).contains(&entry.rip.0));
+        }
     }
 }

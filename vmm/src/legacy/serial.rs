@@ -61,7 +61,7 @@ impl SerialConsole {
         let console = Arc::downgrade(self);
         thread::Builder::new().name("serial-input".into()).spawn(move || {
             let mut buffer = [0; 64];
-            while let Ok(count @ 1..) = rustix::io::read(&input, &mut buffer) {
+            while let Ok(count @ 1..) = rustix::io::retry_on_intr(|| rustix::io::read(&input, &mut buffer)) {
                 let mut rest = &buffer[..count];
                 while !rest.is_empty() {
                     let Some(console) = console.upgrade() else { return };

@@ -1,6 +1,7 @@
 //! Building a machine: memory, vCPUs, interrupt controllers, devices, tables, kernel.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use kvm_bindings::{CpuId, kvm_userspace_memory_region};
@@ -75,9 +76,13 @@ impl Machine {
         bus.add_pio(CLOCK_PORT, RealTimeClock::COUNT, Arc::new(RealTimeClock::default()))?;
         bus.add_pio(NoIntervalTimer::START, NoIntervalTimer::COUNT, Arc::new(NoIntervalTimer))?;
         let report = ended.clone();
+        let reported = AtomicBool::new(false);
         let power = PowerRegisters::new(Box::new(move |event| {
-            // Nobody waits any more when the machine is being taken down.
-            let _ = report.send(Event::Power(event));
+            // The first counts: a guest that asks again and again must not fill memory with events.
+            if !reported.swap(true, Ordering::Relaxed) {
+                // Nobody waits any more when the machine is being taken down.
+                let _ = report.send(Event::Power(event));
+            }
         }));
         bus.add_pio(POWER_PORT, PowerRegisters::COUNT, Arc::new(power))?;
         for port in config.ports {
@@ -95,9 +100,8 @@ impl Machine {
         let tables = acpi::build(&acpi_config(&topology, config.memory, virtio))?;
         ram.alias_mapping().write_slice(&tables, GuestAddress(AREA_START))?;
 
-        let command_line = format!("tsc_early_khz={} {}", clock.khz(), config.command_line);
-        let plan = BootPlan::new(&config.kernel, &config.initrd, &command_line, config.memory)?;
-        let entry = plan.load(ram.alias_mapping())?;
+        let plan = BootPlan::new(&config.kernel, &config.initrd, &config.command_line, config.memory)?;
+        let entry = plan.load(ram.alias_mapping(), clock.khz())?;
         if let Some((bootstrap, reset)) = vcpus.first() {
             let (registers, special) = enter_long_mode(ram.alias_mapping(), entry, reset.special)?;
             bootstrap.fd.set_sregs(&special).map_err(KvmError::ioctl("set the first special registers"))?;
@@ -113,7 +117,8 @@ impl Machine {
     /// [`MachineError::Thread`] when a thread cannot be started; those that were are stopped.
     pub fn start(self) -> Result<Running, MachineError> {
         let Self { ram, vcpus, handles, platform, transports, ended, events, vm } = self;
-        let mut running = Running::new(handles, events, ended.clone(), transports, ram, vm);
+        let io_apic = Arc::clone(&platform.io_apic);
+        let mut running = Running::new(handles, events, ended.clone(), io_apic, transports, ram, vm);
         for (vcpu, reset) in vcpus {
             let thread = spawn(vcpu, reset, Arc::clone(&platform), vcpu_ended(&ended)).map_err(MachineError::Thread)?;
             running.add_thread(thread);
@@ -181,6 +186,7 @@ fn create_vcpus(hypervisor: &Hypervisor, vm: &VmFd, topology: &Topology) -> Resu
         let reset = ResetState {
             registers: fd.get_regs().map_err(KvmError::ioctl("read registers"))?,
             special: fd.get_sregs().map_err(KvmError::ioctl("read special registers"))?,
+            debug: fd.get_debug_regs().map_err(KvmError::ioctl("read debug registers"))?,
         };
         let activity = if id.0 == 0 { Activity::Running } else { Activity::WaitForStartUp };
         let (vcpu, handle) = Vcpu::new(id, topology.apic_id(id), fd, shape, clock, activity);
@@ -228,7 +234,7 @@ fn acpi_config(topology: &Topology, memory: u64, virtio: Vec<VirtioMmio>) -> Acp
 const IO_APIC_ADDRESS: u32 = 0xfec0_0000;
 const _: () = assert!(IO_APIC_ADDRESS as u64 == IO_APIC_START);
 
-/// The IOAPIC's registers on the bus: aligned 32-bit accesses, all others are ignored.
+/// The IOAPIC's registers on the bus: the first 32 bits of an access count, a narrower one is ignored.
 #[derive(Debug)]
 struct IoApicRegisters(Arc<IoApic>);
 

@@ -66,10 +66,10 @@ impl fmt::Debug for MachineConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// Too little or too much RAM.
-    #[error("{0} bytes of memory: a machine has {MIN_MEMORY} bytes (64M) to {MAX_MEMORY} bytes (32T)")]
+    #[error("{0} bytes of memory: a machine has {MIN_MEMORY} bytes (64M) to {MAX_MEMORY} bytes (32T); change --mem")]
     Memory(u64),
     /// More vCPUs than this host's KVM takes.
-    #[error("{vcpus} vCPUs: this host's KVM takes up to {limit}")]
+    #[error("{vcpus} vCPUs: this host's KVM takes up to {limit}; use fewer with --vcpus")]
     Vcpus {
         /// vCPUs asked for.
         vcpus: u32,

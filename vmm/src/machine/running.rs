@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::VmFd;
 use serde::Serialize;
 
+use crate::apic::IoApic;
 use crate::legacy::PowerEvent;
 use crate::memory::{DeviceMemory, GuestRam};
 use crate::topology::VcpuId;
@@ -72,6 +73,7 @@ pub struct Running {
     events: Receiver<Event>,
     sender: Sender<Event>,
     started: Instant,
+    io_apic: Arc<IoApic>,
     // Dropped in this order, after the threads have ended: devices, then KVM's machine, then the memory both use.
     _transports: Vec<Arc<MmioTransport>>,
     _vm: VmFd,
@@ -83,12 +85,13 @@ impl Running {
         handles: Vec<VcpuHandle>,
         events: Receiver<Event>,
         sender: Sender<Event>,
+        io_apic: Arc<IoApic>,
         transports: Vec<Arc<MmioTransport>>,
         ram: GuestRam,
         vm: VmFd,
     ) -> Self {
         let started = Instant::now();
-        Self { handles, threads: Vec::new(), events, sender, started, _transports: transports, _vm: vm, ram }
+        Self { handles, threads: Vec::new(), events, sender, started, io_apic, _transports: transports, _vm: vm, ram }
     }
 
     pub(super) fn add_thread(&mut self, thread: JoinHandle<()>) {
@@ -123,6 +126,12 @@ impl Running {
     #[must_use]
     pub fn vcpus(&self) -> &[VcpuHandle] {
         &self.handles
+    }
+
+    /// Its IOAPIC, whose state belongs to the machine's as the local APICs' belong to the vCPUs'.
+    #[must_use]
+    pub fn io_apic(&self) -> &IoApic {
+        &self.io_apic
     }
 
     /// Its memory, as devices see it.

@@ -14,7 +14,9 @@ use super::DeviceMemory;
 #[derive(Debug, thiserror::Error)]
 pub enum RamError {
     /// The kernel refused the memory file.
-    #[error("cannot create {bytes} bytes of guest memory: {source}")]
+    #[error(
+        "cannot create {bytes} bytes of guest memory: {source}; give less with --mem, or raise the limit on file size (ulimit -f)"
+    )]
     Create {
         /// Size asked for.
         bytes: u64,
@@ -22,7 +24,7 @@ pub enum RamError {
         source: rustix::io::Errno,
     },
     /// The memory file cannot be mapped.
-    #[error("cannot map guest memory: {0}")]
+    #[error("cannot map guest memory: {0}; give less with --mem, or raise the limit on address space (ulimit -v)")]
     Map(#[from] FromRangesError),
     /// A region is larger than this host can address.
     #[error("cannot map a region of guest memory: {0}")]

@@ -4,10 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use kvm_bindings::{kvm_regs, kvm_sregs};
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_bindings::{
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events,
+};
+use kvm_ioctls::VcpuFd;
 
-use super::exits;
+use super::exits::{self, Exit};
 use super::handle::{Command, Shared, VcpuHandle};
 use super::kick::{KickTimer, drain_signal, kick_signal};
 use super::state::{Activity, MSR_TSC, StateShape, VcpuState, read_msr};
@@ -87,6 +89,7 @@ pub(crate) fn spawn(
 pub(crate) struct ResetState {
     pub(crate) registers: kvm_regs,
     pub(crate) special: kvm_sregs,
+    pub(crate) debug: kvm_debugregs,
 }
 
 struct Runner {
@@ -105,8 +108,13 @@ struct Runner {
 /// What an exit means for the loop.
 enum Step {
     Continue,
+    /// A signal ended the entry: nothing is left to finish.
+    Kicked,
     End(End),
 }
+
+/// Most device accesses one instruction may ask for. KVM itself interrupts a repeated string instruction after 1024.
+const MAX_EXITS_OF_AN_INSTRUCTION: usize = 4096;
 
 impl Runner {
     fn new(vcpu: Vcpu, reset: ResetState, platform: Arc<Platform>) -> Result<Self, String> {
@@ -133,7 +141,7 @@ impl Runner {
     fn run(&mut self) -> End {
         loop {
             match self.step() {
-                Ok(Step::Continue) => {}
+                Ok(Step::Continue | Step::Kicked) => {}
                 Ok(Step::End(end)) => return end,
                 Err(error) => return End::Failed(error.to_string()),
             }
@@ -157,8 +165,12 @@ impl Runner {
                 self.sleep(false);
                 Ok(Step::Continue)
             }
-            // HLT with interrupts off ends by NMI or INIT alone.
-            Activity::Halted if self.apic.pending().is_none() || self.fd.get_kvm_run().if_flag == 0 => {
+            // HLT with interrupts off ends by NMI or INIT alone: the timer would wake it for nothing, again and again.
+            Activity::Halted if self.fd.get_kvm_run().if_flag == 0 => {
+                self.sleep(false);
+                Ok(Step::Continue)
+            }
+            Activity::Halted if self.apic.pending().is_none() => {
                 self.sleep(true);
                 Ok(Step::Continue)
             }
@@ -213,7 +225,11 @@ impl Runner {
         let special = kvm_sregs { apic_base: self.apic.base(), ..special };
         self.fd.set_sregs(&special).map_err(KvmError::ioctl("reset special registers"))?;
         self.fd.set_regs(&registers).map_err(KvmError::ioctl("reset registers"))?;
-        self.fd.set_vcpu_events(&kvm_bindings::kvm_vcpu_events::default()).map_err(KvmError::ioctl("reset events"))
+        self.fd.set_debug_regs(&self.reset.debug).map_err(KvmError::ioctl("reset debug registers"))?;
+        // Without these flags KVM would keep a pending NMI and the shadow of an instruction that is no more.
+        let flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+        let events = kvm_vcpu_events { flags, ..Default::default() };
+        self.fd.set_vcpu_events(&events).map_err(KvmError::ioctl("reset events"))
     }
 
     /// Gives the guest the interrupt it is ready for, or asks KVM to say when it is.
@@ -242,86 +258,63 @@ impl Runner {
         count(&self.shared.stats.entries);
         let Shared { kick, mailbox, stats, .. } = &self.shared;
         let Some(exit) = kick.in_guest(|| !mailbox.is_empty(), || self.fd.run()) else { return Ok(Step::Continue) };
-        let step = match exit {
-            Ok(VcpuExit::IoIn(port, data)) => {
-                count(&stats.port_io);
-                self.platform.bus.pio_read(port, data);
-                Step::Continue
-            }
-            Ok(VcpuExit::IoOut(port, data)) => {
-                count(&stats.port_io);
-                self.platform.bus.pio_write(port, data);
-                Step::Continue
-            }
-            Ok(VcpuExit::MmioRead(address, data)) => {
-                count(&stats.mmio);
-                self.platform.bus.mmio_read(address, data);
-                Step::Continue
-            }
-            Ok(VcpuExit::MmioWrite(address, data)) => {
-                count(&stats.mmio);
-                self.platform.bus.mmio_write(address, data);
-                Step::Continue
-            }
-            Ok(VcpuExit::X86Rdmsr(exit)) => {
-                exits::read_msr(exit, &self.apic, &self.clock, stats);
-                Step::Continue
-            }
-            Ok(VcpuExit::X86Wrmsr(exit)) => {
-                exits::write_msr(exit, &mut self.apic, &self.clock, &self.platform, stats);
-                Step::Continue
-            }
-            Ok(VcpuExit::Hlt) => {
-                count(&stats.halts);
-                self.activity = Activity::Halted;
-                Step::Continue
-            }
-            Ok(VcpuExit::IrqWindowOpen) => {
-                count(&stats.interrupt_windows);
-                Step::Continue
-            }
-            Ok(VcpuExit::SetTpr) => Step::Continue,
-            Ok(VcpuExit::Shutdown) => Step::End(End::TripleFault),
-            Ok(VcpuExit::Intr) => self.kicked(),
-            Ok(VcpuExit::FailEntry(reason, cpu)) => Step::End(End::Failed(format!(
-                "the processor refused to enter the guest: reason {reason:#x} on CPU {cpu}"
-            ))),
-            Ok(VcpuExit::InternalError) => Step::End(End::Failed(self.internal_error())),
-            Ok(other) => {
-                Step::End(End::Failed(format!("KVM stopped it for a reason vincs does not expect: {other:?}")))
-            }
-            Err(error) if error.errno() == libc::EINTR => self.kicked(),
-            Err(error) if error.errno() == libc::EAGAIN => Step::Continue,
-            Err(error) => return Err(KvmError::ioctl("run it")(error)),
-        };
-        let cr8 = self.fd.get_kvm_run().cr8;
-        if cr8 != self.apic.cr8() {
-            self.apic.set_cr8(cr8);
+        let exit = exits::serve(exit, &self.platform.bus, stats)?;
+        let step = self.answer(exit);
+        if matches!(step, Step::Kicked) {
+            count(&self.shared.stats.kicks);
+            drain_signal();
+            // The signal was perhaps the timer's, which has to be armed again then.
+            self.timer.forget();
         }
         Ok(step)
     }
 
-    /// A signal ended the entry: perhaps the timer's, which has to be armed again then.
-    fn kicked(&mut self) -> Step {
-        count(&self.shared.stats.kicks);
-        drain_signal();
-        self.timer.forget();
-        Step::Continue
+    /// Does what an exit asks of the vCPU itself; the bus has answered already.
+    fn answer(&mut self, exit: Exit) -> Step {
+        // The guest may have written CR8 while it ran. That comes first: the register access below is younger.
+        let cr8 = self.fd.get_kvm_run().cr8;
+        if cr8 != self.apic.cr8() {
+            self.apic.set_cr8(cr8);
+        }
+        match exit {
+            Exit::Served => Step::Continue,
+            Exit::Kicked => Step::Kicked,
+            Exit::ReadMsr(index) => {
+                let value = exits::read_msr(index, &self.apic, &self.clock, &self.shared.stats);
+                exits::answer_msr(self.fd.get_kvm_run(), value);
+                Step::Continue
+            }
+            Exit::WriteMsr(index, value) => {
+                let stats = &self.shared.stats;
+                let done = exits::write_msr((index, value), &mut self.apic, &self.clock, &self.platform, stats);
+                exits::answer_msr(self.fd.get_kvm_run(), done.map(|()| value));
+                Step::Continue
+            }
+            Exit::Halt => {
+                self.activity = Activity::Halted;
+                Step::Continue
+            }
+            Exit::Shutdown => Step::End(End::TripleFault),
+            Exit::Failed(message) => Step::End(End::Failed(message)),
+            Exit::InternalError => Step::End(End::Failed(self.internal_error())),
+        }
     }
 
-    /// Finishes the instruction whose exit was answered, without executing another: KVM does so on entry.
+    /// Finishes the instruction whose exit was answered, without executing another: KVM does so on entry. An
+    /// instruction may ask for more than one device access, so this goes on until KVM has nothing left to ask.
     fn complete_exit(&mut self) -> Result<(), KvmError> {
-        self.fd.set_kvm_immediate_exit(1);
-        let result = self.fd.run().map(|_| ());
-        self.fd.set_kvm_immediate_exit(0);
-        match result {
-            Ok(()) => Ok(()),
-            Err(error) if error.errno() == libc::EINTR => {
-                self.timer.forget();
-                Ok(())
+        for _ in 0..MAX_EXITS_OF_AN_INSTRUCTION {
+            let run = self.fd.get_kvm_run();
+            (run.cr8, run.immediate_exit) = (self.apic.cr8(), 1);
+            let exit = exits::serve(self.fd.run(), &self.platform.bus, &self.shared.stats);
+            self.fd.set_kvm_immediate_exit(0);
+            match self.answer(exit?) {
+                Step::Continue => {}
+                Step::Kicked => return Ok(()),
+                Step::End(end) => return Err(KvmError::unfinished(format!("{end:?}"))),
             }
-            Err(error) => Err(KvmError::ioctl("finish an instruction")(error)),
         }
+        Err(KvmError::unfinished(format!("it goes on after {MAX_EXITS_OF_AN_INSTRUCTION} device accesses")))
     }
 
     /// Obeys the commands that wait; returns whether to end.
@@ -347,7 +340,9 @@ impl Runner {
 
     fn save(&mut self) -> Result<VcpuState, super::StateError> {
         self.complete_exit()?;
-        // Vectors that wait in the mailbox belong to the vCPU; other events stay there for the next turn's `apply`.
+        // What waits in the mailbox has reached the vCPU, and goes where it goes.
+        let signals = self.shared.mailbox.collect(&mut self.apic);
+        self.apply(signals)?;
         self.shape.save(&self.fd, &self.apic, self.activity)
     }
 

@@ -60,7 +60,9 @@ pub enum StateError {
     )]
     Version(u32),
     /// The state belongs to another vCPU.
-    #[error("state of the vCPU with APIC id {found} cannot be restored to the one with id {expected}")]
+    #[error(
+        "state of the vCPU with APIC id {found} cannot be restored to the one with id {expected}; restore each to its own"
+    )]
     Id {
         /// APIC id of this vCPU.
         expected: u32,
@@ -81,7 +83,7 @@ pub enum StateError {
     #[error(transparent)]
     Kvm(#[from] KvmError),
     /// KVM refused one MSR.
-    #[error("MSR {0:#x} cannot be {1}")]
+    #[error("MSR {0:#x} cannot be {1}; this host's processor or KVM lacks it, use one like that of the state")]
     Msr(u32, &'static str),
 }
 
@@ -102,10 +104,12 @@ impl StateShape {
 
     /// Reads the registers of a vCPU that is at an instruction boundary.
     pub(crate) fn save(&self, vcpu: &VcpuFd, apic: &LocalApic, activity: Activity) -> Result<VcpuState, StateError> {
+        let special = vcpu.get_sregs().map_err(KvmError::ioctl("read special registers"))?;
         Ok(VcpuState {
             version: STATE_VERSION,
             registers: vcpu.get_regs().map_err(KvmError::ioctl("read registers"))?,
-            special: vcpu.get_sregs().map_err(KvmError::ioctl("read special registers"))?,
+            // Without a controller of its own KVM does not keep this register: the local APIC's is the one that counts.
+            special: kvm_sregs { apic_base: apic.base(), ..special },
             extended: self.save_extended(vcpu)?,
             control: vcpu.get_xcrs().map_err(KvmError::ioctl("read extended control registers"))?,
             debug: vcpu.get_debug_regs().map_err(KvmError::ioctl("read debug registers"))?,

@@ -1,0 +1,182 @@
+//! Whole machines that run a few instructions, on this host's KVM: how they stop, and what survives a save.
+
+mod guest;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use guest::{LONG, PROBE_PORT, expect_eax, kvm_or_skip, machine, power_off, rdmsr, start, wrmsr};
+use vincs_vmm::apic::Delivery;
+use vincs_vmm::machine::StopReason;
+use vincs_vmm::vcpu::{Activity, CommandError, VcpuState};
+
+/// JMP to itself.
+const SPIN: [u8; 2] = [0xeb, 0xfe];
+/// CLI; HLT; JMP back to HLT.
+const HALT: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
+/// XOR EAX, EAX; then for ever INC EAX; OUT to the probe.
+const COUNT: [u8; 8] = [0x31, 0xc0, 0xff, 0xc0, 0xe7, PROBE_PORT, 0xeb, 0xfa];
+const TPR: u32 = 0x808;
+const SPURIOUS: u32 = 0x80f;
+
+fn reason(code: &[u8]) -> Option<StopReason> {
+    start(code).0.wait(Some(LONG))
+}
+
+#[test]
+fn power_off_and_reset_are_told_apart() {
+    if kvm_or_skip() {
+        assert_eq!(reason(&power_off()), Some(StopReason::PowerOff));
+        assert_eq!(reason(&guest::reset()), Some(StopReason::Reset));
+    }
+}
+
+#[test]
+fn a_fault_without_a_handler_is_a_triple_fault() {
+    if kvm_or_skip() {
+        // LIDT of a zero limit, after which nothing can be handled: MOV RAX, zeroes; LIDT [RAX].
+        let no_handlers = [0x48, 0xc7, 0xc0, 0x00, 0x00, 0x30, 0x00, 0x0f, 0x01, 0x18];
+        for msr in [0x1234_5678, 0x80e] {
+            let unknown = [no_handlers.to_vec(), rdmsr(msr), power_off()].concat();
+            assert_eq!(reason(&unknown), Some(StopReason::TripleFault { vcpu: 0 }), "MSR {msr:#x}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_does_not_end_can_be_stopped() {
+    for code in [SPIN.as_slice(), &HALT, &COUNT] {
+        if kvm_or_skip() {
+            let (machine, _written) = machine(code, 3);
+            let running = machine.start().unwrap();
+            assert_eq!(running.wait(Some(Duration::from_millis(50))), None);
+            let (handle, started) = (running.vcpus()[0].clone(), Instant::now());
+            running.stopper().stop();
+            assert_eq!(running.wait(Some(LONG)), Some(StopReason::Stopped));
+            drop(running);
+            assert!(started.elapsed() < LONG / 2, "its threads have ended");
+            assert!(matches!(handle.pause(), Err(CommandError::Stopped)), "a command after the end is answered");
+        }
+    }
+}
+
+#[test]
+fn the_task_priority_is_one_register_by_two_names() {
+    if kvm_or_skip() {
+        let read_cr8 = vec![0x44, 0x0f, 0x20, 0xc0]; // mov rax, cr8
+        let write_cr8 = vec![0xb8, 5, 0, 0, 0, 0x44, 0x0f, 0x22, 0xc0]; // mov eax, 5; mov cr8, rax
+        let code = [
+            [wrmsr(TPR, 0x30), rdmsr(TPR), expect_eax(0x30), read_cr8.clone(), expect_eax(3)].concat(),
+            [write_cr8.clone(), rdmsr(TPR), expect_eax(0x50), write_cr8, wrmsr(TPR, 0x10)].concat(),
+            [read_cr8, expect_eax(1), power_off()].concat(),
+        ];
+        assert_eq!(reason(&code.concat()), Some(StopReason::PowerOff));
+    }
+}
+
+#[test]
+fn a_saved_vcpu_goes_on_in_another_machine_where_it_was() {
+    if kvm_or_skip() {
+        let (first, written) = start(&COUNT);
+        assert_eq!(written.recv_timeout(LONG), Ok(1));
+        let vcpu = &first.vcpus()[0];
+        vcpu.pause().unwrap();
+        let state = vcpu.save().unwrap();
+        let last = written.try_iter().last().unwrap_or(1);
+        let next = u64::from(last) + 1;
+        assert!((next - 1..=next).contains(&state.registers.rax), "between two accesses: {}", state.registers.rax);
+        let json = serde_json::to_vec(&state).unwrap();
+        drop(first);
+
+        let (second, written) = start(&HALT);
+        let vcpu = &second.vcpus()[0];
+        vcpu.pause().unwrap();
+        let memory = second.memory();
+        let range = vincs_vmm::memory::GuestRange { start: vm_memory::GuestAddress(guest::ENTRY), len: 8 };
+        let held = memory.hold(&[range], vincs_vmm::memory::Access::Write).unwrap();
+        vm_memory::Bytes::write_slice(&*held, &COUNT, range.start).unwrap();
+        let moved: VcpuState = serde_json::from_slice(&json).unwrap();
+        assert_eq!(moved, *state);
+        vcpu.restore(Box::new(moved)).unwrap();
+        assert_eq!(vcpu.save().unwrap(), state, "nothing is lost or changed on the way");
+        vcpu.resume().unwrap();
+        assert_eq!(written.recv_timeout(LONG), Ok(last + 1));
+    }
+}
+
+#[test]
+fn a_save_between_two_accesses_of_one_instruction_loses_neither() {
+    if kvm_or_skip() {
+        // For each count in EBX: MOV [RDI], EBX to the IOAPIC's select register; MOV ESI, EDI; OUTSD from it to DX.
+        let code = [
+            [vec![0xbf, 0x00, 0x00, 0xc0, 0xfe], vec![0x66, 0xba, PROBE_PORT, 0x00], vec![0x31, 0xdb]].concat(),
+            [vec![0xfe, 0xc3], vec![0x89, 0x1f], vec![0x89, 0xfe], vec![0x6f], vec![0xeb, 0xf7]].concat(),
+        ];
+        let (running, written) = start(&code.concat());
+        let vcpu = &running.vcpus()[0];
+        // Saves from a thread of their own come at any moment of the loop.
+        thread::scope(|scope| {
+            let saves = scope.spawn(|| (0..2000).for_each(|_| drop(vcpu.save().unwrap())));
+            let mut seen = 0u32;
+            while !saves.is_finished() || seen < 2000 {
+                seen += 1;
+                assert_eq!(written.recv_timeout(LONG), Ok(seen & 0xff));
+            }
+        });
+    }
+}
+
+#[test]
+fn what_waits_for_a_paused_vcpu_is_saved_with_it() {
+    if kvm_or_skip() {
+        const REQUESTED_64_TO_95: u32 = 0x822;
+        let ready = [0xe7, PROBE_PORT]; // out to the probe
+        let (running, written) = start(&[wrmsr(SPURIOUS, 0x1ff), ready.to_vec(), HALT.to_vec()].concat());
+        written.recv_timeout(LONG).unwrap();
+        let vcpu = &running.vcpus()[0];
+        vcpu.pause().unwrap();
+        vcpu.mailbox().leave(Delivery::Fixed, 0x45, false);
+        vcpu.mailbox().leave(Delivery::Nmi, 0, false);
+        let state = vcpu.save().unwrap();
+        assert_eq!(state.apic.read_msr(REQUESTED_64_TO_95, 0), Ok(1 << 5));
+        assert_eq!(state.events.nmi.pending, 1);
+        assert_eq!(vcpu.save().unwrap(), state, "a save changes nothing");
+
+        vcpu.mailbox().leave(Delivery::Init, 0, false);
+        vcpu.mailbox().leave(Delivery::StartUp, 0x12, false);
+        let mut dirty = state;
+        dirty.debug.db[0] = 0x1234;
+        vcpu.restore(dirty).unwrap();
+        let state = vcpu.save().unwrap();
+        assert_eq!((state.activity, state.registers.rip, state.special.cs.base), (Activity::Running, 0, 0x1_2000));
+        assert_eq!((state.events.nmi.pending, state.debug.db[0]), (0, 0), "INIT drops what was pending");
+        assert_eq!(state.apic.read_msr(REQUESTED_64_TO_95, 0), Ok(0));
+    }
+}
+
+#[test]
+fn the_ioapic_moves_with_the_machine() {
+    if kvm_or_skip() {
+        // MOV EDI, the IOAPIC; MOV [RDI], the first half of pin 1; MOV [RDI + 10H], vector 0x51 unmasked; power off.
+        let select = [0xbf, 0x00, 0x00, 0xc0, 0xfe, 0xc7, 0x07, 0x12, 0x00, 0x00, 0x00];
+        let entry = [0xc7, 0x47, 0x10, 0x51, 0x00, 0x00, 0x00];
+        let (first, _) = start(&[select.as_slice(), &entry, &power_off()].concat());
+        assert_eq!(first.wait(Some(LONG)), Some(StopReason::PowerOff));
+        let state = first.io_apic().save();
+        let (second, _) = start(&HALT);
+        assert_ne!(second.io_apic().save(), state);
+        second.io_apic().restore(state.clone()).unwrap();
+        assert_eq!(second.io_apic().save(), state);
+    }
+}
+
+#[test]
+fn a_guest_that_powers_off_for_ever_is_heard_once() {
+    if kvm_or_skip() {
+        let mut code = power_off();
+        code.pop(); // HLT
+        let (running, _) = start(&[code, vec![0xeb, 0xfd]].concat()); // jmp to the OUT
+        assert_eq!(running.wait(Some(LONG)), Some(StopReason::PowerOff));
+        assert_eq!(running.wait(Some(Duration::from_millis(100))), None);
+    }
+}
