@@ -160,8 +160,9 @@ mod numbers {
     ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
     ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, SignalMaskHeader);
     ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+    ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 }
-use numbers::{KVM_INTERRUPT, KVM_SET_DEVICE_ATTR, KVM_SET_SIGNAL_MASK};
+use numbers::{KVM_GET_DEVICE_ATTR, KVM_INTERRUPT, KVM_SET_DEVICE_ATTR, KVM_SET_SIGNAL_MASK};
 
 /// The part of `struct kvm_signal_mask` that its ioctl number is made of.
 #[repr(C)]
@@ -197,17 +198,23 @@ pub(crate) fn set_run_signal(vcpu: &VcpuFd, signal: i32) -> Result<(), KvmError>
     }
 }
 
-/// Makes the vCPU's time-stamp counter the host's plus `offset`.
-pub(crate) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<(), KvmError> {
+/// Makes the vCPU's time-stamp counter the host's plus `offset`, if this KVM can; returns what is added in fact. A KVM
+/// that emulates ring 0 and runs ring 3 on the host's own counter accepts the offset and adds nothing.
+pub(crate) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<u64, KvmError> {
+    let mut value = offset;
     let attribute = kvm_bindings::kvm_device_attr {
         group: kvm_bindings::KVM_VCPU_TSC_CTRL,
         attr: kvm_bindings::KVM_VCPU_TSC_OFFSET.into(),
-        addr: std::ptr::from_ref(&offset) as u64,
+        addr: (&raw mut value).expose_provenance() as u64,
         flags: 0,
     };
     // SAFETY: the fd is a vCPU; the kernel reads the structure and the 8 bytes it points to, both alive here.
-    match unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) } {
-        0 => Ok(()),
-        _ => Err(KvmError::last("set the time-stamp counter's offset")),
+    if unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) } != 0 {
+        return Err(KvmError::last("set the time-stamp counter's offset"));
+    }
+    // SAFETY: as above, but the kernel writes the 8 bytes.
+    match unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &attribute) } {
+        0 => Ok(value),
+        _ => Err(KvmError::last("tell the time-stamp counter's offset")),
     }
 }
