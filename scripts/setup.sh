@@ -52,6 +52,7 @@ look_for_packages() {
 	need gcc 'links programs; the guest builds a small C project in the tests' have gcc
 	need libc6-dev 'headers of the C library' test -e /usr/include/stdio.h
 	need make 'the guest builds a small C project in the tests' have make
+	need git 'the style tests ask it for the files' have git
 	need pkg-config 'build scripts of dependencies find libraries with it' have pkg-config
 	local clang
 	clang=$(clang_version)
@@ -125,7 +126,7 @@ install_rust() {
 	fi
 	say "missing: Rust $channel with $(toolchain components | paste -sd ' ') (rust-toolchain.toml)"
 	if ! have rustup; then
-		if apt-cache show rustup >/dev/null 2>&1; then
+		if apt-cache policy rustup 2>/dev/null | grep -q 'Candidate: [0-9]'; then
 			packages=(rustup)
 			say 'installing: rustup'
 			as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends rustup

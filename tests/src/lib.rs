@@ -1,4 +1,4 @@
-//! Tests of the whole workspace, each a file in `tests/`: `crate_edges` and `style` look at the sources, `boot` runs vincs in the
+//! Tests of the whole workspace, each a file in `tests/`: `crate_edges`, `style` and `documents` look at the sources, `boot` runs vincs in the
 //! testbed. What they share is here.
 
 use std::path::{Path, PathBuf};

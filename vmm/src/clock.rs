@@ -37,6 +37,12 @@ impl GuestClock {
         self.offset
     }
 
+    /// The counter was found to be at `ticks` now. It should be where this clock has it; but where the host's counter
+    /// is not stable KVM holds the guest's back, each vCPU's by itself, and the guest goes by what it reads.
+    pub fn resync(&mut self, ticks: u64) {
+        self.offset = ticks.wrapping_sub(host_ticks());
+    }
+
     /// Thousand ticks a second.
     #[must_use]
     pub fn khz(&self) -> u32 {
@@ -67,6 +73,13 @@ mod tests {
         let first = clock.now();
         assert!(first < 2_000_000_000, "{first}");
         assert!(clock.now() >= first);
+    }
+
+    #[test]
+    fn it_follows_a_counter_that_was_held_back() {
+        let mut clock = GuestClock::start(2_000_000);
+        clock.resync(5);
+        assert!((5..2_000_000_000).contains(&clock.now()));
     }
 
     #[test]

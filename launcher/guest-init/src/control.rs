@@ -72,6 +72,18 @@ impl Control {
         Ok(())
     }
 
+    /// Waits at most `time` for orders and returns those that have arrived.
+    pub(crate) fn wait(&mut self, time: Duration) -> Vec<ToGuest> {
+        let orders = self.receive();
+        if !orders.is_empty() || !self.listening {
+            return orders;
+        }
+        let limit = Timespec::try_from(time).ok();
+        // Whatever ended the wait, the port tells what there is.
+        let _ = poll(&mut [PollFd::new(&self.port, PollFlags::IN)], limit.as_ref());
+        self.receive()
+    }
+
     fn wait_until_writable(&self, deadline: Instant) -> Result<(), Errno> {
         let time = deadline.saturating_duration_since(Instant::now());
         let mut fds = [PollFd::new(&self.port, PollFlags::OUT)];

@@ -22,6 +22,7 @@ mod ports;
 mod relay;
 mod session;
 mod shares;
+mod time;
 
 /// How long vincs gets to take the last message before the machine is powered off under it.
 const LAST_MESSAGE_TIME: Duration = Duration::from_secs(10);
@@ -47,6 +48,9 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     boot::set_host_name(&config.hostname)?;
     let Some(command) = &config.command else { return disk::hand_over() };
     let control = control.insert(Control::new(ports::open(vincs_guest_protocol::CONTROL_PORT)?));
+    if !time::set_from_host(control)? {
+        console("vincs did not tell the time: the clock may be a second behind");
+    }
     shares::mount_root(&config.shares)?;
     boot::mount_fresh_file_systems(&config.shares)?;
     shares::mount_others(&config.shares)?;

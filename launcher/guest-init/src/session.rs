@@ -137,6 +137,8 @@ impl Session {
                     let _ = child::resize(&terminal.ours, size);
                 }
             }
+            // An answer that came too late.
+            ToGuest::Time { .. } => {}
         }
     }
 }

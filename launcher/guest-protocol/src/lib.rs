@@ -16,7 +16,10 @@ pub const CONFIG_PATH: &str = "/vincs/config";
 pub const MODULES_DIR: &str = "/vincs/modules";
 /// Name of the virtio-console port that carries [`ToGuest`] and [`FromGuest`] frames.
 pub const CONTROL_PORT: &str = "vincs.control";
-/// Name of the virtio-console port that is CMD's standard input (and the terminal's both ways with [`Stdio::Terminal`]).
+/// Name of the virtio-console port that is CMD's standard input (what is typed, with [`Stdio::Terminal`]).
+///
+/// vincs closes its end at the end of the input, and not before [`FromGuest::Starting`]: the guest cannot tell an end that
+/// is closed already from one that is not open yet, and waits for it.
 pub const STDIN_PORT: &str = "vincs.stdin";
 /// Name of the virtio-console port that is CMD's standard output.
 pub const STDOUT_PORT: &str = "vincs.stdout";
@@ -126,6 +129,11 @@ pub enum ToGuest {
     Signal(i32),
     /// The terminal has a new size.
     Resize(WindowSize),
+    /// The host's time, as the answer to [`FromGuest::AskTime`].
+    Time {
+        /// Nanoseconds since 1970 began, UTC.
+        unix_nanoseconds: u64,
+    },
 }
 
 /// Frames from the first program to vincs.
@@ -142,6 +150,9 @@ pub enum FromGuest {
     Ended(Ended),
     /// The first program could not set the guest up: one line that says what failed.
     SetupFailed(String),
+    /// What time is it? The real-time clock counts whole seconds, and files in a share bear the host's times: a guest
+    /// whose clock is behind would see them changed in the future, which `make` complains of.
+    AskTime,
 }
 
 /// How a command ended.
@@ -151,4 +162,30 @@ pub enum Ended {
     Exited(i32),
     /// This signal (Linux number) killed it.
     Killed(i32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_configuration_is_read_back_as_it_was() {
+        let share = Share { tag: "root".into(), path: b"/caf\xe9".to_vec(), mode: ShareMode::Overlay };
+        let terminal = Stdio::Terminal { stderr: true, size: WindowSize { rows: 24, columns: 80 } };
+        let command = Command { argv: vec![b"ls".to_vec()], uid: 1000, stdio: terminal, ..Command::default() };
+        let config = GuestConfig { shares: vec![share], command: Some(command), hostname: "vincs".into() };
+        let bytes = config.to_bytes().unwrap();
+        assert_eq!(GuestConfig::from_bytes(&bytes).unwrap(), config);
+        for length in 0..bytes.len() {
+            assert!(GuestConfig::from_bytes(&bytes[..length]).is_err(), "cut to {length} bytes");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = GuestConfig::from_bytes(&bytes);
+        }
+    }
 }

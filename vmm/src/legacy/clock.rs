@@ -1,5 +1,6 @@
 //! The real-time clock (Motorola MC146818), from which the guest takes the date when it boots. It shows the host's
-//! time in UTC, binary and in 24-hour form; setting it has no effect.
+//! time in UTC, in decimal digits (BCD) and 24-hour form, which is what Linux on x86 takes for granted whatever the
+//! status register says; setting it has no effect.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,8 +23,8 @@ const CENTURY: u8 = 0x32;
 
 /// Oscillator on, no update in progress.
 const A_RUNNING: u8 = 0x26;
-/// Binary numbers, 24-hour form.
-const B_BINARY_24_HOURS: u8 = 0x06;
+/// Decimal digits, 24-hour form.
+const B_BCD_24_HOURS: u8 = 0x02;
 const D_VALID: u8 = 0x80;
 /// The top bit of the index port masks NMIs on a PC; it is not part of the index.
 const INDEX: u8 = 0x7f;
@@ -41,20 +42,25 @@ impl RealTimeClock {
     fn register(index: u8, unix_seconds: u64) -> u8 {
         let date = Date::from_unix(unix_seconds);
         match index {
-            SECONDS => date.second,
-            MINUTES => date.minute,
-            HOURS => date.hour,
+            SECONDS => bcd(date.second),
+            MINUTES => bcd(date.minute),
+            HOURS => bcd(date.hour),
             WEEKDAY => date.weekday,
-            DAY => date.day,
-            MONTH => date.month,
-            YEAR => (date.year % 100).to_le_bytes()[0],
-            CENTURY => (date.year / 100).to_le_bytes()[0],
+            DAY => bcd(date.day),
+            MONTH => bcd(date.month),
+            YEAR => bcd((date.year % 100).to_le_bytes()[0]),
+            CENTURY => bcd((date.year / 100 % 100).to_le_bytes()[0]),
             STATUS_A => A_RUNNING,
-            STATUS_B => B_BINARY_24_HOURS,
+            STATUS_B => B_BCD_24_HOURS,
             STATUS_D => D_VALID,
             _ => 0,
         }
     }
+}
+
+/// A number below 100 as two decimal digits.
+fn bcd(number: u8) -> u8 {
+    (number / 10) << 4 | (number % 10)
 }
 
 impl PioDevice for RealTimeClock {
@@ -138,8 +144,10 @@ mod tests {
             clock.read(CLOCK_PORT + 1, &mut data);
             data[0]
         };
-        assert_eq!((read(STATUS_B), read(0x80 | STATUS_D)), (B_BINARY_24_HOURS, D_VALID));
-        assert_eq!(read(CENTURY), 20);
-        assert!(read(SECONDS) < 60);
+        assert_eq!((read(STATUS_B), read(0x80 | STATUS_D)), (B_BCD_24_HOURS, D_VALID));
+        assert_eq!(read(CENTURY), 0x20);
+        assert_eq!(RealTimeClock::register(YEAR, 1_795_364_430), 0x26);
+        assert_eq!(RealTimeClock::register(DAY, 1_795_364_430), 0x22);
+        assert_eq!(RealTimeClock::register(MINUTES, 1_795_364_430), 0x20);
     }
 }

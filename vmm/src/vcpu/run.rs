@@ -12,7 +12,7 @@ use kvm_ioctls::VcpuFd;
 use super::exits::{self, Exit};
 use super::handle::{Command, Shared, VcpuHandle};
 use super::kick::{KickTimer, drain_signal, kick_signal};
-use super::state::{Activity, StateShape, VcpuState};
+use super::state::{Activity, MSR_TSC, StateShape, VcpuState, read_msr};
 use super::stats::count;
 use crate::apic::{IoApic, LocalApic, Router, Signals};
 use crate::bus::Bus;
@@ -159,9 +159,7 @@ impl Runner {
         }
         let signals = self.shared.mailbox.collect(&mut self.apic);
         self.apply(signals)?;
-        if self.apic.timer_expiry().is_some() {
-            self.apic.advance(self.clock.now());
-        }
+        self.advance_timer()?;
         match self.activity {
             Activity::WaitForStartUp => {
                 self.sleep(false);
@@ -182,6 +180,17 @@ impl Runner {
                 self.enter()
             }
         }
+    }
+
+    /// Lets the timer fire when it is due by the counter that the guest itself reads: fired too early, the guest would
+    /// find that its time has not come and arm it again, for ever.
+    fn advance_timer(&mut self) -> Result<(), KvmError> {
+        if self.apic.timer_expiry().is_some_and(|tick| self.clock.now() >= tick) {
+            let ticks = read_msr(&self.fd, MSR_TSC).map_err(|_| KvmError::Missing("the guest's time-stamp counter"))?;
+            self.clock.resync(ticks);
+            self.apic.advance(self.clock.now());
+        }
+        Ok(())
     }
 
     fn sleep(&mut self, until_timer: bool) {

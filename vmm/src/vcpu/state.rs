@@ -8,7 +8,7 @@ use crate::apic::LocalApic;
 use crate::kvm::KvmError;
 
 /// IA32_TIME_STAMP_COUNTER. Not part of a vCPU's state: the counter belongs to the machine and runs on.
-const MSR_TSC: u32 = 0x10;
+pub(super) const MSR_TSC: u32 = 0x10;
 /// KVM's own MSRs, none of which this machine offers.
 const KVM_MSRS: std::ops::RangeInclusive<u32> = 0x4b56_4d00..=0x4b56_4dff;
 
@@ -180,7 +180,7 @@ impl StateShape {
     }
 }
 
-fn read_msr(vcpu: &VcpuFd, index: u32) -> Result<u64, StateError> {
+pub(super) fn read_msr(vcpu: &VcpuFd, index: u32) -> Result<u64, StateError> {
     let failed = || StateError::Msr(index, "read");
     let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]).map_err(|_| failed())?;
     match vcpu.get_msrs(&mut msrs) {

@@ -237,18 +237,32 @@ fault:
     out dx, eax
     jmp park
 
-# Service for ring 3, by `int3` (the one software interrupt that every KVM delivers). rax = service:
+# Service for ring 3, by `ud2` with rax = {SERVICE} + number:
 #   0: rax = MSR rcx                      clobbers rdx
 #   1: MSR rcx = rdi                      clobbers rax, rdx
 #   2: halt, unless [rdi] != rsi already  (no wake-up is lost: interrupts are off between look and halt)
-#   3: never come back
+#   3: never come back, but go on taking interrupts: others may count on it
+# `ud2` is a fault: one that is on its way when the host saves the processor's state is kept or happens again. An `int3`
+# is neither if KVM emulates it, and a KVM that emulates has no `int n` and no `syscall`.
 .global service
 service:
+    sub rax, {SERVICE}
+    cmp rax, 3
+    ja not_a_service
+    add qword ptr [rsp], 2
     cmp eax, 1
     jb 0f
     je 1f
     cmp eax, 2
     je 2f
+3:
+    sti
+    hlt
+    jmp 3b
+not_a_service:
+    push 0
+    push {SERVICE_VECTOR}
+    jmp fault
 park:
     cli
     hlt
@@ -266,10 +280,10 @@ park:
     iretq
 2:
     cmp [rdi], rsi
-    jne 3f
+    jne 4f
     sti
     hlt
-3:
+4:
     iretq
 
 # ---------------------------------------------------------------- tables

@@ -107,10 +107,16 @@ global_asm!(
     USER_DATA = const 0x23,
     USER_CODE = const 0x2b,
     FIRST_TASK = const 0x30,
+    SERVICE = const SERVICE,
+    SERVICE_VECTOR = const SERVICE_VECTOR,
     // Where in the trampoline the pointer to the descriptor table is: behind its code.
     TRAMPOLINE_GDT = const 0x40,
 );
 
+/// Number of ring 0's first service: one that rax does not hold by chance where the compiler has put a `ud2` of its own.
+const SERVICE: u64 = 0x5649_4e43;
+/// The vector of `ud2`, which calls ring 0's services.
+pub(crate) const SERVICE_VECTOR: u64 = 6;
 /// Selector of ring 0's code segment.
 pub(crate) const KERNEL_CODE: u64 = 0x08;
 
@@ -198,7 +204,7 @@ pub(crate) fn wait_until(word: &AtomicU64, met: impl Fn(u64) -> bool) {
         }
         // SAFETY: service 2 reads the word, which is alive, and halts.
         unsafe {
-            asm!("int3", inout("rax") 2_u64 => _, in("rdi") word.as_ptr(), in("rsi") seen);
+            asm!("ud2", inout("rax") SERVICE + 2 => _, in("rdi") word.as_ptr(), in("rsi") seen);
         }
     }
 }
@@ -207,14 +213,14 @@ pub(crate) fn wait_until(word: &AtomicU64, met: impl Fn(u64) -> bool) {
 pub(crate) fn write_msr(index: u32, value: u64) {
     // SAFETY: service 1; the callers write registers of the local APIC and segment bases, which no Rust code relies on.
     unsafe {
-        asm!("int3", inout("rax") 1_u64 => _, in("rcx") u64::from(index), in("rdi") value, out("rdx") _);
+        asm!("ud2", inout("rax") SERVICE + 1 => _, in("rcx") u64::from(index), in("rdi") value, out("rdx") _);
     }
 }
 
-/// Halts forever.
+/// Halts forever, but for interrupts.
 pub(crate) fn park() -> ! {
     // SAFETY: service 3 never comes back.
-    unsafe { asm!("int3", in("rax") 3_u64, options(noreturn)) }
+    unsafe { asm!("ud2", in("rax") SERVICE + 3, options(noreturn)) }
 }
 
 /// The time-stamp counter.

@@ -2,17 +2,13 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cpu::{Fault, KERNEL_CODE};
+use crate::cpu::{Fault, KERNEL_CODE, SERVICE_VECTOR};
 use crate::report;
 
 /// Bytes of the code that boot.s has for a vector.
 const STUB_BYTES: u64 = 16;
-/// The vector of `int3`, which calls ring 0's services.
-const SERVICE_VECTOR: u64 = 3;
 /// Gate type: present, 64-bit interrupt gate (SDM Vol. 3A figure 7-8); only ring 0 and hardware may use it.
 const GATE: u64 = 0x8e00 << 32;
-/// Gate type: the same, and ring 3 may use it.
-const OPEN_GATE: u64 = 0xee00 << 32;
 
 /// Two words of a gate in the table.
 #[repr(C, align(16))]
@@ -30,12 +26,9 @@ unsafe extern "C" {
 pub(crate) fn install() {
     let stubs = interrupt_stubs as *const () as u64;
     for (vector, gate) in (0..).zip(&IDT) {
-        let (handler, kind) = if vector == SERVICE_VECTOR {
-            (service as *const () as u64, OPEN_GATE)
-        } else {
-            (stubs + vector * STUB_BYTES, GATE)
-        };
-        let low = (handler & 0xffff) | KERNEL_CODE << 16 | kind | (handler >> 16 & 0xffff) << 48;
+        let is_service = vector == SERVICE_VECTOR;
+        let handler = if is_service { service as *const () as u64 } else { stubs + vector * STUB_BYTES };
+        let low = (handler & 0xffff) | KERNEL_CODE << 16 | GATE | (handler >> 16 & 0xffff) << 48;
         gate.0[1].store(handler >> 32, Ordering::Relaxed);
         gate.0[0].store(low, Ordering::Release);
     }

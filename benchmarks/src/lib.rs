@@ -1,0 +1,25 @@
+//! Benchmarks: each against something else, alternating in one run, with medians and ratios.
+//!
+//! - [`bare`]: a guest on KVM_RUN and nothing else, to compare the vmm's run loop with.
+//! - [`median`]: of a few measurements.
+
+pub mod bare;
+
+/// The middle one of the values, the upper of two; zero if there are none.
+#[must_use]
+pub fn median(mut values: Vec<u64>) -> u64 {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![9, 1, 5]), 5);
+        assert_eq!(median(vec![4, 1]), 4);
+        assert_eq!(median(Vec::new()), 0);
+    }
+}

@@ -1,0 +1,195 @@
+//! The command line. `vincs --help` is its reference, so every option says its unit and default here.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::input::disk::DiskArg;
+use crate::input::share::ShareArg;
+use crate::input::size::parse_size;
+
+/// Seconds that a guest may take from kernel entry to the start of CMD; generous, because a guest on an emulated
+/// host is a hundred times slower than on a real one.
+const DEFAULT_BOOT_TIMEOUT_SECS: u64 = 300;
+
+/// Where KVM is, if `--kvm` does not say otherwise.
+pub(crate) const DEFAULT_KVM: &str = "/dev/kvm";
+
+const EXIT_STATUS_HELP: &str = "\
+Exit status:
+  That of CMD; 128+N when signal N killed it. Further:
+    2  bad command line or input: nothing was started
+  121  the guest kernel panicked
+  122  a virtual processor shut down (triple fault)
+  123  the guest did not get to CMD within --boot-timeout
+  124  the guest powered off or reset itself before CMD ended
+  125  vincs itself failed: KVM, a device, or the set-up of the guest
+  126  CMD was found in the guest, but cannot be executed
+  127  CMD was not found in the guest
+  Without CMD: 0 when the guest powers off or resets, or on Ctrl-a x.
+
+Signals:
+  INT, TERM, HUP, QUIT, USR1, USR2, CONT and WINCH go to CMD once it runs. Before that INT, TERM, HUP and QUIT end
+  vincs. Three INT or TERM within a second end vincs at any time, for a guest that does not react.
+
+Environment:
+  VINCS_LOG  what vincs logs to stderr, as a tracing filter: `info`, `vincs_vmm=debug`. Default: nothing.";
+
+/// Runs CMD in a virtual machine of its own, under a stock Linux kernel, with this host's files and this directory.
+///
+/// The guest sees the host's files with all changes kept to itself, except below the current directory (unless that
+/// is `/`) and each --share: what CMD changes there it changes on the host. /proc, /sys, /dev, /run and /tmp are the
+/// guest's own. CMD's standard streams, environment, user and working directory are the caller's.
+///
+/// Without CMD, vincs boots --initrd or the first --disk to the console on this terminal; Ctrl-a x ends it,
+/// Ctrl-a Ctrl-a sends a Ctrl-a.
+#[derive(Debug, Parser)]
+#[command(name = "vincs", version, after_long_help = EXIT_STATUS_HELP, max_term_width = 120)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(
+    override_usage = "vincs [OPTIONS] -- CMD [ARGS]...\n       vincs [OPTIONS] --initrd INITRD | --disk FILE\n       vincs doctor"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) action: Option<Action>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Says what this host can do for vincs, one line each with what to do about it.
+    ///
+    /// Lines are `ok|warn|fail  NAME: finding`. Exit status 0 when vincs can run a Linux guest here, else 1.
+    Doctor(DoctorArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Make only this check: status 0 when it is ok, else 1. Names are those that `vincs doctor` prints
+    #[arg(long, value_name = "NAME")]
+    pub(crate) check: Option<String>,
+    /// KVM device to ask instead of /dev/kvm
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_KVM, hide = true)]
+    pub(crate) kvm: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// Guest kernel, a bzImage or an ELF vmlinux [default: the newest kernel of this host]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initial RAM disk. With CMD, vincs adds its own files to it; without, it is booted as it is [default: vincs's own]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Directory of the guest kernel's modules [default: the one that belongs to the kernel]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) modules: Option<PathBuf>,
+    /// Number of virtual processors [default: the host processors that vincs may run on]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) vcpus: Option<u32>,
+    /// Guest memory in bytes, or with a binary suffix K, M, G, T [default: 1G, or half of the host's when that is less]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
+    pub(crate) mem: Option<u64>,
+    /// Number of virtual NUMA nodes that processors and memory are split into
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    pub(crate) numa: u32,
+    /// Raw disk image or block device, as /dev/vda, /dev/vdb, ... in order; `,ro` makes it read-only. Repeatable
+    #[arg(long = "disk", value_name = "FILE[,ro]")]
+    pub(crate) disks: Vec<DiskArg>,
+    /// Host directory that CMD may change, at the same path; `:ro` makes it read-only. Repeatable
+    #[arg(long = "share", value_name = "DIR[:ro]")]
+    pub(crate) shares: Vec<ShareArg>,
+    /// Text to add at the end of the kernel's command line. Repeatable
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    pub(crate) append: Vec<String>,
+    /// File that gets the guest's serial console, with all kernel messages; `-` is stderr [default with CMD: nowhere,
+    /// but the last lines are shown when the guest fails; without CMD: this terminal]
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) console: Option<PathBuf>,
+    /// File to write times, counters and the machine's configuration to at the end, as JSON
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) stats: Option<PathBuf>,
+    /// Seconds from kernel entry within which CMD must start
+    #[arg(long, value_name = "SECS", default_value_t = DEFAULT_BOOT_TIMEOUT_SECS, allow_negative_numbers = true)]
+    boot_timeout: u64,
+    /// KVM device to use instead of /dev/kvm
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_KVM, hide = true)]
+    pub(crate) kvm: PathBuf,
+    /// The command to run in the guest, with its arguments; found there by the caller's PATH
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// How long the guest may take from kernel entry to the start of CMD.
+    pub(crate) fn boot_timeout(&self) -> Duration {
+        Duration::from_secs(self.boot_timeout)
+    }
+}
+
+/// clap's report of a bad command line as one line, with what to do.
+pub(crate) fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let words: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let line = words.join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let needs_dashes = matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand);
+    let hint = if needs_dashes { "put `--` before the command to run; see vincs --help" } else { "see vincs --help" };
+    format!("{line}; {hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_named_doctor_is_reached_after_the_dashes() {
+        let cli = Cli::try_parse_from(["vincs", "--", "doctor", "--check"]).unwrap();
+        assert!(cli.action.is_none());
+        assert_eq!(cli.run.command, ["doctor", "--check"]);
+        let cli = Cli::try_parse_from(["vincs", "doctor", "--check", "kvm"]).unwrap();
+        assert!(matches!(cli.action, Some(Action::Doctor(DoctorArgs { check: Some(name), .. })) if name == "kvm"));
+    }
+
+    #[test]
+    fn options_of_the_command_are_left_alone() {
+        let cli = Cli::try_parse_from(["vincs", "--vcpus", "2", "--", "ls", "--vcpus", "--", "-l"]).unwrap();
+        assert_eq!(
+            (cli.run.vcpus, cli.run.command),
+            (Some(2), vec!["ls".into(), "--vcpus".into(), "--".into(), "-l".into()])
+        );
+    }
+
+    #[test]
+    fn every_bad_line_is_one_line_with_a_hint() {
+        for bad in [
+            &["vincs", "ls"][..],
+            &["vincs", "--vcpus", "x"],
+            &["vincs", "--mem", "1Q"],
+            &["vincs", "--disk"],
+            &["vincs", "-x"],
+        ] {
+            let line = one_line(&Cli::try_parse_from(bad).unwrap_err());
+            assert!(
+                !line.contains('\n') && line.ends_with("see vincs --help") && !line.starts_with("error"),
+                "{bad:?}: {line}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_suffix_is_named() {
+        let line = one_line(&Cli::try_parse_from(["vincs", "--mem", "5Q"]).unwrap_err());
+        assert!(line.contains("5Q") && line.contains("--mem") && line.contains("K, M, G"), "{line}");
+    }
+}

@@ -1,0 +1,123 @@
+//! `vincs doctor`: what this host can do for vincs, and what to do about what it cannot.
+
+mod cluster;
+mod guest;
+mod kvm;
+mod memory;
+mod ring0;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::cli::DoctorArgs;
+
+/// How good a finding is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Level {
+    /// As it should be.
+    Ok,
+    /// vincs runs a guest on this host, but some of it is slower or missing.
+    Warn,
+    /// vincs cannot run a Linux guest on this host.
+    Fail,
+}
+
+/// What a check found.
+#[derive(Debug)]
+struct Finding {
+    level: Level,
+    /// The fact, and after a dash what to do about it.
+    text: String,
+}
+
+impl Finding {
+    fn ok(fact: impl fmt::Display) -> Self {
+        Self { level: Level::Ok, text: fact.to_string() }
+    }
+
+    fn warn(fact: impl fmt::Display, remedy: &str) -> Self {
+        Self { level: Level::Warn, text: format!("{fact} — {remedy}") }
+    }
+
+    fn fail(fact: impl fmt::Display, remedy: &str) -> Self {
+        Self { level: Level::Fail, text: format!("{fact} — {remedy}") }
+    }
+}
+
+/// A check's name and what it does, given the KVM device.
+type Check = (&'static str, fn(&Path) -> Finding);
+
+/// All checks, in the order they are shown.
+const CHECKS: [Check; 10] = [
+    ("kvm", kvm::usable),
+    ("kvm-native", kvm::native),
+    ("kvm-capabilities", kvm::capabilities),
+    ("guest-kernel", |_| guest::kernel()),
+    ("guest-modules", |_| guest::modules()),
+    ("userfaultfd", |_| memory::userfaultfd()),
+    ("locked-memory", |_| memory::locked_memory()),
+    ("rdma", |_| cluster::rdma()),
+    ("mpi", |_| cluster::mpi()),
+    ("slurm", |_| cluster::slurm()),
+];
+
+/// Why the doctor could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DoctorError {
+    #[error("no check is named {0}: give one of {known}", known = CHECKS.map(|(name, _)| name).join(", "))]
+    UnknownCheck(String),
+    #[error("stdout does not take the findings: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Makes the checks and prints their findings to stdout; says whether all is well (or, with `--check`, that check is).
+///
+/// # Errors
+/// [`DoctorError`] for an unknown check or a closed stdout.
+pub(crate) fn run(args: &DoctorArgs) -> Result<bool, DoctorError> {
+    let asked = args.check.as_deref();
+    if let Some(name) = asked.filter(|name| CHECKS.iter().all(|(known, _)| known != name)) {
+        return Err(DoctorError::UnknownCheck(name.to_owned()));
+    }
+    let mut worst_allowed = true;
+    let mut stdout = io::stdout().lock();
+    for (name, check) in CHECKS.iter().filter(|(name, _)| asked.is_none_or(|asked| asked == *name)) {
+        let finding = check(&args.kvm);
+        let level = match finding.level {
+            Level::Ok => "ok",
+            Level::Warn => "warn",
+            Level::Fail => "fail",
+        };
+        writeln!(stdout, "{level:<4}  {name}: {}", finding.text)?;
+        worst_allowed &= match asked {
+            Some(_) => finding.level == Level::Ok,
+            None => finding.level != Level::Fail,
+        };
+    }
+    Ok(worst_allowed)
+}
+
+/// Where a program is on PATH.
+fn on_path(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_is_on_path_and_nonsense_is_not() {
+        assert!(on_path("sh").is_some());
+        assert_eq!(on_path("no such program"), None);
+    }
+
+    #[test]
+    fn an_unknown_check_lists_the_known_ones() {
+        let args = DoctorArgs { check: Some("luck".into()), kvm: "/dev/kvm".into() };
+        let message = run(&args).unwrap_err().to_string();
+        assert!(message.contains("luck") && message.contains("kvm-native") && message.contains("slurm"), "{message}");
+    }
+}

@@ -1,0 +1,55 @@
+//! The order to run CMD, as the caller's shell would run it.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use rustix::fs::Mode;
+use rustix::process::{getegid, geteuid, getgroups, umask};
+use vincs_guest_protocol::{Command, Stdio};
+
+/// The order for the guest's first program: the caller's environment, user and mask.
+///
+/// # Errors
+/// When the kernel does not tell the groups.
+pub(crate) fn order(argv: &[OsString], cwd: &Path, stdio: Stdio) -> io::Result<Command> {
+    Ok(Command {
+        argv: argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+        env: std::env::vars_os().map(|(name, value)| variable(name, &value)).collect(),
+        cwd: cwd.as_os_str().as_bytes().to_vec(),
+        uid: geteuid().as_raw(),
+        gid: getegid().as_raw(),
+        groups: getgroups()?.into_iter().map(rustix::process::Gid::as_raw).collect(),
+        umask: current_umask(),
+        stdio,
+    })
+}
+
+fn variable(name: OsString, value: &OsStr) -> Vec<u8> {
+    let mut variable = name.into_vec();
+    variable.push(b'=');
+    variable.extend_from_slice(value.as_bytes());
+    variable
+}
+
+/// The mask can only be read by setting it; nothing creates files meanwhile, as vincs has no other thread yet.
+fn current_umask() -> u32 {
+    let mask = umask(Mode::from_raw_mode(0o077));
+    umask(mask);
+    mask.as_raw_mode()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_is_the_callers() {
+        let argv = [OsString::from("sh"), OsString::from_vec(vec![0xff, b'x'])];
+        let order = order(&argv, Path::new("/tmp"), Stdio::Pipes).unwrap();
+        assert_eq!((order.argv, order.cwd), (vec![b"sh".to_vec(), vec![0xff, b'x']], b"/tmp".to_vec()));
+        assert!(order.env.iter().any(|variable| variable.starts_with(b"PATH=")));
+        assert_eq!((order.uid, order.umask), (geteuid().as_raw(), current_umask()));
+    }
+}

@@ -1,0 +1,37 @@
+//! What the host is: its memory, processors and mounted file systems.
+
+pub(crate) mod mounts;
+
+/// The host's memory in bytes, from the text of /proc/meminfo (proc_meminfo(5): `MemTotal` in KiB).
+pub(crate) fn total_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// How many host processors vincs may run on.
+pub(crate) fn available_cpus() -> u32 {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count())
+}
+
+/// The host's name, which becomes the guest's: /etc/hosts, which it shares, knows it.
+pub(crate) fn name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        assert_eq!(total_memory("MemTotal:       24684084 kB\nMemFree: 1 kB\n"), Some(24_684_084 * 1024));
+        assert_eq!(total_memory("MemFree: 1 kB\n"), None);
+        let here = total_memory(&std::fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
+        assert!(here > 64 << 20, "{here}");
+    }
+
+    #[test]
+    fn there_is_a_processor_to_run_on() {
+        assert!(available_cpus() >= 1);
+    }
+}

@@ -1,0 +1,128 @@
+//! How many processors, NUMA nodes and bytes of memory the machine has, within what is possible.
+
+use crate::input::size::Bytes;
+
+/// Guest memory when the user asks for none, in bytes: enough for a compiler, little enough to boot quickly.
+const DEFAULT_MEMORY: u64 = 1 << 30;
+
+/// Guest memory comes in pages of this many bytes.
+const PAGE: u64 = 4096;
+
+/// The limits that a machine's size is checked against.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Most virtual processors.
+    pub(crate) max_vcpus: u32,
+    /// Least guest memory in bytes.
+    pub(crate) min_memory: u64,
+    /// The host's memory in bytes.
+    pub(crate) host_memory: u64,
+    /// Host processors that vincs may run on.
+    pub(crate) host_cpus: u32,
+}
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) vcpus: Option<u32>,
+    pub(crate) numa: u32,
+    pub(crate) memory: Option<u64>,
+}
+
+/// A machine's size, checked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+pub(crate) struct MachineSize {
+    /// Virtual processors.
+    pub(crate) vcpus: u32,
+    /// Virtual NUMA nodes.
+    pub(crate) numa_nodes: u32,
+    /// Bytes of guest memory, whole pages.
+    pub(crate) memory: u64,
+}
+
+/// Why a machine cannot have the size asked for.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum MachineSizeError {
+    #[error("--vcpus {asked}: the machine has at least 1 and at most {max} virtual processors")]
+    Vcpus { asked: u32, max: u32 },
+    #[error("--numa {asked}: with {vcpus} virtual processors there can be 1 to {vcpus} NUMA nodes")]
+    Numa { asked: u32, vcpus: u32 },
+    #[error("--mem {} is too small: the guest needs at least {}", Bytes(*.asked), Bytes(*.min))]
+    TooSmall { asked: u64, min: u64 },
+    #[error("--mem {} is more than this host's memory of {}: ask for less", Bytes(*.asked), Bytes(*.host))]
+    TooLarge { asked: u64, host: u64 },
+    #[error("--mem {asked} is not a multiple of the page size of {PAGE} bytes: round it, or use a suffix K, M, G, T")]
+    NotWholePages { asked: u64 },
+}
+
+/// The machine's size: what was asked for, or the default.
+///
+/// # Errors
+/// [`MachineSizeError`] when it is beyond a limit.
+pub(crate) fn machine_size(asked: Asked, limits: Limits) -> Result<MachineSize, MachineSizeError> {
+    let vcpus = asked.vcpus.unwrap_or(limits.host_cpus.clamp(1, limits.max_vcpus));
+    if vcpus == 0 || vcpus > limits.max_vcpus {
+        return Err(MachineSizeError::Vcpus { asked: vcpus, max: limits.max_vcpus });
+    }
+    if asked.numa == 0 || asked.numa > vcpus {
+        return Err(MachineSizeError::Numa { asked: asked.numa, vcpus });
+    }
+    let default = DEFAULT_MEMORY.min(limits.host_memory / 2 / PAGE * PAGE);
+    let memory = asked.memory.unwrap_or(default);
+    if memory < limits.min_memory {
+        return Err(MachineSizeError::TooSmall { asked: memory, min: limits.min_memory });
+    }
+    if memory > limits.host_memory {
+        return Err(MachineSizeError::TooLarge { asked: memory, host: limits.host_memory });
+    }
+    if !memory.is_multiple_of(PAGE) {
+        return Err(MachineSizeError::NotWholePages { asked: memory });
+    }
+    Ok(MachineSize { vcpus, numa_nodes: asked.numa, memory })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { max_vcpus: 64, min_memory: 64 << 20, host_memory: 16 << 30, host_cpus: 8 };
+    const NOTHING: Asked = Asked { vcpus: None, numa: 1, memory: None };
+
+    #[test]
+    fn the_default_is_the_hosts_processors_and_a_gigabyte() {
+        assert_eq!(machine_size(NOTHING, LIMITS), Ok(MachineSize { vcpus: 8, numa_nodes: 1, memory: 1 << 30 }));
+        let small = Limits { host_memory: (1 << 30) + 4096, host_cpus: 500, ..LIMITS };
+        assert_eq!(machine_size(NOTHING, small), Ok(MachineSize { vcpus: 64, numa_nodes: 1, memory: 512 << 20 }));
+    }
+
+    #[test]
+    fn processors_are_limited_at_both_edges() {
+        let ask = |vcpus| machine_size(Asked { vcpus: Some(vcpus), ..NOTHING }, LIMITS).map(|size| size.vcpus);
+        assert_eq!((ask(1), ask(64)), (Ok(1), Ok(64)));
+        assert_eq!(ask(0), Err(MachineSizeError::Vcpus { asked: 0, max: 64 }));
+        assert_eq!(ask(65), Err(MachineSizeError::Vcpus { asked: 65, max: 64 }));
+    }
+
+    #[test]
+    fn every_node_has_a_processor() {
+        let ask = |numa| machine_size(Asked { vcpus: Some(4), numa, memory: None }, LIMITS).map(|size| size.numa_nodes);
+        assert_eq!((ask(1), ask(4)), (Ok(1), Ok(4)));
+        assert_eq!(ask(0), Err(MachineSizeError::Numa { asked: 0, vcpus: 4 }));
+        assert_eq!(ask(5), Err(MachineSizeError::Numa { asked: 5, vcpus: 4 }));
+    }
+
+    #[test]
+    fn memory_is_limited_at_both_edges() {
+        let ask = |bytes| machine_size(Asked { memory: Some(bytes), ..NOTHING }, LIMITS).map(|size| size.memory);
+        assert_eq!((ask(64 << 20), ask(16 << 30)), (Ok(64 << 20), Ok(16 << 30)));
+        assert_eq!(ask((64 << 20) - 1), Err(MachineSizeError::TooSmall { asked: (64 << 20) - 1, min: 64 << 20 }));
+        assert_eq!(ask((16 << 30) + 1), Err(MachineSizeError::TooLarge { asked: (16 << 30) + 1, host: 16 << 30 }));
+        assert_eq!(ask((1 << 30) + 1), Err(MachineSizeError::NotWholePages { asked: (1 << 30) + 1 }));
+    }
+
+    #[test]
+    fn both_numbers_are_in_the_message() {
+        let message = machine_size(Asked { memory: Some(100 << 40), ..NOTHING }, LIMITS).unwrap_err().to_string();
+        assert_eq!(message, "--mem 100T is more than this host's memory of 16G: ask for less");
+    }
+}

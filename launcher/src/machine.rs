@@ -1,0 +1,213 @@
+//! Puts a machine together from a run's parts: the only place that knows both the vmm's machine and the run.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use vincs_guest_protocol::{CONTROL_PORT, STDERR_PORT, STDIN_PORT, STDOUT_PORT, Share, ShareMode};
+use vincs_vmm::boot::KernelImage;
+use vincs_vmm::layout::MAX_VIRTIO_DEVICES;
+use vincs_vmm::machine::{Machine, MachineConfig, MachineError, MachineStats, StopReason, Stopper};
+use vincs_vmm::topology::Topology;
+use vincs_vmm::virtio::blk::{Blk, Disk};
+use vincs_vmm::virtio::console::{Console, Port};
+use vincs_vmm::virtio::p9::{self, P9, P9Error};
+use vincs_vmm::virtio::{Rng, VirtioDevice};
+
+use crate::run::console::{ConsoleOutput, SharedTail};
+use crate::run::streams::Streams;
+use crate::run::supervision::{Event, Stopped};
+
+/// How long a machine may take to stop; past that vincs ends without its counters. A virtual processor may be waiting
+/// for a console that nobody reads.
+const STOP_TIME: Duration = Duration::from_secs(3);
+
+/// Devices that every machine has besides disks and shares: entropy, and the console device of CMD's streams.
+const OWN_DEVICES: usize = 2;
+
+/// Most disks and shares, together.
+pub(crate) const MAX_DISKS_AND_SHARES: usize = MAX_VIRTIO_DEVICES - OWN_DEVICES;
+
+/// What a machine is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// KVM's device node.
+    pub(crate) kvm: PathBuf,
+    pub(crate) topology: Topology,
+    /// Bytes of guest memory.
+    pub(crate) memory: u64,
+    pub(crate) kernel: KernelImage,
+    /// Empty for none.
+    pub(crate) initrd: Vec<u8>,
+    pub(crate) cmdline: String,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) shares: Vec<P9>,
+    pub(crate) ports: Option<Ports>,
+    pub(crate) serial_output: ConsoleOutput,
+    pub(crate) serial_input: Option<OwnedFd>,
+}
+
+/// The host's sides of the console device's ports.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    pub(crate) control: OwnedFd,
+    pub(crate) streams: Streams,
+}
+
+/// Why a machine did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error("the host has no descriptors or threads left: {0}")]
+    Host(#[from] io::Error),
+}
+
+/// The file server for a share.
+///
+/// # Errors
+/// [`P9Error`] when its directory cannot be served.
+pub(crate) fn server(share: &Share) -> Result<P9, P9Error> {
+    let mode = match share.mode {
+        ShareMode::Overlay | ShareMode::ReadOnly => p9::ShareMode::ReadOnly,
+        ShareMode::ReadWrite => p9::ShareMode::ReadWrite,
+    };
+    P9::new(&share.tag, Path::new(OsStr::from_bytes(&share.path)), mode)
+}
+
+/// Whether a directory can be served at all.
+pub(crate) fn is_servable(dir: &Path) -> bool {
+    P9::new("probe", dir, p9::ShareMode::ReadOnly).is_ok()
+}
+
+/// A machine that runs, owned by a thread that sends its stop as an event.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    stopper: Stopper,
+    stopped: Receiver<MachineStats>,
+}
+
+/// The devices in the order in which the guest sees them: disks become /dev/vda, /dev/vdb, ...
+fn devices(disks: Vec<Disk>, shares: Vec<P9>, ports: Option<Ports>) -> io::Result<Vec<Box<dyn VirtioDevice>>> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Rng::new("virtio-rng0"))];
+    for (n, disk) in disks.into_iter().enumerate() {
+        devices.push(Box::new(Blk::new(&format!("virtio-blk{n}"), disk)));
+    }
+    for share in shares {
+        devices.push(Box::new(share));
+    }
+    if let Some(ports) = ports {
+        devices.push(Box::new(Console::new("virtio-console0", console_ports(ports)?).with_ordered_port(CONTROL_INDEX)));
+    }
+    Ok(devices)
+}
+
+/// Place of the control port among the console's. It is ordered: the end of CMD must not overtake CMD's output.
+const CONTROL_INDEX: usize = 0;
+
+fn console_ports(ports: Ports) -> io::Result<Vec<Port>> {
+    let Ports { control, streams } = ports;
+    let port = |name: &str, input, output| Port { name: name.to_owned(), input, output };
+    Ok(vec![
+        port(CONTROL_PORT, Some(control.try_clone()?), Some(control)),
+        port(STDIN_PORT, Some(streams.stdin), None),
+        port(STDOUT_PORT, None, Some(streams.stdout)),
+        port(STDERR_PORT, None, Some(streams.stderr)),
+    ])
+}
+
+impl Guest {
+    /// Sets the machine up, calls `entering` and enters the kernel. The machine's stop by itself becomes an event.
+    ///
+    /// # Errors
+    /// [`StartError`] when KVM or the host refuses something.
+    pub(crate) fn start(
+        parts: Parts,
+        tail: SharedTail,
+        events: Sender<Event>,
+        entering: impl FnOnce(),
+    ) -> Result<Self, StartError> {
+        let machine = Machine::new(MachineConfig {
+            kvm: parts.kvm,
+            topology: parts.topology,
+            memory: parts.memory,
+            kernel: parts.kernel,
+            initrd: parts.initrd,
+            command_line: parts.cmdline,
+            serial_output: Box::new(parts.serial_output),
+            serial_input: parts.serial_input,
+            devices: devices(parts.disks, parts.shares, parts.ports)?,
+            ports: Vec::new(),
+        })?;
+        entering();
+        let running = machine.start()?;
+        let stopper = running.stopper();
+        let (sender, stopped) = channel();
+        let watch = move || {
+            if let Some(reason) = running.wait(None).and_then(|reason| stop_event(reason, &tail)) {
+                // Nobody to tell, here and below, means that vincs is ending.
+                let _ = events.send(reason);
+            }
+            let stats = running.stats();
+            drop(running);
+            let _ = sender.send(stats);
+        };
+        std::thread::Builder::new().name("watcher".into()).spawn(watch)?;
+        Ok(Self { stopper, stopped })
+    }
+
+    /// Stops the machine and drops its devices, which close their ends of the ports; its counters. Nothing if it does
+    /// not stop in [`STOP_TIME`].
+    pub(crate) fn stop(self) -> Option<MachineStats> {
+        self.stopper.stop();
+        self.stopped.recv_timeout(STOP_TIME).ok()
+    }
+}
+
+/// Why the machine stopped by itself. A panicked kernel resets (`panic=-1`), so only its console tells it from others.
+fn stop_event(reason: StopReason, tail: &SharedTail) -> Option<Event> {
+    let stopped = match reason {
+        StopReason::PowerOff => Stopped::PowerOff,
+        StopReason::Reset if tail.with(|tail| tail.panic_line()).is_some() => Stopped::Panic,
+        StopReason::Reset => Stopped::Reset,
+        StopReason::TripleFault { vcpu } => Stopped::TripleFault { vcpu },
+        StopReason::Failed { vcpu, message } => Stopped::Failed(format!("virtual processor {vcpu} failed: {message}")),
+        StopReason::Stopped => return None,
+    };
+    Some(Event::Stopped(stopped))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_after_a_panic_message_is_a_panic() {
+        let tail = SharedTail::default();
+        let event = |reason| stop_event(reason, &tail);
+        assert_eq!(event(StopReason::Reset), Some(Event::Stopped(Stopped::Reset)));
+        tail.with(|tail| tail.push(b"Kernel panic - not syncing: x\n"));
+        assert_eq!(event(StopReason::Reset), Some(Event::Stopped(Stopped::Panic)));
+        assert_eq!(event(StopReason::PowerOff), Some(Event::Stopped(Stopped::PowerOff)));
+        assert_eq!(event(StopReason::Stopped), None);
+    }
+
+    #[test]
+    fn every_port_has_its_direction() {
+        let (control, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let ports = console_ports(Ports { control: control.into(), streams: Streams::own().unwrap() }).unwrap();
+        let seen: Vec<_> =
+            ports.iter().map(|port| (port.name.as_str(), port.input.is_some(), port.output.is_some())).collect();
+        let expected = [
+            (CONTROL_PORT, true, true),
+            (STDIN_PORT, true, false),
+            (STDOUT_PORT, false, true),
+            (STDERR_PORT, false, true),
+        ];
+        assert_eq!(seen, expected);
+    }
+}

@@ -1,0 +1,271 @@
+//! What vincs does about each event of a run: a state machine without threads or clocks of its own.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use vincs_guest_protocol::{FromGuest, ToGuest, WindowSize};
+
+use crate::run::ending::Ending;
+
+/// So many INT or TERM within [`INSIST_TIME`] end vincs, whatever the guest does.
+const INSIST_COUNT: usize = 3;
+
+/// Time in which [`INSIST_COUNT`] signals count as insisting.
+const INSIST_TIME: Duration = Duration::from_secs(1);
+
+/// How long a stopped machine's last frames may take through the control thread. They were written before the machine
+/// stopped, so this is a matter of scheduling only.
+const LAST_FRAMES_TIME: Duration = Duration::from_millis(500);
+
+/// Why the machine stopped by itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Stopped {
+    /// The guest powered off.
+    PowerOff,
+    /// The guest reset after its kernel panicked.
+    Panic,
+    /// The guest reset.
+    Reset,
+    /// A virtual processor shut down.
+    TripleFault { vcpu: u32 },
+    /// A virtual processor or KVM failed.
+    Failed(String),
+}
+
+/// What happened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Event {
+    /// The guest's first program said something.
+    Guest(FromGuest),
+    /// The control port cannot be used any more.
+    ControlLost(String),
+    /// vincs got a signal.
+    Signal(i32),
+    /// The terminal has a new size.
+    Resized(WindowSize),
+    /// The machine stopped by itself.
+    Stopped(Stopped),
+    /// The user left the console.
+    Quit,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Step {
+    /// Nothing.
+    Wait,
+    /// Boot is over, CMD runs: streams and terminal are its own now.
+    Started,
+    /// Tell the guest's first program.
+    Send(ToGuest),
+    /// Tell it the time.
+    SendTime,
+    /// Stop the machine and end.
+    End(Ending),
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Until CMD starts, or the deadline.
+    Booting { deadline: Option<Instant> },
+    /// CMD, or without one the guest, runs.
+    Running,
+    /// The machine stopped; CMD's end may still be on its way until the deadline.
+    Stopped { ending: Ending, deadline: Instant },
+}
+
+/// The state of a run.
+#[derive(Debug)]
+pub(crate) struct Supervision {
+    phase: Phase,
+    boot_timeout: Duration,
+    has_command: bool,
+    insisted: VecDeque<Instant>,
+}
+
+impl Supervision {
+    /// A machine whose kernel was entered at `now`; without a command there is no end of boot to wait for.
+    pub(crate) fn new(has_command: bool, boot_timeout: Duration, now: Instant) -> Self {
+        let phase = match has_command {
+            true => Phase::Booting { deadline: now.checked_add(boot_timeout) },
+            false => Phase::Running,
+        };
+        Self { phase, boot_timeout, has_command, insisted: VecDeque::new() }
+    }
+
+    /// When [`Self::on_deadline`] is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Booting { deadline } => *deadline,
+            Phase::Running => None,
+            Phase::Stopped { deadline, .. } => Some(*deadline),
+        }
+    }
+
+    /// The deadline has passed.
+    pub(crate) fn on_deadline(&mut self) -> Step {
+        match &self.phase {
+            Phase::Booting { .. } => Step::End(Ending::BootHang(self.boot_timeout)),
+            Phase::Running => Step::Wait,
+            Phase::Stopped { ending, .. } => Step::End(ending.clone()),
+        }
+    }
+
+    /// Something happened.
+    pub(crate) fn on_event(&mut self, event: Event, now: Instant) -> Step {
+        match event {
+            Event::Guest(message) => self.on_message(message),
+            Event::ControlLost(why) => Step::End(Ending::Failed(format!("the guest's control port failed: {why}"))),
+            Event::Signal(signal) => self.on_signal(signal, now),
+            Event::Resized(size) if self.command_runs() => Step::Send(ToGuest::Resize(size)),
+            Event::Resized(_) => Step::Wait,
+            Event::Stopped(stopped) => self.on_stopped(stopped, now),
+            Event::Quit => Step::End(Ending::Console),
+        }
+    }
+
+    fn command_runs(&self) -> bool {
+        self.has_command && matches!(self.phase, Phase::Running)
+    }
+
+    fn on_message(&mut self, message: FromGuest) -> Step {
+        match message {
+            FromGuest::Starting => {
+                if matches!(self.phase, Phase::Booting { .. }) {
+                    self.phase = Phase::Running;
+                }
+                Step::Started
+            }
+            FromGuest::AskTime => Step::SendTime,
+            FromGuest::NotStarted { errno } => Step::End(Ending::NotStarted { errno }),
+            FromGuest::Ended(ended) => Step::End(Ending::Command(ended)),
+            FromGuest::SetupFailed(what) => Step::End(Ending::Failed(format!("the guest could not be set up: {what}"))),
+        }
+    }
+
+    fn on_signal(&mut self, signal: i32, now: Instant) -> Step {
+        let ends = [SIGINT, SIGTERM, SIGHUP, SIGQUIT].contains(&signal);
+        if ends && (!self.command_runs() || self.insists(signal, now)) {
+            return Step::End(Ending::Signal(signal));
+        }
+        if self.command_runs() { Step::Send(ToGuest::Signal(signal)) } else { Step::Wait }
+    }
+
+    fn insists(&mut self, signal: i32, now: Instant) -> bool {
+        if ![SIGINT, SIGTERM].contains(&signal) {
+            return false;
+        }
+        self.insisted.retain(|earlier| now.duration_since(*earlier) < INSIST_TIME);
+        self.insisted.push_back(now);
+        self.insisted.len() >= INSIST_COUNT
+    }
+
+    fn on_stopped(&mut self, stopped: Stopped, now: Instant) -> Step {
+        let ending = match stopped {
+            Stopped::PowerOff | Stopped::Reset if !self.has_command => Ending::Console,
+            Stopped::PowerOff => Ending::PoweredOff,
+            Stopped::Reset => Ending::Reset,
+            Stopped::Panic => Ending::Panic,
+            Stopped::TripleFault { vcpu } => Ending::TripleFault { vcpu },
+            Stopped::Failed(what) => Ending::Failed(what),
+        };
+        self.phase = Phase::Stopped { ending, deadline: now + LAST_FRAMES_TIME };
+        Step::Wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use signal_hook::consts::{SIGUSR1, SIGWINCH};
+    use vincs_guest_protocol::Ended;
+
+    const BOOT: Duration = Duration::from_secs(10);
+
+    fn booting() -> (Supervision, Instant) {
+        let now = Instant::now();
+        (Supervision::new(true, BOOT, now), now)
+    }
+
+    fn running() -> (Supervision, Instant) {
+        let (mut run, now) = booting();
+        assert_eq!(run.on_event(Event::Guest(FromGuest::Starting), now), Step::Started);
+        (run, now)
+    }
+
+    #[test]
+    fn a_command_starts_and_ends() {
+        let (mut run, now) = running();
+        assert_eq!(run.deadline(), None);
+        let ended = Event::Guest(FromGuest::Ended(Ended::Exited(3)));
+        assert_eq!(run.on_event(ended, now), Step::End(Ending::Command(Ended::Exited(3))));
+    }
+
+    #[test]
+    fn a_boot_without_end_is_a_hang() {
+        let (mut run, now) = booting();
+        assert_eq!(run.deadline(), Some(now + BOOT));
+        assert_eq!(run.on_deadline(), Step::End(Ending::BootHang(BOOT)));
+        let forever = Supervision::new(true, Duration::MAX, now);
+        assert_eq!(forever.deadline(), None, "a time beyond the clock is no limit");
+    }
+
+    #[test]
+    fn signals_end_a_boot_and_go_to_a_command() {
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+            let (mut run, now) = booting();
+            assert_eq!(run.on_event(Event::Signal(signal), now), Step::End(Ending::Signal(signal)));
+            let (mut run, now) = running();
+            assert_eq!(run.on_event(Event::Signal(signal), now), Step::Send(ToGuest::Signal(signal)));
+        }
+        let (mut run, now) = booting();
+        assert_eq!(run.on_event(Event::Signal(SIGUSR1), now), Step::Wait);
+        let (mut run, now) = running();
+        assert_eq!(run.on_event(Event::Signal(SIGWINCH), now), Step::Send(ToGuest::Signal(SIGWINCH)));
+    }
+
+    #[test]
+    fn three_signals_within_a_second_end_it() {
+        let (mut run, now) = running();
+        let mut at = |millis| run.on_event(Event::Signal(SIGTERM), now + Duration::from_millis(millis));
+        let sent = Step::Send(ToGuest::Signal(SIGTERM));
+        assert_eq!([at(0), at(999), at(1000)], [sent.clone(), sent.clone(), sent], "the first is a second old");
+        assert_eq!(at(1998), Step::End(Ending::Signal(SIGTERM)));
+    }
+
+    #[test]
+    fn an_end_of_the_command_on_its_way_counts_more_than_the_machines() {
+        let (mut run, now) = running();
+        assert_eq!(run.on_event(Event::Stopped(Stopped::PowerOff), now), Step::Wait);
+        assert_eq!(run.deadline(), Some(now + LAST_FRAMES_TIME));
+        let ended = Event::Guest(FromGuest::Ended(Ended::Exited(0)));
+        assert_eq!(run.on_event(ended, now), Step::End(Ending::Command(Ended::Exited(0))));
+    }
+
+    #[test]
+    fn a_machine_that_stops_by_itself_says_why() {
+        for (stopped, ending) in [
+            (Stopped::PowerOff, Ending::PoweredOff),
+            (Stopped::Reset, Ending::Reset),
+            (Stopped::Panic, Ending::Panic),
+            (Stopped::TripleFault { vcpu: 1 }, Ending::TripleFault { vcpu: 1 }),
+            (Stopped::Failed("x".into()), Ending::Failed("x".into())),
+        ] {
+            for (mut run, now) in [booting(), running()] {
+                run.on_event(Event::Stopped(stopped.clone()), now);
+                assert_eq!(run.on_deadline(), Step::End(ending.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_command_a_power_off_is_a_good_end() {
+        let now = Instant::now();
+        let mut run = Supervision::new(false, BOOT, now);
+        assert_eq!((run.deadline(), run.on_event(Event::Quit, now)), (None, Step::End(Ending::Console)));
+        assert_eq!(run.on_event(Event::Signal(SIGTERM), now), Step::End(Ending::Signal(SIGTERM)));
+        run.on_event(Event::Stopped(Stopped::Reset), now);
+        assert_eq!(run.on_deadline(), Step::End(Ending::Console));
+    }
+}

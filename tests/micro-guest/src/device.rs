@@ -1,0 +1,168 @@
+//! The device through which the guest talks: ports for words, text, the end, and the wish to stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use vincs_micro_guest_payload::protocol::{
+    END_DONE, END_NESTED_FAULT, END_TOO_MANY_CPUS, PORT_END, PORT_STOP, PORT_TEXT, PORT_WORD,
+};
+use vincs_vmm::bus::PioDevice;
+
+/// Most words that are kept of a report; the largest report has some hundred. More are dropped.
+const MAX_WORDS: usize = 4096;
+/// Most bytes that are kept of a text. More are dropped.
+const MAX_TEXT: usize = 4096;
+
+/// How a program ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum End {
+    /// Well; the words of its report.
+    Done(Vec<u64>),
+    /// Not well; why.
+    Failed(String),
+}
+
+/// The device. The vCPUs' threads write into it, the thread that runs the program waits at it.
+#[derive(Debug, Default)]
+pub struct HostDevice {
+    heard: Mutex<Heard>,
+    changed: Condvar,
+    stop: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    halves: Vec<u32>,
+    text: Vec<u8>,
+    end: Option<u32>,
+}
+
+impl HostDevice {
+    /// Asks the program to stop. Only those that run until then look.
+    pub fn ask_to_stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// How the program ended, once it has; none if it has not by then.
+    #[must_use]
+    pub fn wait(&self, until: Instant) -> Option<End> {
+        let heard = self.wait_for(until, |heard| heard.end.is_some());
+        let end = heard.end?;
+        let text = String::from_utf8_lossy(&heard.text).trim_end_matches('\0').to_owned();
+        Some(match end {
+            END_DONE => End::Done(words(&heard.halves)),
+            END_TOO_MANY_CPUS => End::Failed("a processor has an APIC id that the guest has no place for".into()),
+            END_NESTED_FAULT => End::Failed(format!("a fault while a failure was being reported: {text:?}")),
+            _ => End::Failed(text),
+        })
+    }
+
+    /// The first `count` words of the report, once they have come; none if they have not by then, or the program has ended.
+    #[must_use]
+    pub fn first_words(&self, count: usize, until: Instant) -> Option<Vec<u64>> {
+        let heard = self.wait_for(until, |heard| heard.end.is_some() || heard.halves.len() >= 2 * count);
+        words(&heard.halves).get(..count).map(<[u64]>::to_vec)
+    }
+
+    fn wait_for(&self, until: Instant, met: impl Fn(&Heard) -> bool) -> std::sync::MutexGuard<'_, Heard> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if met(&heard) || left == Duration::ZERO {
+                return heard;
+            }
+            (heard, _) = self.changed.wait_timeout(heard, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl PioDevice for HostDevice {
+    fn read(&self, port: u16, data: &mut [u8]) {
+        if port == PORT_STOP {
+            data.fill(self.stop.load(Ordering::SeqCst).into());
+        }
+    }
+
+    fn write(&self, port: u16, data: &[u8]) {
+        let Ok(bytes) = <[u8; 4]>::try_from(data) else { return };
+        if !matches!(port, PORT_WORD | PORT_TEXT | PORT_END) {
+            return;
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        match port {
+            _ if heard.end.is_some() => {}
+            PORT_WORD if heard.halves.len() < 2 * MAX_WORDS => heard.halves.push(u32::from_le_bytes(bytes)),
+            PORT_TEXT if heard.text.len() < MAX_TEXT => heard.text.extend(bytes),
+            PORT_END => heard.end = Some(u32::from_le_bytes(bytes)),
+            _ => {}
+        }
+        self.changed.notify_all();
+    }
+}
+
+fn words(halves: &[u32]) -> Vec<u64> {
+    let (pairs, _) = halves.as_chunks();
+    pairs.iter().map(|&[low, high]| u64::from(low) | u64::from(high) << 32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn words_come_in_halves_and_an_odd_half_is_none() {
+        let device = HostDevice::default();
+        for half in [1_u32, 2, 3] {
+            device.write(PORT_WORD, &half.to_le_bytes());
+        }
+        assert_eq!(device.first_words(1, now()), Some(vec![1 | 2 << 32]));
+        assert_eq!(device.first_words(2, now()), None);
+        assert_eq!(device.wait(now()), None);
+        device.write(PORT_END, &END_DONE.to_le_bytes());
+        assert_eq!(device.wait(now()), Some(End::Done(vec![1 | 2 << 32])));
+    }
+
+    #[test]
+    fn a_failure_has_its_text_and_nothing_counts_after_the_end() {
+        let device = HostDevice::default();
+        device.write(PORT_TEXT, b"lost");
+        device.write(PORT_TEXT, b" it\0");
+        device.write(PORT_END, &2_u32.to_le_bytes());
+        device.write(PORT_TEXT, b"more");
+        device.write(PORT_END, &END_DONE.to_le_bytes());
+        assert_eq!(device.wait(now()), Some(End::Failed("lost it".into())));
+    }
+
+    #[test]
+    fn floods_and_odd_accesses_are_dropped() {
+        let device = HostDevice::default();
+        device.write(PORT_WORD, &[1]);
+        device.write(PORT_END, &[1; 8]);
+        for _ in 0..2 * MAX_WORDS + 2 {
+            device.write(PORT_WORD, &[0; 4]);
+        }
+        for _ in 0..MAX_TEXT {
+            device.write(PORT_TEXT, b"text");
+        }
+        let heard = device.heard.lock().unwrap();
+        assert_eq!((heard.halves.len(), heard.text.len(), heard.end), (2 * MAX_WORDS, MAX_TEXT, None));
+    }
+
+    #[test]
+    fn the_wish_to_stop_is_read_at_its_port_alone() {
+        let device = HostDevice::default();
+        let read = |port| {
+            let mut data = [0xff; 4];
+            device.read(port, &mut data);
+            u32::from_le_bytes(data)
+        };
+        assert_eq!(read(PORT_STOP), 0);
+        device.ask_to_stop();
+        assert_eq!((read(PORT_STOP), read(PORT_WORD)), (0x0101_0101, u32::MAX));
+    }
+}

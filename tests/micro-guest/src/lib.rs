@@ -1,0 +1,20 @@
+//! Runs the micro-guest on the vmm.
+//!
+//! - [`run`]: one program, from start to report, within a time.
+//! - [`Session`]: the same with the machine in hand, to save and restore its vCPUs while the program runs.
+//! - [`Program`] and [`Report`]: what to run and what comes out.
+//! - [`HostDevice`]: the device through which the guest talks.
+
+mod device;
+mod program;
+mod report;
+mod session;
+
+pub use device::{End, HostDevice};
+pub use program::Program;
+pub use report::{Report, ReportError, TimerReport};
+pub use session::{RunError, Session, run};
+pub use vincs_micro_guest_payload::statistics::Summary;
+
+/// The micro-guest, an ELF kernel.
+pub const PAYLOAD: &[u8] = include_bytes!(env!("MICRO_GUEST_PAYLOAD"));

@@ -1,0 +1,171 @@
+//! A machine that runs one program.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vincs_micro_guest_payload::protocol::{MAX_CPUS, PORT_BASE, PORT_COUNT};
+use vincs_vmm::boot::{KernelError, KernelImage};
+use vincs_vmm::kvm::DEFAULT_KVM_PATH;
+use vincs_vmm::machine::{Machine, MachineConfig, MachineError, PortDevice, Running, StopReason};
+use vincs_vmm::topology::{Topology, TopologyError};
+use vincs_vmm::vcpu::VcpuHandle;
+
+use crate::{End, HostDevice, PAYLOAD, Program, Report, ReportError};
+
+/// How often a waiting session looks whether the machine has failed. (The guest's own end it notices at once.)
+const FAILURE_CHECK: Duration = Duration::from_millis(10);
+/// How long a vCPU may take to tell where it is, once the time is over.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a program gave no report.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The number of vCPUs is not one that the guest can run.
+    #[error("{0} vCPUs: the micro-guest runs 1 to {MAX_CPUS}")]
+    Vcpus(u32),
+    /// The vCPUs cannot be arranged.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The payload is not a kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The machine cannot be built or started.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The machine stopped before the program had ended.
+    #[error("the machine stopped before the program had ended: {0:?}")]
+    Stopped(StopReason),
+    /// The guest has found a failure, or has faulted.
+    #[error("the guest says: {0}")]
+    Guest(String),
+    /// The program took too long. The machine has been stopped.
+    #[error("no end after {limit:?}; {where_}")]
+    Timeout {
+        /// Time it was given.
+        limit: Duration,
+        /// Where each vCPU was.
+        where_: String,
+    },
+    /// The report makes no sense.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+}
+
+/// Runs a program on a machine of its own, for `limit` at most.
+///
+/// # Errors
+/// [`RunError`] when there is no machine, the guest has failed or the time is over.
+pub fn run(program: Program, vcpus: u32, limit: Duration) -> Result<Report, RunError> {
+    Session::start(program, vcpus)?.wait(limit)
+}
+
+/// A machine that runs one program. Dropping it stops the machine.
+#[derive(Debug)]
+pub struct Session {
+    program: Program,
+    vcpus: u32,
+    device: Arc<HostDevice>,
+    machine: Running,
+}
+
+impl Session {
+    /// Builds a machine and starts the program on it.
+    ///
+    /// # Errors
+    /// [`RunError`] when the machine cannot be built or started.
+    pub fn start(program: Program, vcpus: u32) -> Result<Self, RunError> {
+        if !(1..=MAX_CPUS).contains(&usize::try_from(vcpus).unwrap_or(usize::MAX)) {
+            return Err(RunError::Vcpus(vcpus));
+        }
+        let device = Arc::new(HostDevice::default());
+        let machine = Machine::new(MachineConfig {
+            kvm: PathBuf::from(DEFAULT_KVM_PATH),
+            topology: Topology::new(vcpus, 1)?,
+            memory: program.memory(vcpus),
+            kernel: KernelImage::from_bytes(Path::new("micro-guest"), PAYLOAD.to_vec())?,
+            initrd: Vec::new(),
+            command_line: program.command_line(vcpus),
+            serial_output: Box::new(io::sink()),
+            serial_input: None,
+            devices: Vec::new(),
+            ports: vec![PortDevice { start: PORT_BASE, len: PORT_COUNT, device: Arc::clone(&device) as _ }],
+        })?;
+        Ok(Self { program, vcpus, device, machine: machine.start()? })
+    }
+
+    /// Its vCPUs, in order.
+    #[must_use]
+    pub fn vcpus(&self) -> &[VcpuHandle] {
+        self.machine.vcpus()
+    }
+
+    /// The code, as guest addresses, in which a vCPU that runs [`Program::SelfCheck`] has all its registers in use. None if the
+    /// program has not told it within `limit`.
+    #[must_use]
+    pub fn self_check_window(&self, limit: Duration) -> Option<Range<u64>> {
+        match self.device.first_words(2, Instant::now() + limit)?[..] {
+            [start, end] => Some(start..end),
+            _ => None,
+        }
+    }
+
+    /// Asks the program to stop; [`Program::SelfCheck`] runs until then.
+    pub fn ask_to_stop(&self) {
+        self.device.ask_to_stop();
+    }
+
+    /// Whether the program has ended, well or not.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.device.wait(Instant::now()).is_some()
+    }
+
+    /// Waits for the program's end, for `limit` at most, and stops the machine.
+    ///
+    /// # Errors
+    /// [`RunError`] when the guest or the machine has failed or the time is over.
+    pub fn wait(self, limit: Duration) -> Result<Report, RunError> {
+        let until = Instant::now() + limit;
+        loop {
+            let now = Instant::now();
+            match self.device.wait(until.min(now + FAILURE_CHECK)) {
+                Some(End::Done(words)) => return Ok(Report::from_words(self.program, self.vcpus, &words)?),
+                Some(End::Failed(text)) => return Err(RunError::Guest(text)),
+                None => {}
+            }
+            if let Some(reason) = self.machine.wait(Some(Duration::ZERO)) {
+                return Err(RunError::Stopped(reason));
+            }
+            if now >= until {
+                return Err(RunError::Timeout { limit, where_: self.places() });
+            }
+        }
+    }
+
+    /// Where each vCPU is, in words. A vCPU that does not answer is left out of patience, not waited for.
+    fn places(&self) -> String {
+        let places = self.vcpus().iter().enumerate().map(|(id, vcpu)| {
+            let (answer, answered) = channel();
+            let vcpu = vcpu.clone();
+            // The thread ends with the machine at the latest: then the vCPU's thread answers or is gone.
+            thread::spawn(move || {
+                // Nobody listens any more once the patience is over.
+                let _ = answer.send(vcpu.save());
+            });
+            match answered.recv_timeout(LOOK_LIMIT) {
+                Ok(Ok(state)) => {
+                    let (rip, cs) = (state.registers.rip, state.special.cs.selector);
+                    format!("vCPU {id} {:?} at {rip:#x} in ring {}", state.activity, cs & 3)
+                }
+                Ok(Err(error)) => format!("vCPU {id}: {error}"),
+                Err(_) => format!("vCPU {id} does not answer"),
+            }
+        });
+        places.collect::<Vec<_>>().join(", ")
+    }
+}
