@@ -1,9 +1,11 @@
 //! Benchmarks: each against something else, alternating in one run, with medians and ratios.
 //!
+//! - [`boot`]: boot time, vincs against QEMU's microvm;
 //! - [`bare`]: a guest on KVM_RUN and nothing else, to compare the vmm's run loop with.
 //! - [`median`]: of a few measurements.
 
 pub mod bare;
+pub mod boot;
 
 /// The middle one of the values, the upper of two; zero if there are none.
 #[must_use]

@@ -113,6 +113,9 @@ pub(crate) struct RunArgs {
     /// File to write times, counters and the machine's configuration to at the end, as JSON
     #[arg(long, value_name = "FILE.json")]
     pub(crate) stats: Option<PathBuf>,
+    /// File to write the guest's initial RAM disk to, as it is booted; for comparison with other virtual machine monitors
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub(crate) keep_initramfs: Option<PathBuf>,
     /// Seconds from kernel entry within which CMD must start
     #[arg(long, value_name = "SECS", default_value_t = DEFAULT_BOOT_TIMEOUT_SECS, allow_negative_numbers = true)]
     boot_timeout: u64,

@@ -123,6 +123,8 @@ pub(crate) enum PrepareError {
     Modules(#[from] ModulesError),
     #[error(transparent)]
     Initramfs(#[from] InitramfsError),
+    #[error("--keep-initramfs {0} cannot be written: {1}: name a file that this user may write")]
+    KeepInitramfs(PathBuf, io::Error),
     #[error("--console {0} cannot be written: {1}: name a file that this user may write, or -")]
     Console(PathBuf, io::Error),
     #[error(transparent)]
@@ -173,6 +175,9 @@ pub(crate) fn prepare(args: &RunArgs) -> Result<Plan, PrepareError> {
         return Err(MachineSizeError::Vcpus { asked: size.vcpus, max }.into());
     }
     // Last, because these leave files behind.
+    if let Some(path) = &args.keep_initramfs {
+        std::fs::write(path, &initrd).map_err(|error| PrepareError::KeepInitramfs(path.clone(), error))?;
+    }
     let console = console(args)?;
     let stats = args.stats.as_deref().map(StatsFile::create).transpose()?;
     let kvm = args.kvm.clone();

@@ -269,6 +269,10 @@ fn files_that_cannot_be_written() {
     place.refuses(&[&common[..], &["--stats", "/no/such/dir/s.json"]].concat(), &["--stats", "/no/such/dir/s.json"]);
     place.refuses(&[&common[..], &["--stats", "/dev/null"]].concat(), &["--stats", "/dev/null"]);
     place.refuses(&[&common[..], &["--console", "/no/such/dir/c"]].concat(), &["--console", "/no/such/dir/c"]);
+    place.refuses(
+        &[&common[..], &["--keep-initramfs", "/no/such/dir/i"]].concat(),
+        &["--keep-initramfs", "/no/such/dir/i"],
+    );
     place.refuses(&[&common[..], &["--append", &"x".repeat(5000)]].concat(), &["--append"]);
 }
 

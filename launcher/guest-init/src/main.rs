@@ -75,10 +75,15 @@ fn run(command: &Command, control: &mut Control) -> Result<FromGuest, SetupError
 }
 
 /// Tells vincs over the control port, or whoever reads the console when that is not possible.
+///
+/// vincs ends the machine once it has the message. The port takes it long before that: behind it is the command's output,
+/// however slow its reader. A power-off would overtake both, so a message that is on its way is the last thing done here.
 fn tell(control: Option<&mut Control>, message: &FromGuest) {
     let told = control.map(|control| control.send(message, LAST_MESSAGE_TIME));
     match (told, message) {
-        (Some(Ok(())), _) => {}
+        (Some(Ok(())), _) => loop {
+            std::thread::park();
+        },
         (None, FromGuest::SetupFailed(line)) => console(line),
         (Some(Err(error)), FromGuest::SetupFailed(line)) => console(&format!("{line} (not told to vincs: {error})")),
         (Some(Err(error)), _) => console(&format!("{message:?} (not told to vincs: {error})")),

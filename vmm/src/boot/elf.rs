@@ -1,5 +1,7 @@
 //! ELF kernels: what the file must be before any of it is loaded (System V ABI, chapters 4 and 5).
 
+use std::ops::Range;
+
 use crate::layout::HIGH_RAM_START;
 
 const CLASS: usize = 4;
@@ -34,8 +36,8 @@ pub(super) enum Fault {
     Truncated(u64),
 }
 
-/// Checks that all segments lie in RAM from 1 MiB up and in the file; returns the first address after them.
-pub(super) fn check(image: &[u8]) -> Result<u64, Fault> {
+/// Checks that all segments lie in RAM from 1 MiB up and in the file; returns the addresses from the first to the last.
+pub(super) fn check(image: &[u8]) -> Result<Range<u64>, Fault> {
     let Some(header) = image.first_chunk::<HEADER_LEN>() else { return Err(Fault::Truncated(HEADER_LEN as u64)) };
     let unfit = |what: &str| Err(Fault::Unfit(what.to_owned()));
     if header[CLASS] != CLASS_64 || header[ENCODING] != LITTLE_ENDIAN || half(header, MACHINE) != Some(X86_64) {
@@ -45,7 +47,7 @@ pub(super) fn check(image: &[u8]) -> Result<u64, Fault> {
         return unfit("it is an ELF file that is not executable");
     }
     let entry = double(header, ENTRY).unwrap_or(0);
-    let (mut end, mut entered) = (0, false);
+    let (mut all, mut entered) = (None::<Range<u64>>, false);
     for header in program_headers(image)? {
         let field = |at| double(header, at).unwrap_or(0);
         let (start, len) = (field(PHYSICAL_ADDRESS), field(MEMORY_SIZE));
@@ -62,10 +64,14 @@ pub(super) fn check(image: &[u8]) -> Result<u64, Fault> {
         if file_end > image.len() as u64 {
             return Err(Fault::Truncated(file_end));
         }
-        end = segment_end.max(end);
+        let so_far = all.unwrap_or(start..segment_end);
+        all = Some(start.min(so_far.start)..segment_end.max(so_far.end));
         entered |= (start..segment_end).contains(&entry);
     }
-    if entered { Ok(end) } else { unfit(&format!("its entry point {entry:#x} is in none of its segments")) }
+    match all.filter(|_| entered) {
+        Some(all) => Ok(all),
+        None => unfit(&format!("its entry point {entry:#x} is in none of its segments")),
+    }
 }
 
 fn program_headers(image: &[u8]) -> Result<impl Iterator<Item = &[u8]>, Fault> {
@@ -115,8 +121,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_image_ends_after_its_last_segment() {
-        assert_eq!(check(&image(0x100)), Ok(0x20_1100));
+    fn an_image_reaches_from_its_first_to_after_its_last_segment() {
+        assert_eq!(check(&image(0x100)), Ok(0x20_0000..0x20_1100));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Cursor};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use linux_loader::bootparam::setup_header;
@@ -77,8 +78,8 @@ pub struct KernelImage {
 enum Kind {
     /// It starts between its preferred address and this one.
     BzImage { start_end: u64 },
-    /// Its segments end before this address.
-    Elf { end: u64 },
+    /// Its segments lie from one address to before the other.
+    Elf { start: u64, end: u64 },
 }
 
 /// A kernel in guest memory.
@@ -119,11 +120,11 @@ impl KernelImage {
         let found = bytes.len() as u64;
         let truncated = |expected| KernelError::Truncated { path: path.to_owned(), found, expected };
         let kind = if bytes.starts_with(ELF_MAGIC) {
-            let end = elf::check(&bytes).map_err(|fault| match fault {
+            let Range { start, end } = elf::check(&bytes).map_err(|fault| match fault {
                 elf::Fault::Unfit(what) => not_a_kernel(what),
                 elf::Fault::Truncated(expected) => truncated(expected),
             })?;
-            Kind::Elf { end }
+            Kind::Elf { start, end }
         } else if bytes.get(HEADER_MAGIC_OFFSET..HEADER_MAGIC_OFFSET + HEADER_MAGIC.len()) == Some(HEADER_MAGIC) {
             let header = setup_header_of(&bytes).ok_or_else(|| truncated(HEADER_END as u64))?;
             if header.version < PROTOCOL_64_BIT || header.xloadflags & XLF_KERNEL_64 == 0 {
@@ -165,7 +166,16 @@ impl KernelImage {
     pub fn end(&self) -> u64 {
         match self.kind {
             Kind::BzImage { start_end } => start_end.max(HIGH_RAM_START.saturating_add(self.bytes.len() as u64)),
-            Kind::Elf { end } => end,
+            Kind::Elf { end, .. } => end,
+        }
+    }
+
+    /// Guest-physical addresses that are written when it is loaded, or touched when it starts.
+    #[must_use]
+    pub fn loaded_range(&self) -> Range<u64> {
+        match self.kind {
+            Kind::BzImage { .. } => HIGH_RAM_START..HIGH_RAM_START.saturating_add(self.bytes.len() as u64),
+            Kind::Elf { start, end } => start..end,
         }
     }
 
@@ -275,6 +285,7 @@ mod tests {
     fn an_elf_image_is_checked_when_it_is_opened() {
         let whole = elf::tests::image(0x100);
         assert_eq!(open(whole.clone()).unwrap().end(), 0x20_1100);
+        assert_eq!(open(whole.clone()).unwrap().loaded_range(), 0x20_0000..0x20_1100);
         let error = open(whole[..whole.len() - 1].to_vec()).unwrap_err();
         assert!(matches!(error, KernelError::Truncated { .. }), "{error}");
         let mut foreign = whole;

@@ -102,6 +102,7 @@ impl Machine {
         ram.alias_mapping().write_slice(&tables, GuestAddress(AREA_START))?;
 
         let plan = BootPlan::new(&config.kernel, &config.initrd, &config.command_line, config.memory)?;
+        ram.make_resident(config.kernel.loaded_range());
         let entry = plan.load(ram.alias_mapping(), clock.khz())?;
         if let Some((bootstrap, reset)) = vcpus.first() {
             let (registers, special) = enter_long_mode(ram.alias_mapping(), entry, reset.special)?;
