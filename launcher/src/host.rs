@@ -2,6 +2,9 @@
 
 pub(crate) mod mounts;
 
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+
 /// The host's memory in bytes, from the text of /proc/meminfo (proc_meminfo(5): `MemTotal` in KiB).
 pub(crate) fn total_memory(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -16,6 +19,15 @@ pub(crate) fn available_cpus() -> u32 {
 /// The host's name, which becomes the guest's: /etc/hosts, which it shares, knows it.
 pub(crate) fn name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Makes this process fit to serve files: a file that the guest knows of takes two or three descriptors here, so the
+/// soft limit on them goes up to the hard one; and modes come from the guest, with its mask applied already.
+pub(crate) fn serve_files() -> rustix::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    umask(Mode::empty());
+    Ok(())
 }
 
 #[cfg(test)]

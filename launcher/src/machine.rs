@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel};
 use std::time::Duration;
 
 use vincs_guest_protocol::{CONTROL_PORT, STDERR_PORT, STDIN_PORT, STDOUT_PORT, Share, ShareMode};
@@ -128,7 +128,7 @@ impl Guest {
     pub(crate) fn start(
         parts: Parts,
         tail: SharedTail,
-        events: Sender<Event>,
+        events: SyncSender<Event>,
         entering: impl FnOnce(),
     ) -> Result<Self, StartError> {
         let machine = Machine::new(MachineConfig {

@@ -160,7 +160,7 @@ pub(crate) fn prepare(args: &RunArgs) -> Result<Plan, PrepareError> {
     let initrd = match modules {
         None => users_initrd.unwrap_or_default(),
         Some(tree) => {
-            let modules = initramfs::modules(&tree)?;
+            let modules = initramfs::modules(&tree, !args.disks.is_empty())?;
             let order = command.as_ref().map(|Command { stdio, .. }| command::order(&args.command, &cwd, *stdio));
             let order = order.transpose().map_err(PrepareError::Groups)?;
             let config = GuestConfig { shares: shares.clone(), command: order, hostname: host::name() };

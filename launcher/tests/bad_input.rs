@@ -87,6 +87,9 @@ const HEADER: usize = 0x202;
 const VERSION: usize = 0x206;
 const KERNEL_VERSION: usize = 0x20e;
 const INITRD_ADDR_MAX: usize = 0x22c;
+/// `loadflags`, with the bit that says that the kernel is loaded at 1 MiB.
+const LOADFLAGS: usize = 0x211;
+const LOADED_HIGH: u8 = 1;
 const XLOADFLAGS: usize = 0x236;
 
 /// The header of a 64-bit bzImage of release 1.2.3, and as much after it as it says.
@@ -94,6 +97,7 @@ fn bzimage() -> Vec<u8> {
     let mut image = vec![0; 4096];
     image[SETUP_SECTS] = 1;
     image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    image[LOADFLAGS] = LOADED_HIGH;
     let system = u32::try_from((image.len() - 2 * 512) / 16).unwrap();
     image[SYSSIZE..SYSSIZE + 4].copy_from_slice(&system.to_le_bytes());
     image[HEADER..HEADER + 4].copy_from_slice(b"HdrS");

@@ -81,7 +81,7 @@ fn lint_reasons(file: &File) -> Vec<String> {
 
 /// Paths of one person's machine mean nothing on another.
 fn machine_paths(file: &File) -> Vec<String> {
-    let paths = [concat!("/wo", "rk/"), concat!("/tmp/", "wt"), concat!("/home", "/"), concat!("/root", "/.")];
+    let paths = [concat!("/wo", "rk/"), concat!("/tmp/", "wt"), concat!("/root", "/.")];
     let lines = file.numbered().filter(|(_, line)| paths.iter().any(|path| line.contains(path)));
     lines.map(|(number, _)| file.at(number, "a path that is only on one machine")).collect()
 }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-/// Reads and converts the guest's time-stamp counter, which is this host's plus an offset that all vCPUs share.
-#[derive(Clone, Copy, Debug)]
+use serde::{Deserialize, Serialize};
+
+/// Reads and converts the guest's time-stamp counter, which is this host's plus an offset that all vCPUs share. In
+/// another process on the same host it goes on; another host's counter needs another offset.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct GuestClock {
     offset: u64,
     khz: u32,

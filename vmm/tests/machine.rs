@@ -180,3 +180,58 @@ fn a_guest_that_powers_off_for_ever_is_heard_once() {
         assert_eq!(running.wait(Some(Duration::from_millis(100))), None);
     }
 }
+
+#[test]
+fn the_clock_goes_on_in_another_machine() {
+    if kvm_or_skip() {
+        // RDTSC; the counter's bits 20 to 51 to the probe.
+        let code = [
+            [0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x48, 0xc1, 0xe8, 0x14, 0xe7, PROBE_PORT].as_slice(),
+            &HALT,
+        ];
+        let coarse = |clock: vincs_vmm::clock::GuestClock| u32::try_from(clock.now() >> 20 & 0xffff_ffff).unwrap();
+        let (first, written) = start(&code.concat());
+        let seen = written.recv_timeout(LONG).unwrap();
+        assert!((0..=coarse(first.clock())).contains(&seen), "{seen} is not the clock's");
+        thread::sleep(Duration::from_millis(200));
+        let (clock, before) = (first.clock(), coarse(first.clock()));
+        drop(first);
+
+        let (mut second, written) = machine(&code.concat(), 1);
+        let moved = serde_json::from_slice(&serde_json::to_vec(&clock).unwrap()).unwrap();
+        second.continue_clock(moved).unwrap();
+        let second = second.start().unwrap();
+        assert_eq!(second.clock(), clock);
+        let seen = written.recv_timeout(LONG).unwrap();
+        assert!((before..=coarse(clock)).contains(&seen), "{seen} is not after {before}");
+    }
+}
+
+#[test]
+fn commands_from_many_threads_end_with_the_machine() {
+    if kvm_or_skip() {
+        for code in [COUNT.as_slice(), &HALT] {
+            let (machine, written) = machine(code, 2);
+            let running = machine.start().unwrap();
+            let started = Instant::now();
+            thread::scope(|scope| {
+                for index in 0..8 {
+                    let vcpu = running.vcpus()[index % 2].clone();
+                    scope.spawn(move || {
+                        loop {
+                            let done = vcpu.pause().and_then(|()| vcpu.save()).and_then(|_| vcpu.resume());
+                            match done {
+                                Ok(()) => vcpu.mailbox().leave(Delivery::Fixed, 0x40, false),
+                                Err(CommandError::Stopped) => return,
+                                Err(CommandError::State(error)) => panic!("{error}"),
+                            }
+                        }
+                    });
+                }
+                thread::sleep(Duration::from_millis(100));
+                drop((running, written));
+            });
+            assert!(started.elapsed() < LONG / 2, "nobody waits for an answer that does not come");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::run::supervision::Event;
@@ -90,7 +90,7 @@ impl Keys {
 ///
 /// # Errors
 /// When the pipe or the thread cannot be created.
-pub(crate) fn input(events: Sender<Event>, terminal: bool) -> io::Result<OwnedFd> {
+pub(crate) fn input(events: SyncSender<Event>, terminal: bool) -> io::Result<OwnedFd> {
     let (serial, mut pipe) = io::pipe()?;
     let feed = move || {
         let mut keys = Keys::default();

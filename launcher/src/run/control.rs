@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 
 use rustix::net::{SendFlags, send};
 use vincs_guest_protocol::{FrameReader, FromGuest, ToGuest, encode_frame};
@@ -35,7 +35,7 @@ impl Control {
     ///
     /// # Errors
     /// When the sockets or the thread cannot be created.
-    pub(crate) fn connect(events: Sender<Event>) -> io::Result<(Self, OwnedFd)> {
+    pub(crate) fn connect(events: SyncSender<Event>) -> io::Result<(Self, OwnedFd)> {
         let (stream, device) = UnixStream::pair()?;
         let incoming = stream.try_clone()?;
         std::thread::Builder::new().name("control".into()).spawn(move || receive(incoming, &events))?;
@@ -54,7 +54,7 @@ impl Control {
 }
 
 /// Until the device closes its side; the machine's end says why it did.
-fn receive(mut incoming: impl Read, events: &Sender<Event>) {
+fn receive(mut incoming: impl Read, events: &SyncSender<Event>) {
     let mut reader = FrameReader::default();
     let mut bytes = [0; READ_SIZE];
     loop {
@@ -88,11 +88,11 @@ fn receive(mut incoming: impl Read, events: &Sender<Event>) {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::sync_channel;
 
     #[test]
     fn frames_cross_both_ways() {
-        let (events, arrived) = channel();
+        let (events, arrived) = sync_channel(8);
         let (control, device) = Control::connect(events).unwrap();
         let mut device = UnixStream::from(device);
         device.write_all(&encode_frame(&FromGuest::Starting).unwrap()).unwrap();
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn garbage_from_the_guest_is_an_event() {
-        let (events, arrived) = channel();
+        let (events, arrived) = sync_channel(8);
         let (_control, device) = Control::connect(events).unwrap();
         UnixStream::from(device).write_all(&[0xff; 8]).unwrap();
         assert!(matches!(arrived.recv().unwrap(), Event::ControlLost(_)));
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_does_not_read_never_blocks_vincs() {
-        let (events, _arrived) = channel();
+        let (events, _arrived) = sync_channel(8);
         let (control, _device) = Control::connect(events).unwrap();
         let result = (0..10_000_000).find_map(|_| control.send(&ToGuest::Signal(10)).err());
         assert!(matches!(result, Some(SendError::Port(_) | SendError::Cut)), "{result:?}");

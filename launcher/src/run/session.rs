@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +19,9 @@ use crate::run::streams::Streams;
 use crate::run::supervision::{Event, Step, Supervision};
 use crate::run::terminal::RawTerminal;
 use crate::stats::{Clock, Mark};
+
+/// Events that may wait; whoever has another waits too. A guest that floods its control port thus waits for vincs.
+const EVENT_QUEUE: usize = 64;
 
 /// What is left of a run.
 #[derive(Debug)]
@@ -68,7 +71,7 @@ struct Session {
 
 impl Session {
     fn start(machine: Machine, terms: &Terms, tail: &SharedTail) -> Result<Self, StartError> {
-        let (sender, events) = channel();
+        let (sender, events) = sync_channel(EVENT_QUEUE);
         let command = machine.command.as_ref();
         let command_has_terminal = command.is_some_and(|Command { stdio, .. }| matches!(stdio, Stdio::Terminal { .. }));
         signals::take(sender.clone(), command_has_terminal)?;
@@ -83,6 +86,7 @@ impl Session {
             (control, ports) = (Some(own), Some(Ports { control: device, streams }));
         }
         let serial = serial(machine.console, tail, &sender)?;
+        crate::host::serve_files().map_err(io::Error::from)?;
         let parts = Parts {
             kvm: machine.kvm,
             topology: machine.topology,
@@ -185,7 +189,7 @@ struct Serial {
 }
 
 /// Where the console's bytes go, and for a console on the terminal also where they come from.
-fn serial(console: Console, tail: &SharedTail, events: &Sender<Event>) -> io::Result<Serial> {
+fn serial(console: Console, tail: &SharedTail, events: &SyncSender<Event>) -> io::Result<Serial> {
     use std::os::fd::AsFd;
     let (file, raw, input) = match console {
         Console::Tail => (None, None, None),

@@ -1,7 +1,7 @@
 //! vincs's signals as events.
 
 use std::io;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
@@ -17,7 +17,7 @@ const TAKEN: [i32; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIG
 ///
 /// # Errors
 /// When handlers or the thread cannot be set up.
-pub(crate) fn take(events: Sender<Event>, terminal: bool) -> io::Result<()> {
+pub(crate) fn take(events: SyncSender<Event>, terminal: bool) -> io::Result<()> {
     let mut signals = Signals::new(TAKEN)?;
     let forward = move || {
         for signal in signals.forever() {

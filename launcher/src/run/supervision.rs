@@ -131,12 +131,12 @@ impl Supervision {
 
     fn on_message(&mut self, message: FromGuest) -> Step {
         match message {
-            FromGuest::Starting => {
-                if matches!(self.phase, Phase::Booting { .. }) {
-                    self.phase = Phase::Running;
-                }
+            FromGuest::Starting if matches!(self.phase, Phase::Booting { .. }) => {
+                self.phase = Phase::Running;
                 Step::Started
             }
+            // Said twice: there is nothing to start any more.
+            FromGuest::Starting => Step::Wait,
             FromGuest::AskTime => Step::SendTime,
             FromGuest::NotStarted { errno } => Step::End(Ending::NotStarted { errno }),
             FromGuest::Ended(ended) => Step::End(Ending::Command(ended)),
@@ -191,6 +191,7 @@ mod tests {
     fn running() -> (Supervision, Instant) {
         let (mut run, now) = booting();
         assert_eq!(run.on_event(Event::Guest(FromGuest::Starting), now), Step::Started);
+        assert_eq!(run.on_event(Event::Guest(FromGuest::Starting), now), Step::Wait, "the terminal is entered once");
         (run, now)
     }
 

@@ -26,6 +26,14 @@ fn an_interrupt_goes_round_and_every_hop_is_timed() {
 }
 
 #[test]
+fn sixty_four_processors_start_and_pass_an_interrupt_round() {
+    let Some(_turn) = turn("IPI ping-pong on 64 vCPUs") else { return };
+    let report = run(Program::IpiPingPong { rounds: 5 }, 64, LIMIT).unwrap();
+    let Report::IpiPingPong(hops) = report else { panic!("a report of another program") };
+    assert_eq!(hops.count, 5 * 64);
+}
+
+#[test]
 fn the_timer_fires_in_each_mode_and_never_early() {
     let Some(_turn) = turn("timer") else { return };
     for vcpus in VCPUS {

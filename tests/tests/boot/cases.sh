@@ -39,7 +39,7 @@ case_ topology env MARK='a value' vincs --vcpus 4 --numa 2 --mem 2G -- bash -c '
 date +%s.%N >"$out/topology/host-date"
 [ -e /etc/vincs-case ] && touch "$out/topology/overlay-leaked"
 cp "$work/kept-file" "$out/topology/" 2>/dev/null
-case_ vcpus-64 vincs --vcpus 64 --mem 2G -- nproc
+case_ vcpus-16 vincs --vcpus 16 --mem 2G -- nproc
 
 # Statuses, signals and streams.
 small status-3 -- sh -c 'exit 3'
@@ -69,9 +69,12 @@ mkdir -p "$out/build/made" && cp "$work"/project/*.o "$work"/project/{libproject
 
 # Disks: durable, read-only, locked; a share that is read-only.
 truncate -s 16M "$work/disk"
-small disk --disk disk -- sh -c 'printf durable | dd of=/dev/vda bs=512 seek=100 conv=sync,fsync 2>&1 && exit 0'
+small disk --disk disk -- sh -c 'printf durable | dd of=/dev/vda bs=512 seek=100 conv=sync,notrunc,fsync'
 dd if="$work/disk" bs=512 skip=100 count=1 2>/dev/null >"$out/disk/sector"
-small disk-ro --disk disk,ro -- sh -c 'cat /sys/block/vda/ro; echo x >/dev/vda'
+small disk-ro --disk disk,ro -- sh -c '
+    cat /sys/block/vda/ro
+    if printf overwritten | dd of=/dev/vda bs=512 seek=100 conv=sync,notrunc,fsync; then exit 9; else exit 1; fi'
+dd if="$work/disk" bs=512 skip=100 count=1 2>/dev/null >"$out/disk-ro/sector"
 # shellcheck disable=SC2016
 case_ disk-locked bash -c 'exec 9<disk; flock -x 9; vincs --vcpus 1 --disk disk -- true'
 mkdir "$work/read-only" && echo seen >"$work/read-only/file"

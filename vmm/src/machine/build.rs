@@ -9,7 +9,7 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::config::{MachineConfig, MachineError};
-use super::running::{Event, Running};
+use super::running::{Event, Parts, Running};
 use crate::acpi::{self, AREA_START, AcpiConfig, MemoryRange, Processor, SerialPort, VirtioMmio};
 use crate::apic::{IoApic, IoApicPin, Router};
 use crate::boot::{BootPlan, enter_long_mode};
@@ -41,6 +41,7 @@ pub struct Machine {
     transports: Vec<Arc<MmioTransport>>,
     ended: Sender<Event>,
     events: Receiver<Event>,
+    clock: GuestClock,
     vm: VmFd,
 }
 
@@ -109,7 +110,26 @@ impl Machine {
             bootstrap.fd.set_regs(&registers).map_err(KvmError::ioctl("set the first registers"))?;
         }
         let platform = Arc::new(Platform { bus, router, io_apic });
-        Ok(Self { ram, vcpus, handles, platform, transports, ended, events, vm })
+        Ok(Self { ram, vcpus, handles, platform, transports, ended, events, clock, vm })
+    }
+
+    /// Goes on with the clock of a machine whose vCPUs' states this one takes over: timers and the guest's idea of
+    /// time refer to it. Without this a machine's clock starts near zero.
+    ///
+    /// # Errors
+    /// [`MachineError::Clock`] when this host's counter has another rate, [`MachineError::Kvm`] when KVM refuses.
+    pub fn continue_clock(&mut self, clock: GuestClock) -> Result<(), MachineError> {
+        if clock.khz() != self.clock.khz() {
+            return Err(MachineError::Clock { host: self.clock.khz(), guest: clock.khz() });
+        }
+        for (vcpu, _) in &mut self.vcpus {
+            if kvm::set_tsc_offset(&vcpu.fd, clock.offset())? != clock.offset() {
+                return Err(KvmError::Missing("offsets of the time-stamp counter (KVM_VCPU_TSC_OFFSET)").into());
+            }
+            vcpu.clock = clock;
+        }
+        self.clock = clock;
+        Ok(())
     }
 
     /// Starts the vCPUs.
@@ -117,9 +137,9 @@ impl Machine {
     /// # Errors
     /// [`MachineError::Thread`] when a thread cannot be started; those that were are stopped.
     pub fn start(self) -> Result<Running, MachineError> {
-        let Self { ram, vcpus, handles, platform, transports, ended, events, vm } = self;
-        let io_apic = Arc::clone(&platform.io_apic);
-        let mut running = Running::new(handles, events, ended.clone(), io_apic, transports, ram, vm);
+        let Self { ram, vcpus, handles, platform, transports, ended, events, clock, vm } = self;
+        let parts = Parts { handles, io_apic: Arc::clone(&platform.io_apic), clock, transports, vm, ram };
+        let mut running = Running::new(parts, events, ended.clone());
         for (vcpu, reset) in vcpus {
             let thread = spawn(vcpu, reset, Arc::clone(&platform), vcpu_ended(&ended)).map_err(MachineError::Thread)?;
             running.add_thread(thread);

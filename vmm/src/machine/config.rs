@@ -103,6 +103,16 @@ pub enum MachineError {
     /// A table or the first instructions cannot be written to guest memory.
     #[error("cannot write to guest memory: {0}")]
     GuestMemory(#[from] vm_memory::GuestMemoryError),
+    /// The clock to go on with has another rate than this host's counter.
+    #[error(
+        "the guest's clock of {guest} kHz cannot go on over this host's counter of {host} kHz; use a host of its rate"
+    )]
+    Clock {
+        /// Rate of this host's counter in kHz.
+        host: u32,
+        /// Rate of the guest's clock in kHz.
+        guest: u32,
+    },
     /// The host has no thread left.
     #[error("cannot start a thread of the machine: {0}; raise the limit on processes (ulimit -u)")]
     Thread(io::Error),

@@ -9,6 +9,7 @@ use kvm_ioctls::VmFd;
 use serde::Serialize;
 
 use crate::apic::IoApic;
+use crate::clock::GuestClock;
 use crate::legacy::PowerEvent;
 use crate::memory::{DeviceMemory, GuestRam};
 use crate::topology::VcpuId;
@@ -65,33 +66,33 @@ impl Stopper {
     }
 }
 
+/// What a machine at work consists of, in the order in which it is dropped: devices, then KVM's machine, then the
+/// memory that both use.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) handles: Vec<VcpuHandle>,
+    pub(super) io_apic: Arc<IoApic>,
+    pub(super) clock: GuestClock,
+    #[expect(dead_code, reason = "kept until the threads have ended")]
+    pub(super) transports: Vec<Arc<MmioTransport>>,
+    #[expect(dead_code, reason = "kept until the devices are gone")]
+    pub(super) vm: VmFd,
+    pub(super) ram: GuestRam,
+}
+
 /// A machine at work. Dropping it stops it and waits for its threads.
 #[derive(Debug)]
 pub struct Running {
-    handles: Vec<VcpuHandle>,
+    parts: Parts,
     threads: Vec<JoinHandle<()>>,
     events: Receiver<Event>,
     sender: Sender<Event>,
     started: Instant,
-    io_apic: Arc<IoApic>,
-    // Dropped in this order, after the threads have ended: devices, then KVM's machine, then the memory both use.
-    _transports: Vec<Arc<MmioTransport>>,
-    _vm: VmFd,
-    ram: GuestRam,
 }
 
 impl Running {
-    pub(super) fn new(
-        handles: Vec<VcpuHandle>,
-        events: Receiver<Event>,
-        sender: Sender<Event>,
-        io_apic: Arc<IoApic>,
-        transports: Vec<Arc<MmioTransport>>,
-        ram: GuestRam,
-        vm: VmFd,
-    ) -> Self {
-        let started = Instant::now();
-        Self { handles, threads: Vec::new(), events, sender, started, io_apic, _transports: transports, _vm: vm, ram }
+    pub(super) fn new(parts: Parts, events: Receiver<Event>, sender: Sender<Event>) -> Self {
+        Self { parts, threads: Vec::new(), events, sender, started: Instant::now() }
     }
 
     pub(super) fn add_thread(&mut self, thread: JoinHandle<()>) {
@@ -125,19 +126,25 @@ impl Running {
     /// Its vCPUs, in order.
     #[must_use]
     pub fn vcpus(&self) -> &[VcpuHandle] {
-        &self.handles
+        &self.parts.handles
     }
 
     /// Its IOAPIC, whose state belongs to the machine's as the local APICs' belong to the vCPUs'.
     #[must_use]
     pub fn io_apic(&self) -> &IoApic {
-        &self.io_apic
+        &self.parts.io_apic
+    }
+
+    /// Its clock, to which the times in the vCPUs' states refer.
+    #[must_use]
+    pub fn clock(&self) -> GuestClock {
+        self.parts.clock
     }
 
     /// Its memory, as devices see it.
     #[must_use]
     pub fn memory(&self) -> DeviceMemory {
-        self.ram.device_memory()
+        self.parts.ram.device_memory()
     }
 
     /// When its vCPUs were started: the kernel's entry.
@@ -149,13 +156,13 @@ impl Running {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> MachineStats {
-        MachineStats { vcpus: self.handles.iter().map(|handle| handle.stats().snapshot()).collect() }
+        MachineStats { vcpus: self.parts.handles.iter().map(|handle| handle.stats().snapshot()).collect() }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.handles.iter().for_each(VcpuHandle::stop);
+        self.parts.handles.iter().for_each(VcpuHandle::stop);
         for thread in self.threads.drain(..) {
             // A panic of a thread has ended the process already.
             let _ = thread.join();

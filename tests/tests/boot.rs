@@ -1,0 +1,227 @@
+//! vincs itself, end to end: a stock Debian kernel in a testbed node. All cases run in one node (`boot/cases.sh` says
+//! what each does); the tests here look at what they gave. Needs the kernel in the cache and the release binaries
+//! (`make test` sees to both).
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use vincs_testbed::{End, Testbed};
+
+/// All cases together took 4 to 8 minutes on two processors; this bounds a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(1500);
+
+struct Results(TempDir);
+
+static RESULTS: LazyLock<Results> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boot");
+    let script = format!("exec bash '{0}/cases.sh' '{0}'", folder.display());
+    let output = Testbed { timeout: PATIENCE, ..Testbed::default() }.run(&script).unwrap();
+    let progress = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.end, End::Exited(0), "{progress}\n{}", output.console_tail);
+    eprintln!("{progress}");
+    let results = tempfile::tempdir().unwrap();
+    let archive = results.path().join("results.tar");
+    fs::write(&archive, &output.stdout).unwrap();
+    let tar = Command::new("tar").arg("-C").arg(results.path()).arg("-xf").arg(&archive).status().unwrap();
+    assert!(tar.success());
+    Results(results)
+});
+
+struct Case {
+    folder: PathBuf,
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+/// What the case of this name gave; its status must be the expected one.
+fn case(name: &str, status: i32) -> Case {
+    let folder = RESULTS.0.path().join(name);
+    let text = |file| String::from_utf8_lossy(&fs::read(folder.join(file)).unwrap()).into_owned();
+    let case = Case {
+        status: text("status").trim().parse().unwrap(),
+        stdout: text("stdout"),
+        stderr: text("stderr"),
+        folder: folder.clone(),
+    };
+    assert_eq!(case.status, status, "{name}: {}{}", case.stdout, case.stderr);
+    case
+}
+
+impl Case {
+    /// The rest of the first line of standard output that starts with this word.
+    fn line(&self, word: &str) -> &str {
+        let rest = self.stdout.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+        rest.unwrap_or_else(|| panic!("no line {word} in {}{}", self.stdout, self.stderr))
+    }
+
+    fn bytes(&self, file: &str) -> Vec<u8> {
+        fs::read(self.folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}: {}", self.stderr))
+    }
+
+    /// vincs's own message, its first line on standard error.
+    fn message(&self) -> &str {
+        self.stderr.lines().find_map(|line| line.strip_prefix("vincs: ")).unwrap_or(&self.stderr)
+    }
+}
+
+/// The release of the stock kernel in the cache.
+fn release() -> String {
+    let image = vincs_testbed::fetch_kernel(&mut |_| ()).unwrap();
+    let name = image.file_name().unwrap().to_string_lossy();
+    name.strip_prefix("vmlinuz-").unwrap_or_else(|| panic!("{name} names no release")).to_owned()
+}
+
+#[test]
+fn a_stock_kernel_boots_on_one_two_four_and_sixteen_processors() {
+    for vcpus in [1, 2, 4] {
+        let case = case(&format!("vcpus-{vcpus}"), 0);
+        assert_eq!(case.stdout, format!("{vcpus}\n{}\n", release()));
+        assert_eq!(case.stderr, "", "kernel messages stay off the command's streams");
+    }
+    assert_eq!(case("vcpus-16", 0).stdout, "16\n");
+}
+
+#[test]
+fn statistics_tell_times_and_counters() {
+    let text = fs::read_to_string(RESULTS.0.path().join("stats-2.json")).unwrap();
+    let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&stats["ending"], &stats["status"]), (&"exited".into(), &0.into()), "{text}");
+    let time = |name: &str| stats["times"][name].as_f64().unwrap_or_else(|| panic!("no time {name} in {text}"));
+    assert!(time("kernel_entry_to_command") > 0.0);
+    assert!(time("kernel_entry_to_first_byte") >= time("kernel_entry_to_command"));
+    let vcpus = stats["machine"]["vcpus"].as_array().unwrap();
+    assert_eq!(vcpus.len(), 2);
+    for vcpu in vcpus {
+        assert!(["entries", "interrupts", "halts", "apic_registers"].iter().all(|name| vcpu[*name].as_u64() > Some(0)));
+    }
+}
+
+#[test]
+fn the_guest_sees_its_processors_nodes_devices_and_clock() {
+    let case = case("topology", 0);
+    assert_eq!(case.line("cpus"), "0-3");
+    assert_eq!((case.line("node0"), case.line("node1")), ("0-1 10 20", "2-3 20 10"));
+    let memory: Vec<u64> = ["memory0", "memory1"].iter().map(|node| case.line(node).parse().unwrap()).collect();
+    // Half of 2 GiB each, in KiB, less what the kernel keeps.
+    assert!(memory.iter().all(|kib| (900_000..=1 << 20).contains(kib)), "{memory:?}");
+    for row in ["0,0,0,0", "1,1,0,0", "2,2,1,1", "3,3,1,1"] {
+        assert!(case.stdout.contains(&format!("lscpu {row}\n")), "processor, core, package, node: {}", case.stdout);
+    }
+    assert_eq!(case.line("clock"), "tsc");
+    assert!(case.stdout.contains("interrupts ttyS0\n") && case.stdout.contains("interrupts virtio\n"));
+}
+
+#[test]
+fn the_command_runs_in_its_directory_with_its_environment_at_the_hosts_time() {
+    let case = case("topology", 0);
+    assert!(case.line("directory").starts_with("/var/tmp/work."));
+    assert_eq!(case.line("environment"), "a value");
+    let seconds = |text: &str| text.trim().parse::<f64>().unwrap();
+    let host = seconds(&String::from_utf8(case.bytes("host-date")).unwrap());
+    let since = host - seconds(case.line("date"));
+    assert!((0.0..60.0).contains(&since), "the guest's date is {since} s before the host's at the end of the run");
+}
+
+#[test]
+fn the_guest_keeps_its_changes_to_itself_but_for_the_current_directory() {
+    let case = case("topology", 0);
+    assert!(case.stdout.contains("written in the guest\n"));
+    assert!(!case.folder.join("overlay-leaked").exists());
+    assert_eq!(case.bytes("kept-file"), b"kept\n");
+}
+
+#[test]
+fn the_commands_end_is_vincss_end() {
+    assert_eq!(case("status-3", 3).stderr, "");
+    assert_eq!(case("killed", 128 + 9).stderr, "");
+    let missing = case("not-found", 127);
+    assert!(missing.message().starts_with("no-such-command: not found"), "{}", missing.stderr);
+    assert_eq!(missing.stderr.lines().count(), 1);
+    let refused = case("not-executable", 126);
+    assert!(refused.message().starts_with("./not-executable: cannot be executed"), "{}", refused.stderr);
+}
+
+#[test]
+fn streams_arrive_byte_for_byte_and_apart() {
+    let apart = case("apart", 0);
+    assert_eq!((apart.stdout.as_str(), apart.stderr.as_str()), ("one\0two", "three"));
+    assert_eq!(case("through", 0).stdout, "same\n", "10 MB");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_writer() {
+    assert_eq!(case("reader-gone", 0).stdout, "y\ny\n");
+}
+
+#[test]
+fn signals_and_the_terminal_reach_the_command() {
+    assert_eq!(case("terminated", 42).stdout, "ready\ncaught\n");
+    let terminal = case("terminal", 0).stdout.replace('\r', "");
+    assert_eq!(terminal, "/dev/pts/0\n33 101\n/dev/pts/0\n");
+}
+
+#[test]
+fn four_processors_build_what_a_native_build_makes() {
+    let case = case("build", 0);
+    let native = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boot/project");
+    for file in fs::read_dir(&source).unwrap() {
+        let file = file.unwrap().path();
+        fs::copy(&file, native.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let make = Command::new("make").arg("-s").env_remove("MAKEFLAGS").current_dir(native.path()).status().unwrap();
+    assert!(make.success());
+    for file in ["primes.o", "sort.o", "text.o", "matrix.o", "main.o", "libproject.a", "program", "checked"] {
+        let made = case.bytes(&format!("made/{file}"));
+        assert!(made == fs::read(native.path().join(file)).unwrap(), "{file} differs from a native build's");
+    }
+    assert!(!case.stdout.contains("Clock skew") && !case.stderr.contains("future"), "{}{}", case.stdout, case.stderr);
+}
+
+#[test]
+fn disks_are_durable_read_only_when_asked_and_locked() {
+    assert!(case("disk", 0).bytes("sector").starts_with(b"durable\0"));
+    let read_only = case("disk-ro", 1);
+    assert_eq!(read_only.stdout, "1\n");
+    assert_eq!(read_only.bytes("sector"), case("disk", 0).bytes("sector"), "unchanged");
+    let locked = case("disk-locked", 2);
+    assert!(locked.message().starts_with("disk disk is locked"), "{}", locked.stderr);
+}
+
+#[test]
+fn a_read_only_share_can_be_read_and_not_written() {
+    let case = case("share-ro", 2);
+    assert_eq!(case.stdout, "seen\n");
+    assert!(case.stderr.contains("Read-only file system"), "{}", case.stderr);
+}
+
+#[test]
+fn machines_that_end_by_themselves_are_told_from_each_other() {
+    let panicked = case("panic", 121);
+    assert_eq!(panicked.message(), "the guest kernel panicked");
+    assert!(panicked.stderr.contains("sysrq triggered crash"), "with the console's last lines: {}", panicked.stderr);
+    assert!(case("power-off", 124).message().contains("powered off"));
+    assert!(case("reset", 124).message().contains("reset"));
+}
+
+#[test]
+fn boots_that_fail_end_with_the_consoles_last_lines() {
+    let panicked = case("boot-panic", 121);
+    assert!(panicked.stderr.contains("Kernel panic"), "{}", panicked.stderr);
+    let hung = case("boot-hang", 123);
+    assert!(hung.message().starts_with("the guest did not start true within 8 s"), "{}", hung.stderr);
+    assert!(hung.stderr.contains("Kernel panic"), "{}", hung.stderr);
+}
+
+#[test]
+fn without_a_command_an_initramfs_or_a_disk_is_booted_to_the_console() {
+    assert!(case("initrd", 0).stdout.contains("from the initramfs"));
+    assert!(case("disk-boot", 0).stdout.contains("from the disk"));
+}
