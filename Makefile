@@ -1,8 +1,8 @@
 # The commands of the README. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-# rustup's own installer puts cargo here; a new shell would have it on PATH, this one may not.
-export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# rustup's own installer puts cargo here; a new shell would have it on PATH, this one may not. Before a distribution's.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 # Stages tell how long the whole has run.
 export VINCS_STARTED := $(shell date +%s)
 # As given, without make's own expansion of $: the node's shell expands it.

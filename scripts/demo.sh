@@ -19,7 +19,7 @@ if why=$($vincs doctor --check kvm-native); then
 	set -- $vincs
 else
 	echo "demo: in the testbed, an emulated node: $why"
-	set -- target/release/testbed --verbose run -- vincs
+	set -- target/release/testbed --verbose --mem 3G run -- vincs
 fi
 echo "demo: vincs --vcpus 4 -- sh -c '…'"
 exec "$@" --vcpus 4 -- sh -c "$job"

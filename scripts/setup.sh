@@ -24,8 +24,6 @@ need() {
 	fi
 }
 
-static_busybox() { have busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
-
 as_root() {
 	if [ "$(id -u)" = 0 ]; then
 		"$@"
@@ -61,15 +59,21 @@ look_for_packages() {
 	need "libclang-common-$clang-dev" 'bindgen reads the userfaultfd header' \
 		any_file '/usr/lib/llvm-*/lib/clang/*/include/stddef.h'
 	need qemu-system-x86 'the testbed is an emulated node' have qemu-system-x86_64
-	need busybox-static 'first program of an emulated node' static_busybox
+	need e2fsprogs 'the tests make a disk with a file system' test -e /usr/sbin/mke2fs
 	need iproute2 'network and RDMA of an emulated node' have rdma
 	need acpica-tools 'iasl checks the ACPI tables in the tests' have iasl
 	need shellcheck 'checks the shell scripts in the tests' have shellcheck
 	need ca-certificates 'downloads over https' test -e /etc/ssl/certs/ca-certificates.crt
 }
 
+# The guest kernel is downloaded by `make kernel`, for which apt needs its lists of packages.
+lists_are_there() { any_file '/var/lib/apt/lists/*_Packages*' || any_file "${VINCS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vincs}/kernels/*"; }
+
 install_packages() {
-	[ ${#packages[@]} -gt 0 ] || return 0
+	if [ ${#packages[@]} = 0 ]; then
+		lists_are_there || as_root apt-get update
+		return 0
+	fi
 	have apt-get || die "this is not Debian or Ubuntu: install ${packages[*]} (or what holds the same) by hand"
 	local backports=() plain=() package
 	for package in "${packages[@]}"; do
@@ -152,7 +156,8 @@ install_rust() {
 	rustup toolchain install "$channel" --profile minimal --no-self-update "${parts[@]}"
 }
 
-PATH=$PATH:/usr/sbin:/sbin:${CARGO_HOME:-$HOME/.cargo}/bin
+# rustup's cargo before a distribution's, which is older and does not know the pinned toolchain.
+PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin
 look_for_packages
 install_packages
 install_rust

@@ -79,13 +79,12 @@ fn release() -> String {
 }
 
 #[test]
-fn a_stock_kernel_boots_on_one_two_four_and_sixteen_processors() {
+fn a_stock_kernel_boots_on_one_two_and_four_processors() {
     for vcpus in [1, 2, 4] {
         let case = case(&format!("vcpus-{vcpus}"), 0);
         assert_eq!(case.stdout, format!("{vcpus}\n{}\n", release()));
         assert_eq!(case.stderr, "", "kernel messages stay off the command's streams");
     }
-    assert_eq!(case("vcpus-16", 0).stdout, "16\n");
 }
 
 #[test]
@@ -123,6 +122,7 @@ fn the_command_runs_in_its_directory_with_its_environment_at_the_hosts_time() {
     let case = case("topology", 0);
     assert!(case.line("directory").starts_with("/var/tmp/work."));
     assert_eq!(case.line("environment"), "a value");
+    assert_eq!(case.line("user"), "0", "the node's user");
     let seconds = |text: &str| text.trim().parse::<f64>().unwrap();
     let host = seconds(&String::from_utf8(case.bytes("host-date")).unwrap());
     let since = host - seconds(case.line("date"));
@@ -216,7 +216,7 @@ fn boots_that_fail_end_with_the_consoles_last_lines() {
     let panicked = case("boot-panic", 121);
     assert!(panicked.stderr.contains("Kernel panic"), "{}", panicked.stderr);
     let hung = case("boot-hang", 123);
-    assert!(hung.message().starts_with("the guest did not start true within 8 s"), "{}", hung.stderr);
+    assert!(hung.message().starts_with("the guest did not start true within 25 s"), "{}", hung.stderr);
     assert!(hung.stderr.contains("Kernel panic"), "{}", hung.stderr);
 }
 

@@ -1,7 +1,7 @@
 //! Where vincs keeps what it fetched or unpacked.
 //!
 //! `kernels/RELEASE` in it is an unpacked kernel package: `boot/vmlinuz-RELEASE`, `lib/modules/RELEASE` (or
-//! `usr/lib/modules/RELEASE`), and `vmlinux` once it was extracted.
+//! `usr/lib/modules/RELEASE`), and `vmlinux` once it was extracted. `tools` has static programs for emulated nodes.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -57,6 +57,12 @@ impl Cache {
     #[must_use]
     pub fn kernels(&self) -> PathBuf {
         self.root.join("kernels")
+    }
+
+    /// The folder of the programs that need no libraries.
+    #[must_use]
+    pub fn tools(&self) -> PathBuf {
+        self.root.join("tools")
     }
 
     /// Releases of the kernels in it, newest first. Empty when there are none or the folder cannot be read.

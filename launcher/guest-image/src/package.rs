@@ -5,7 +5,7 @@ use crate::file::{self, FileError};
 use crate::kernel::{self, Kernel};
 use crate::vmlinux::{self, VmlinuxError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Why the kernel could not be fetched.
@@ -108,23 +108,7 @@ fn fetch(cache: &Cache, progress: &mut dyn FnMut(&str)) -> Result<Kernel, FetchE
     let packages = distribution.packages(&release);
 
     let kernels = cache.kernels();
-    std::fs::create_dir_all(&kernels).map_err(FileError::from("create", &kernels))?;
-    // Beside its final place, so that it can be renamed; the dot keeps it from being taken for a kernel.
-    let unfinished = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(&kernels);
-    let unfinished = unfinished.map_err(FileError::from("create a folder in", &kernels))?;
-    let (downloads, tree) = (unfinished.path().join("downloads"), unfinished.path().join("tree"));
-    for folder in [&downloads, &tree] {
-        std::fs::create_dir(folder).map_err(FileError::from("create", folder))?;
-    }
-
-    progress(&format!("downloading {} (not installed, only unpacked)", packages.join(", ")));
-    // As root, apt downloads as a user who cannot write here, and warns about that.
-    let download = ["-q", "-o", "APT::Sandbox::User=root", "download"];
-    run(Command::new("apt-get").args(download).args(&packages).current_dir(&downloads), "apt-get")?;
-    for package in file::entries(&downloads)? {
-        progress(&format!("unpacking {}", package.file_name().to_string_lossy()));
-        run(Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(&tree), "dpkg-deb")?;
-    }
+    let (_unfinished, tree) = unpack(&packages, &kernels, progress)?;
     let incomplete = || FetchError::Incomplete(packages.join(", "));
     kernel::in_tree(&tree, &release).ok_or_else(incomplete)?;
     let place = kernels.join(&release);
@@ -134,6 +118,51 @@ fn fetch(cache: &Cache, progress: &mut dyn FnMut(&str)) -> Result<Kernel, FetchE
         renamed => renamed.map_err(FileError::from("create", &place))?,
     }
     kernel::in_tree(&place, &release).ok_or_else(incomplete)
+}
+
+/// Puts a busybox that needs no libraries into the cache, unless one is there, and returns its path. It is not installed:
+/// the package would replace the system's own busybox and have its boot files made anew.
+///
+/// # Errors
+/// [`FetchError`]; the cache is as before then.
+pub fn fetch_busybox(cache: &Cache, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, FetchError> {
+    let tools = cache.tools();
+    let place = tools.join("busybox");
+    if place.is_file() {
+        return Ok(place);
+    }
+    let packages = ["busybox-static".to_owned()];
+    let (_unfinished, tree) = unpack(&packages, &tools, progress)?;
+    let found = ["bin/busybox", "usr/bin/busybox"].map(|path| tree.join(path)).into_iter().find(|path| path.is_file());
+    let found = found.ok_or_else(|| FetchError::Incomplete(packages.join(", ")))?;
+    std::fs::rename(&found, &place).map_err(FileError::from("create", &place))?;
+    Ok(place)
+}
+
+/// Downloads packages and unpacks them into a tree beside their final places in `folder`, so that what is in it can be
+/// renamed. The tree goes with the temporary folder that is returned before it.
+fn unpack(
+    packages: &[String],
+    folder: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(tempfile::TempDir, PathBuf), FetchError> {
+    std::fs::create_dir_all(folder).map_err(FileError::from("create", folder))?;
+    // The dot keeps it from being taken for a kernel.
+    let unfinished = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(folder);
+    let unfinished = unfinished.map_err(FileError::from("create a folder in", folder))?;
+    let (downloads, tree) = (unfinished.path().join("downloads"), unfinished.path().join("tree"));
+    for folder in [&downloads, &tree] {
+        std::fs::create_dir(folder).map_err(FileError::from("create", folder))?;
+    }
+    progress(&format!("downloading {} (not installed, only unpacked)", packages.join(", ")));
+    // As root, apt downloads as a user who cannot write here, and warns about that.
+    let download = ["-q", "-o", "APT::Sandbox::User=root", "download"];
+    run(Command::new("apt-get").args(download).args(packages).current_dir(&downloads), "apt-get")?;
+    for package in file::entries(&downloads)? {
+        progress(&format!("unpacking {}", package.file_name().to_string_lossy()));
+        run(Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(&tree), "dpkg-deb")?;
+    }
+    Ok((unfinished, tree))
 }
 
 /// The release of the kernel image among dependencies as `apt-cache depends` lists them.

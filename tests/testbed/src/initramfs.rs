@@ -62,12 +62,15 @@ pub(crate) struct Files<'a> {
     pub(crate) stdin: bool,
 }
 
-/// Puts the stock kernel into the cache, unless one is there. `progress` gets a line for each thing done.
+/// Puts the stock kernel and a static busybox into the cache, unless they are there; returns the kernel's path.
+/// `progress` gets a line for each thing done.
 ///
 /// # Errors
 /// [`ImageError`] when it is not there and cannot be fetched.
 pub fn fetch_kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf, ImageError> {
-    Ok(package::fetch_kernel(&Cache::from_env()?, progress)?.image)
+    let cache = Cache::from_env()?;
+    package::fetch_busybox(&cache, progress)?;
+    Ok(package::fetch_kernel(&cache, progress)?.image)
 }
 
 /// The node's kernel: the newest in the cache. Its image is the ELF where that can be had: a software CPU takes seconds to

@@ -2,10 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use elf::ElfBytes;
-use elf::abi::PT_INTERP;
-use elf::endian::AnyEndian;
-
 use crate::TestbedError;
 use crate::qemu::{MAX_CPUS, MIN_MEMORY};
 
@@ -20,9 +16,9 @@ pub enum MissingError {
         /// Debian's and Ubuntu's package that holds it.
         package: &'static str,
     },
-    /// The initramfs has no libraries, so its busybox must need none.
-    #[error("{} needs shared libraries: install the package busybox-static (make setup does)", .0.display())]
-    DynamicBusybox(PathBuf),
+    /// The node's first program is not in the cache.
+    #[error("no {}: run `make kernel`, which fetches it with the kernel", .0.display())]
+    NoBusybox(PathBuf),
     /// QEMU's software CPU is too old for SVM.
     #[error("this QEMU cannot emulate AMD's SVM: install qemu-system-x86 of Debian 12, Ubuntu 24.04 or later ({0})")]
     NoSvm(String),
@@ -39,8 +35,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Looks for each program in the folders of `path`, a list as in `$PATH`.
-    pub(crate) fn find(path: &str) -> Result<Self, TestbedError> {
+    /// Looks for each program in the folders of `path`, a list as in `$PATH`, and for busybox in the cache's `tools`.
+    pub(crate) fn find(path: &str, tools: &Path) -> Result<Self, TestbedError> {
         let look = |program, package| {
             path.split(':')
                 .filter(|dir| !dir.is_empty())
@@ -49,13 +45,12 @@ impl Programs {
                 .ok_or(MissingError::Program { program, package })
         };
         let qemu = look("qemu-system-x86_64", "qemu-system-x86")?;
-        let busybox = look("busybox", "busybox-static")?;
+        let busybox = tools.join("busybox");
+        if !busybox.is_file() {
+            return Err(MissingError::NoBusybox(busybox).into());
+        }
         // The node puts rdma_rxe on its interface with it.
         look("rdma", "iproute2")?;
-        let elf = std::fs::read(&busybox).map_err(TestbedError::io(format!("cannot read {}", busybox.display())))?;
-        if has_interpreter(&elf) {
-            return Err(MissingError::DynamicBusybox(busybox).into());
-        }
         Ok(Self { qemu, busybox })
     }
 }
@@ -79,15 +74,6 @@ pub(crate) fn check_shape(cpus: u32, memory: u64, meminfo: &str) -> Result<(), T
 fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// Whether a program has a PT_INTERP header (ELF specification, "Program header"), that is, needs libraries. A file that is no ELF
-/// program has none; the node then says what is wrong with it.
-fn has_interpreter(program: &[u8]) -> bool {
-    ElfBytes::<AnyEndian>::minimal_parse(program)
-        .ok()
-        .and_then(|elf| elf.segments())
-        .is_some_and(|segments| segments.iter().any(|segment| segment.p_type == PT_INTERP))
 }
 
 #[cfg(test)]
@@ -119,29 +105,19 @@ mod tests {
     }
 
     #[test]
-    fn static_programs_are_told_from_dynamic_ones() {
-        assert!(has_interpreter(&std::fs::read("/bin/ls").unwrap()));
-        assert!(!has_interpreter(b"\x7fELF"));
-        assert!(!has_interpreter(&[0xff; 64]));
-        assert!(!has_interpreter(&[]));
-    }
-
-    #[test]
     fn each_missing_program_is_named_with_its_package() {
         let dir = tempfile::tempdir().unwrap();
         let path = format!(":{}", dir.path().display());
-        let message = || Programs::find(&path).unwrap_err().to_string();
+        let message = || Programs::find(&path, dir.path()).unwrap_err().to_string();
         let missing = |program: &str, package: &str| {
             format!("{program} not found: install the package {package} (make setup does)")
         };
         assert_eq!(message(), missing("qemu-system-x86_64", "qemu-system-x86"));
         std::fs::write(dir.path().join("qemu-system-x86_64"), "").unwrap();
-        assert_eq!(message(), missing("busybox", "busybox-static"));
-        std::fs::copy("/bin/ls", dir.path().join("busybox")).unwrap();
+        assert!(message().ends_with("busybox: run `make kernel`, which fetches it with the kernel"), "{}", message());
+        std::fs::write(dir.path().join("busybox"), "").unwrap();
         assert_eq!(message(), missing("rdma", "iproute2"));
         std::fs::write(dir.path().join("rdma"), "").unwrap();
-        assert!(
-            message().ends_with("busybox needs shared libraries: install the package busybox-static (make setup does)")
-        );
+        assert!(Programs::find(&path, dir.path()).is_ok());
     }
 }

@@ -7,6 +7,7 @@ here=$1
 out=$(mktemp -d /var/tmp/cases.XXXXXX)
 work=$(mktemp -d /var/tmp/work.XXXXXX)
 limit=150
+busybox=$VINCS_CACHE/tools/busybox
 
 # case NAME COMMAND...: runs the command in $work and keeps its status and streams.
 case_() {
@@ -39,7 +40,6 @@ case_ topology env MARK='a value' vincs --vcpus 4 --numa 2 --mem 2G -- bash -c '
 date +%s.%N >"$out/topology/host-date"
 [ -e /etc/vincs-case ] && touch "$out/topology/overlay-leaked"
 cp "$work/kept-file" "$out/topology/" 2>/dev/null
-case_ vcpus-16 vincs --vcpus 16 --mem 2G -- nproc
 
 # Statuses, signals and streams.
 small status-3 -- sh -c 'exit 3'
@@ -85,14 +85,14 @@ small panic -- sh -c 'echo c >/proc/sysrq-trigger; sleep 60'
 small power-off -- sh -c 'echo o >/proc/sysrq-trigger; sleep 60'
 small reset -- sh -c 'echo b >/proc/sysrq-trigger; sleep 60'
 small boot-panic --append rdinit=/no-such-init --append init=/no-such-init -- true
-small boot-hang --boot-timeout 8 --append 'panic=0 rdinit=/no-such-init' -- true
+small boot-hang --boot-timeout 25 --append 'panic=0 rdinit=/no-such-init' -- true
 
 # Without a command: an initramfs of its own, and a disk, to the console.
-mkdir -p "$work/ramdisk/bin" && cp "$(command -v busybox)" "$work/ramdisk/bin/" && ln -s bin/busybox "$work/ramdisk/init"
+mkdir -p "$work/ramdisk/bin" && cp "$busybox" "$work/ramdisk/bin/" && ln -s bin/busybox "$work/ramdisk/init"
 printf '#!/bin/busybox sh\necho "from the initramfs"\n/bin/busybox poweroff -f\n' >"$work/ramdisk/start" && chmod +x "$work/ramdisk/start"
-(cd "$work/ramdisk" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/ramdisk.cpio"
+(cd "$work/ramdisk" && find . | "$busybox" cpio -o -H newc 2>/dev/null) >"$work/ramdisk.cpio"
 case_ initrd vincs --vcpus 1 --mem 512M --initrd ramdisk.cpio --append 'rdinit=/start quiet'
-mkdir -p "$work/root/sbin" "$work/root/bin" "$work/root/dev" "$work/root/proc" && cp "$(command -v busybox)" "$work/root/bin/"
+mkdir -p "$work/root/sbin" "$work/root/bin" "$work/root/dev" "$work/root/proc" && cp "$busybox" "$work/root/bin/"
 printf '#!/bin/busybox sh\necho "from the disk"\n/bin/busybox poweroff -f\n' >"$work/root/sbin/init" && chmod +x "$work/root/sbin/init"
 truncate -s 64M "$work/root.img" && mke2fs -q -t ext4 -d "$work/root" "$work/root.img"
 case_ disk-boot vincs --vcpus 1 --mem 512M --disk root.img --append quiet
