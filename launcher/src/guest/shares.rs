@@ -1,8 +1,8 @@
 //! Which host directories the guest mounts, and how.
 //!
 //! `/` comes first, with changes kept to the guest. A 9p server names files by inode number, which is unique only in
-//! one file system, so every other file system below `/` is a share of its own; it is used in the way of the directory
-//! it lies in. On top come the current directory and each `--share`, which reach the host.
+//! one file system, so other file systems below `/` are shares of their own, up to a limit; each is used in the way of the
+//! directory it lies in. On top come the current directory and each `--share`, which reach the host.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::host::mounts::{self, Mount};
 use crate::input::share::KERNEL_DIRS;
 
 /// Most host file systems below `/` that become shares of their own, the outer ones first: each takes a device. The
-/// rest is served by the share around it.
+/// rest cannot be reached: the share around one shows its mount point and answers EXDEV to whoever enters.
 pub(crate) const MAX_FILE_SYSTEMS: usize = 8;
 
 /// Directories that start out empty in the guest: what the host has mounted there is left out.
