@@ -116,6 +116,8 @@ impl Supervision {
     pub(crate) fn on_event(&mut self, event: Event, now: Instant) -> Step {
         match event {
             Event::Guest(message) => self.on_message(message),
+            // Its machine is being taken down, and the control port with it: why it stopped is what counts.
+            Event::ControlLost(_) if matches!(self.phase, Phase::Stopped { .. }) => Step::Wait,
             Event::ControlLost(why) => Step::End(Ending::Failed(format!("the guest's control port failed: {why}"))),
             Event::Signal(signal) => self.on_signal(signal, now),
             Event::Resized(size) if self.command_runs() => Step::Send(ToGuest::Resize(size)),
@@ -257,6 +259,25 @@ mod tests {
                 run.on_event(Event::Stopped(stopped.clone()), now);
                 assert_eq!(run.on_deadline(), Step::End(ending.clone()));
             }
+        }
+    }
+
+    #[test]
+    fn a_control_port_that_breaks_is_a_failure_unless_the_machine_stopped() {
+        let lost = || Event::ControlLost("cut".into());
+        for (mut run, now) in [booting(), running()] {
+            assert!(matches!(run.on_event(lost(), now), Step::End(Ending::Failed(why)) if why.contains("cut")));
+        }
+        for (stopped, status) in [
+            (Stopped::Panic, 121),
+            (Stopped::TripleFault { vcpu: 0 }, 122),
+            (Stopped::Reset, 124),
+            (Stopped::PowerOff, 124),
+        ] {
+            let (mut run, now) = running();
+            run.on_event(Event::Stopped(stopped.clone()), now);
+            assert_eq!(run.on_event(lost(), now), Step::Wait);
+            assert!(matches!(run.on_deadline(), Step::End(ending) if ending.status() == status), "{stopped:?}");
         }
     }
 
