@@ -171,7 +171,7 @@ impl Guest {
 /// Why the machine stopped by itself. A panicked kernel resets (`panic=-1`), so only its console tells it from others.
 fn stop_event(reason: StopReason, tail: &SharedTail) -> Option<Event> {
     let stopped = match reason {
-        StopReason::PowerOff => Stopped::PowerOff,
+        StopReason::PowerOff => Stopped::PowerOff { init_line: tail.with(|tail| tail.init_line()) },
         StopReason::Reset if tail.with(|tail| tail.panic_line()).is_some() => Stopped::Panic,
         StopReason::Reset => Stopped::Reset,
         StopReason::TripleFault { vcpu } => Stopped::TripleFault { vcpu },
@@ -192,7 +192,10 @@ mod tests {
         assert_eq!(event(StopReason::Reset), Some(Event::Stopped(Stopped::Reset)));
         tail.with(|tail| tail.push(b"Kernel panic - not syncing: x\n"));
         assert_eq!(event(StopReason::Reset), Some(Event::Stopped(Stopped::Panic)));
-        assert_eq!(event(StopReason::PowerOff), Some(Event::Stopped(Stopped::PowerOff)));
+        assert_eq!(event(StopReason::PowerOff), Some(Event::Stopped(Stopped::PowerOff { init_line: None })));
+        tail.with(|tail| tail.push(b"vincs-init: no port\n"));
+        let init_line = Some("no port".into());
+        assert_eq!(event(StopReason::PowerOff), Some(Event::Stopped(Stopped::PowerOff { init_line })));
         assert_eq!(event(StopReason::Stopped), None);
     }
 

@@ -85,6 +85,10 @@ pub(crate) struct Plan {
 pub(crate) enum PrepareError {
     #[error("nothing to run: give a command as in `vincs -- CMD`, or --initrd or --disk to boot; see vincs --help")]
     NothingToRun,
+    #[error("--share {}: without a command nothing of the host is shared; give one as in `vincs -- CMD`", .0.display())]
+    ShareWithoutCommand(PathBuf),
+    #[error("--modules {}: without a command --initrd brings its own modules; leave one of the two away", .0.display())]
+    ModulesWithoutUse(PathBuf),
     #[error("--boot-timeout 0: the guest needs at least 1 second")]
     NoTime,
     #[error("the host's memory is unknown: /proc/meminfo has no MemTotal: mount /proc")]
@@ -141,12 +145,13 @@ pub(crate) fn prepare(args: &RunArgs) -> Result<Plan, PrepareError> {
     if args.command.is_empty() && args.initrd.is_none() && args.disks.is_empty() {
         return Err(PrepareError::NothingToRun);
     }
+    without_use(args)?;
     if args.boot_timeout().is_zero() {
         return Err(PrepareError::NoTime);
     }
     let size = size(args)?;
     let topology = Topology::new(size.vcpus, size.numa_nodes)?;
-    let (shares, cwd) = if boots_users_initrd(args) { (Vec::new(), PathBuf::new()) } else { directories(args)? };
+    let (shares, cwd) = directories(args)?;
     let devices = args.disks.len() + shares.len();
     if devices > MAX_DISKS_AND_SHARES {
         return Err(PrepareError::TooManyDevices { asked: devices, max: MAX_DISKS_AND_SHARES });
@@ -201,10 +206,24 @@ fn boots_users_initrd(args: &RunArgs) -> bool {
     args.command.is_empty() && args.initrd.is_some()
 }
 
-/// The guest's shares, and the current directory.
+/// Refuses options that mean nothing without a command: ignored, they would promise what does not happen.
+fn without_use(args: &RunArgs) -> Result<(), PrepareError> {
+    if !args.command.is_empty() {
+        return Ok(());
+    }
+    if let Some(share) = args.shares.first() {
+        return Err(PrepareError::ShareWithoutCommand(share.dir.clone()));
+    }
+    match &args.modules {
+        Some(modules) if boots_users_initrd(args) => Err(PrepareError::ModulesWithoutUse(modules.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// The guest's shares, and the current directory: without a command none, as nothing of the host is used then.
 fn directories(args: &RunArgs) -> Result<(Vec<Share>, PathBuf), PrepareError> {
-    if args.command.is_empty() && args.shares.is_empty() {
-        // A disk's own system is its own root.
+    if args.command.is_empty() {
+        // A disk's own system is its own root, and so is the user's initrd.
         return Ok((Vec::new(), PathBuf::from("/")));
     }
     let cwd = std::env::current_dir().map_err(PrepareError::CurrentDir)?;

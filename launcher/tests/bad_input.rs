@@ -115,6 +115,23 @@ fn nothing_to_run() {
 }
 
 #[test]
+fn options_that_mean_nothing_without_a_command() {
+    let place = Place::new();
+    place.file("kernel", &bzimage());
+    place.file("initrd", b"");
+    File::create(place.path("disk.img")).unwrap().set_len(1 << 20).unwrap();
+    let boot = ["--mem", "128M", "--kernel", "kernel"];
+    let share = ["--share", "/usr:ro"];
+    place.refuses(&[&boot[..], &share, &["--initrd", "initrd"]].concat(), &["--share /usr:", "-- CMD"]);
+    place.refuses(&[&boot[..], &share, &["--disk", "disk.img"]].concat(), &["--share /usr:", "-- CMD"]);
+    let modules = ["--modules", "mods", "--initrd", "initrd"];
+    place.refuses(&[&boot[..], &modules].concat(), &["--modules mods:", "--initrd"]);
+    // They are used where the disk's own system is booted by vincs's initrd.
+    let used = place.vincs(&[&boot[..], &["--modules", "mods", "--disk", "disk.img"]].concat());
+    assert!(!String::from_utf8_lossy(&used.stderr).contains("without a command"), "{used:?}");
+}
+
+#[test]
 fn a_bad_command_line() {
     let place = Place::new();
     place.refuses(&["ls"], &["ls", "`--`", "--help"]);

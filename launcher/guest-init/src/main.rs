@@ -91,12 +91,15 @@ fn tell(control: Option<&mut Control>, message: &FromGuest) {
     }
 }
 
-/// One line on the console: the last resort, so it cannot fail any further.
+/// One line on the console: the last resort, so it cannot fail any further. vincs knows it by how it starts.
 fn console(line: &str) {
     let console = std::fs::OpenOptions::new().write(true).open("/dev/console");
     let line = format!("vincs-init: {line}\n");
     let _ = match console {
-        Ok(mut console) if getpid() == Pid::INIT => console.write_all(line.as_bytes()),
+        // A power-off that follows must not overtake it.
+        Ok(mut console) if getpid() == Pid::INIT => {
+            console.write_all(line.as_bytes()).and_then(|()| Ok(rustix::termios::tcdrain(&console)?))
+        }
         Ok(_) | Err(_) => std::io::stderr().write_all(line.as_bytes()),
     };
 }

@@ -1,5 +1,6 @@
 //! The control port: frames to and from the guest's first program.
 
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -17,6 +18,8 @@ const READ_SIZE: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Control {
     stream: UnixStream,
+    /// A frame was sent in part: whatever follows, the guest would read as the rest of it.
+    cut: Cell<bool>,
 }
 
 /// Why a message did not get to the control port.
@@ -39,17 +42,24 @@ impl Control {
         let (stream, device) = UnixStream::pair()?;
         let incoming = stream.try_clone()?;
         std::thread::Builder::new().name("control".into()).spawn(move || receive(incoming, &events))?;
-        Ok((Self { stream }, device.into()))
+        Ok((Self { stream, cut: Cell::new(false) }, device.into()))
     }
 
-    /// Sends a message, without waiting for a guest that does not read.
+    /// Sends a message, without waiting for a guest that does not read. After a frame that was cut nothing more is sent.
     ///
     /// # Errors
     /// [`SendError`] when it was not sent.
     pub(crate) fn send(&self, message: &ToGuest) -> Result<(), SendError> {
-        let frame = encode_frame(message)?;
-        let sent = send(&self.stream, &frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
-        if sent == frame.len() { Ok(()) } else { Err(SendError::Cut) }
+        if self.cut.get() {
+            return Err(SendError::Cut);
+        }
+        self.send_frame(&encode_frame(message)?)
+    }
+
+    fn send_frame(&self, frame: &[u8]) -> Result<(), SendError> {
+        let sent = send(&self.stream, frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        self.cut.set(sent != frame.len());
+        if self.cut.get() { Err(SendError::Cut) } else { Ok(()) }
     }
 }
 
@@ -111,6 +121,20 @@ mod tests {
         let (_control, device) = Control::connect(events).unwrap();
         UnixStream::from(device).write_all(&[0xff; 8]).unwrap();
         assert!(matches!(arrived.recv().unwrap(), Event::ControlLost(_)));
+    }
+
+    #[test]
+    fn nothing_follows_a_frame_that_was_cut() {
+        let (events, _arrived) = sync_channel(8);
+        let (control, device) = Control::connect(events).unwrap();
+        // Larger than the socket's buffer takes, which frames are not.
+        assert!(matches!(control.send_frame(&vec![0; 16 << 20]), Err(SendError::Cut)));
+        let mut device = UnixStream::from(device);
+        device.set_nonblocking(true).unwrap();
+        let read_all = |device: &mut UnixStream| device.read_to_end(&mut Vec::new()).unwrap_err().kind();
+        assert_eq!(read_all(&mut device), io::ErrorKind::WouldBlock, "there is room again");
+        assert!(matches!(control.send(&ToGuest::Signal(2)), Err(SendError::Cut)));
+        assert_eq!(device.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

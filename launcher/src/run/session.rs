@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::SIGCONT;
@@ -15,13 +14,17 @@ use crate::run::console::{self, ConsoleOutput, SharedTail};
 use crate::run::control::Control;
 use crate::run::ending::Ending;
 use crate::run::signals;
-use crate::run::streams::Streams;
+use crate::run::streams::{Copier, Streams};
 use crate::run::supervision::{Event, Step, Supervision};
 use crate::run::terminal::RawTerminal;
 use crate::stats::{Clock, Mark};
 
 /// Events that may wait; whoever has another waits too. A guest that floods its control port thus waits for vincs.
 const EVENT_QUEUE: usize = 64;
+
+/// How long stdout's reader may take for the last bytes of a timed stdout, at most two pipes full. No signal ends vincs
+/// in this time, because the machine is down and its events are no longer looked at.
+const LAST_BYTES_TIME: Duration = Duration::from_secs(10);
 
 /// What is left of a run.
 #[derive(Debug)]
@@ -66,7 +69,7 @@ struct Session {
     /// CMD has a terminal: this one becomes raw when CMD starts.
     command_has_terminal: bool,
     raw: Option<RawTerminal>,
-    stdout_copier: Option<JoinHandle<()>>,
+    stdout_copier: Option<Copier>,
 }
 
 impl Session {
@@ -161,16 +164,17 @@ impl Session {
         }
     }
 
-    /// Stops the machine; its counters. Waits for the last bytes of a timed stdout only where CMD had its say.
+    /// Stops the machine; its counters. Waits for the last bytes of a timed stdout only where CMD had its say, and
+    /// no longer than [`LAST_BYTES_TIME`].
     fn stop(mut self, ending: &Ending) -> serde_json::Value {
         let Some(stats) = self.guest.stop() else {
             tracing::warn!("the machine does not stop in time: it ends with vincs");
             return serde_json::Value::Null;
         };
         if let (Ending::Command(_), Some(copier)) = (ending, self.stdout_copier.take())
-            && copier.join().is_err()
+            && let Err(error) = copier.wait(LAST_BYTES_TIME)
         {
-            tracing::warn!("the thread that copies stdout panicked");
+            tracing::warn!(%error, "stdout may be incomplete");
         }
         serde_json::to_value(stats).unwrap_or_default()
     }

@@ -3,7 +3,8 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 use vincs_guest_protocol::Stdio;
 
@@ -45,15 +46,49 @@ impl Streams {
     }
 
     /// Puts a copying thread between the device and stdout, to see its first byte. The thread ends when the device has
-    /// closed its side; join it for the last bytes.
+    /// closed its side; wait for it to have the last bytes written.
     ///
     /// # Errors
     /// When the pipe or the thread cannot be created.
-    pub(crate) fn time_stdout(&mut self, clock: Arc<Clock>) -> io::Result<JoinHandle<()>> {
+    pub(crate) fn time_stdout(&mut self, clock: Arc<Clock>) -> io::Result<Copier> {
         let (from_device, device) = io::pipe()?;
         let stdout = std::mem::replace(&mut self.stdout, device.into());
-        let copying = move || copy(from_device, std::fs::File::from(stdout), &clock);
-        std::thread::Builder::new().name("stdout".into()).spawn(copying)
+        let (end, ended) = sync_channel(1);
+        let copying = move || {
+            copy(from_device, std::fs::File::from(stdout), &clock);
+            // Nobody waits where CMD did not have its say.
+            let _ = end.send(());
+        };
+        std::thread::Builder::new().name("stdout".into()).spawn(copying)?;
+        Ok(Copier { ended })
+    }
+}
+
+/// The thread that copies a timed stdout.
+#[derive(Debug)]
+pub(crate) struct Copier {
+    ended: Receiver<()>,
+}
+
+/// Why the last bytes of a timed stdout were not seen to be written.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum CopierError {
+    #[error("stdout's reader does not take CMD's last bytes: they are lost")]
+    Stuck,
+    #[error("the thread that copies stdout panicked")]
+    Panicked,
+}
+
+impl Copier {
+    /// Waits until the thread has written all it got, at most for `limit`.
+    ///
+    /// # Errors
+    /// [`CopierError`] when it is not seen to.
+    pub(crate) fn wait(self, limit: Duration) -> Result<(), CopierError> {
+        self.ended.recv_timeout(limit).map_err(|error| match error {
+            RecvTimeoutError::Timeout => CopierError::Stuck,
+            RecvTimeoutError::Disconnected => CopierError::Panicked,
+        })
     }
 }
 
@@ -78,6 +113,29 @@ fn copy(mut from: impl Read, mut to: impl Write, clock: &Clock) {
 mod tests {
     use super::*;
 
+    /// More than a copy of some bytes takes.
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_reader_that_stalls_is_not_waited_for_without_end() {
+        let (out, stdout) = io::pipe().unwrap();
+        let mut streams = Streams { stdout: stdout.into(), ..Streams::own().unwrap() };
+        let copier = streams.time_stdout(Arc::new(Clock::start())).unwrap();
+        let mut device = std::fs::File::from(streams.stdout);
+        // One pipe's capacity more than the pipe to the reader holds.
+        device.write_all(&[0; 2 * COPY_SIZE]).unwrap();
+        drop(device);
+        assert_eq!(copier.wait(Duration::from_millis(50)), Err(CopierError::Stuck));
+        drop(out);
+    }
+
+    #[test]
+    fn a_copier_that_is_gone_without_a_word_panicked() {
+        let (end, ended) = sync_channel(1);
+        drop(end);
+        assert_eq!(Copier { ended }.wait(LONG), Err(CopierError::Panicked));
+    }
+
     #[test]
     fn a_timed_stdout_is_unchanged_and_marked() {
         let clock = Arc::new(Clock::start());
@@ -89,7 +147,7 @@ mod tests {
         let mut device = std::fs::File::from(streams.stdout);
         device.write_all(b"one\r\n\0two").unwrap();
         drop(device);
-        copier.join().unwrap();
+        copier.wait(LONG).unwrap();
         let mut seen = Vec::new();
         out.read_to_end(&mut seen).unwrap();
         assert_eq!(seen, b"one\r\n\0two");
@@ -104,7 +162,7 @@ mod tests {
         let copier = streams.time_stdout(Arc::new(Clock::start())).unwrap();
         let mut device = std::fs::File::from(streams.stdout);
         device.write_all(b"x").unwrap();
-        copier.join().unwrap();
+        copier.wait(LONG).unwrap();
         assert_eq!(device.write_all(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

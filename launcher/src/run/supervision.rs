@@ -21,8 +21,8 @@ const LAST_FRAMES_TIME: Duration = Duration::from_millis(500);
 /// Why the machine stopped by itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Stopped {
-    /// The guest powered off.
-    PowerOff,
+    /// The guest powered off; what its first program last said on the console, if anything.
+    PowerOff { init_line: Option<String> },
     /// The guest reset after its kernel panicked.
     Panic,
     /// The guest reset.
@@ -116,6 +116,8 @@ impl Supervision {
     pub(crate) fn on_event(&mut self, event: Event, now: Instant) -> Step {
         match event {
             Event::Guest(message) => self.on_message(message),
+            // Its machine is being taken down, and the control port with it: why it stopped is what counts.
+            Event::ControlLost(_) if matches!(self.phase, Phase::Stopped { .. }) => Step::Wait,
             Event::ControlLost(why) => Step::End(Ending::Failed(format!("the guest's control port failed: {why}"))),
             Event::Signal(signal) => self.on_signal(signal, now),
             Event::Resized(size) if self.command_runs() => Step::Send(ToGuest::Resize(size)),
@@ -140,7 +142,7 @@ impl Supervision {
             FromGuest::AskTime => Step::SendTime,
             FromGuest::NotStarted { errno } => Step::End(Ending::NotStarted { errno }),
             FromGuest::Ended(ended) => Step::End(Ending::Command(ended)),
-            FromGuest::SetupFailed(what) => Step::End(Ending::Failed(format!("the guest could not be set up: {what}"))),
+            FromGuest::SetupFailed(what) => Step::End(set_up_failed(&what)),
         }
     }
 
@@ -163,8 +165,13 @@ impl Supervision {
 
     fn on_stopped(&mut self, stopped: Stopped, now: Instant) -> Step {
         let ending = match stopped {
-            Stopped::PowerOff | Stopped::Reset if !self.has_command => Ending::Console,
-            Stopped::PowerOff => Ending::PoweredOff,
+            Stopped::PowerOff { .. } | Stopped::Reset if !self.has_command => Ending::Console,
+            // The first program fails before its control port is open: the console is all it has. Once CMD runs,
+            // anybody may have written such a line.
+            Stopped::PowerOff { init_line: Some(what) } if matches!(self.phase, Phase::Booting { .. }) => {
+                set_up_failed(&what)
+            }
+            Stopped::PowerOff { .. } => Ending::PoweredOff,
             Stopped::Reset => Ending::Reset,
             Stopped::Panic => Ending::Panic,
             Stopped::TripleFault { vcpu } => Ending::TripleFault { vcpu },
@@ -173,6 +180,10 @@ impl Supervision {
         self.phase = Phase::Stopped { ending, deadline: now + LAST_FRAMES_TIME };
         Step::Wait
     }
+}
+
+fn set_up_failed(what: &str) -> Ending {
+    Ending::Failed(format!("the guest could not be set up: {what}"))
 }
 
 #[cfg(test)]
@@ -238,7 +249,7 @@ mod tests {
     #[test]
     fn an_end_of_the_command_on_its_way_counts_more_than_the_machines() {
         let (mut run, now) = running();
-        assert_eq!(run.on_event(Event::Stopped(Stopped::PowerOff), now), Step::Wait);
+        assert_eq!(run.on_event(Event::Stopped(Stopped::PowerOff { init_line: None }), now), Step::Wait);
         assert_eq!(run.deadline(), Some(now + LAST_FRAMES_TIME));
         let ended = Event::Guest(FromGuest::Ended(Ended::Exited(0)));
         assert_eq!(run.on_event(ended, now), Step::End(Ending::Command(Ended::Exited(0))));
@@ -247,7 +258,7 @@ mod tests {
     #[test]
     fn a_machine_that_stops_by_itself_says_why() {
         for (stopped, ending) in [
-            (Stopped::PowerOff, Ending::PoweredOff),
+            (Stopped::PowerOff { init_line: None }, Ending::PoweredOff),
             (Stopped::Reset, Ending::Reset),
             (Stopped::Panic, Ending::Panic),
             (Stopped::TripleFault { vcpu: 1 }, Ending::TripleFault { vcpu: 1 }),
@@ -257,6 +268,40 @@ mod tests {
                 run.on_event(Event::Stopped(stopped.clone()), now);
                 assert_eq!(run.on_deadline(), Step::End(ending.clone()));
             }
+        }
+    }
+
+    #[test]
+    fn a_power_off_before_the_command_with_a_word_of_the_first_program_is_a_failed_set_up() {
+        let power_off = || Event::Stopped(Stopped::PowerOff { init_line: Some("no port".into()) });
+        let (mut run, now) = booting();
+        run.on_event(power_off(), now);
+        let said = Ending::Failed("the guest could not be set up: no port".into());
+        assert_eq!(run.on_deadline(), Step::End(said));
+        let (mut run, now) = running();
+        run.on_event(power_off(), now);
+        assert_eq!(run.on_deadline(), Step::End(Ending::PoweredOff), "the command can write such a line");
+        let mut run = Supervision::new(false, BOOT, now);
+        run.on_event(power_off(), now);
+        assert_eq!(run.on_deadline(), Step::End(Ending::Console), "the user saw it on the console");
+    }
+
+    #[test]
+    fn a_control_port_that_breaks_is_a_failure_unless_the_machine_stopped() {
+        let lost = || Event::ControlLost("cut".into());
+        for (mut run, now) in [booting(), running()] {
+            assert!(matches!(run.on_event(lost(), now), Step::End(Ending::Failed(why)) if why.contains("cut")));
+        }
+        for (stopped, status) in [
+            (Stopped::Panic, 121),
+            (Stopped::TripleFault { vcpu: 0 }, 122),
+            (Stopped::Reset, 124),
+            (Stopped::PowerOff { init_line: None }, 124),
+        ] {
+            let (mut run, now) = running();
+            run.on_event(Event::Stopped(stopped.clone()), now);
+            assert_eq!(run.on_event(lost(), now), Step::Wait);
+            assert!(matches!(run.on_deadline(), Step::End(ending) if ending.status() == status), "{stopped:?}");
         }
     }
 

@@ -13,6 +13,9 @@ const ESCAPE: u8 = 0x1b;
 /// What the kernel's panic message starts with (kernel/panic.c).
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 
+/// What the guest's first program starts its lines with.
+const INIT: &str = "vincs-init: ";
+
 /// The last [`TAIL_LINES`] lines, as plain text.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
@@ -71,6 +74,11 @@ impl Tail {
         self.panic.as_deref().map(plain)
     }
 
+    /// The last thing that the guest's first program says in [`Self::lines`], without its name.
+    pub(crate) fn init_line(&self) -> Option<String> {
+        self.lines().iter().rev().find_map(|line| line.strip_prefix(INIT)).map(str::to_owned)
+    }
+
     /// The lines, oldest first, with an unfinished last one; empty lines are left out.
     pub(crate) fn lines(&self) -> Vec<String> {
         let unfinished = (!self.line.is_empty()).then_some(&self.line);
@@ -126,6 +134,15 @@ mod tests {
         tail.push("trace\n".repeat(TAIL_LINES).as_bytes());
         assert!(tail.panic_line().is_some() && !tail.lines().iter().any(|line| line.contains("panic")));
         assert_eq!(tail_of(b"a \xc2\x9b b"), ["a  b"], "an encoded control character is not shown");
+    }
+
+    #[test]
+    fn the_last_word_of_the_first_program_is_found() {
+        let mut tail = Tail::default();
+        tail.push(b"[    1.0] vincs-init: not its own line\n");
+        assert_eq!(tail.init_line(), None);
+        tail.push(b"vincs-init: one\r\nvincs-init: module x: bad\r\n[    1.1] reboot: Power down\n");
+        assert_eq!(tail.init_line().unwrap(), "module x: bad");
     }
 
     #[test]
