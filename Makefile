@@ -49,5 +49,9 @@ testbed: build ## Run CMD='â€¦' in an emulated node (TESTBED_OPTIONS='--cpus 4 â
 	@target/release/testbed $(TESTBED_OPTIONS) run --sh "$$TESTBED_CMD"
 
 bench-boot: build ## Boot time against QEMU's microvm, and KVM exit times; prints the ratios
-	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-exit
 	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-boot
+	@if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then \
+		$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-exit; \
+	else \
+		echo 'bench-exit: not run, as /dev/kvm is missing or not open to this user'; \
+	fi

@@ -8,6 +8,7 @@ pub mod guest;
 pub mod microvm;
 mod qmp;
 pub mod report;
+mod time;
 pub mod vincs;
 
 use std::io;

@@ -17,7 +17,7 @@ use vincs_guest_protocol::{CONTROL_PORT, STDERR_PORT, STDIN_PORT, STDOUT_PORT};
 
 use super::guest::{Guest, MEMORY, OUTPUT};
 use super::qmp::Qmp;
-use super::{Boot, BootError, file_error};
+use super::{Boot, BootError, file_error, time};
 
 /// The machine; see above.
 const MACHINE: &str = "microvm,rtc=on,pit=off,pic=off";
@@ -50,7 +50,8 @@ fn arguments(guest: &Guest, work: &Path) -> Vec<OsString> {
     for (n, share) in guest.shares.iter().enumerate() {
         // What is mounted below the share has inode numbers of its own: remap keeps them apart.
         let server = "security_model=none,readonly=on,multidevs=remap";
-        option("-fsdev", format!("local,id=share{n},path={share},{server}"));
+        // QEMU reads a comma that is written twice as one of the path.
+        option("-fsdev", format!("local,id=share{n},path={},{server}", share.replace(',', ",,")));
         option("-device", format!("virtio-9p-device,fsdev=share{n},mount_tag=vincs{n}"));
     }
     option("-device", "virtio-serial-device".into());
@@ -99,13 +100,17 @@ pub fn boot(guest: &Guest) -> Result<Boot, BootError> {
     // QEMU connected its ports before it greeted, so accepting does not wait. All stay open while the guest runs.
     let ports = listeners.iter().map(|listener| Ok(listener.accept()?.0));
     let ports = ports.collect::<io::Result<Vec<UnixStream>>>().map_err(failed("does not open its ports"))?;
-    let mut named = PORTS.iter().zip(&ports);
-    let Some((_, output)) = named.find(|(name, _)| **name == STDOUT_PORT) else {
-        return Err(failed("has no port for the output")(io::ErrorKind::NotFound.into()));
+    for port in &ports {
+        port.set_read_timeout(Some(BOOT_TIME)).map_err(failed("has ports that cannot be used"))?;
+    }
+    let port = |wanted| PORTS.iter().zip(&ports).find_map(|(name, port)| (*name == wanted).then_some(port));
+    let (Some(control), Some(output)) = (port(CONTROL_PORT), port(STDOUT_PORT)) else {
+        return Err(failed("lacks a port")(io::ErrorKind::NotFound.into()));
     };
 
     let entered = Instant::now();
     qmp.execute("cont").map_err(failed("does not run"))?;
+    time::answer(control).map_err(failed("did not ask for the time"))?;
     let byte = first_byte(output).map_err(failed("did not run the command"))?;
     let arrived = Instant::now();
     if OUTPUT.first() != Some(&byte) {
@@ -118,7 +123,6 @@ pub fn boot(guest: &Guest) -> Result<Boot, BootError> {
 }
 
 fn first_byte(mut port: &UnixStream) -> io::Result<u8> {
-    port.set_read_timeout(Some(BOOT_TIME))?;
     let mut byte = [0];
     port.read_exact(&mut byte)?;
     Ok(byte[0])
@@ -141,13 +145,15 @@ mod tests {
             initramfs: "/i".into(),
             cmdline: "console=ttyS0 quiet".into(),
             vcpus: 3,
-            shares: vec!["/".into(), "/srv".into()],
+            shares: vec!["/".into(), "/srv/a,b".into()],
         };
         let args: Vec<_> =
             arguments(&guest, Path::new("/w")).into_iter().map(|arg| arg.into_string().unwrap()).collect();
         let has = |name: &str, value: &str| args.windows(2).any(|pair| pair == [name, value]);
         assert!(has("-smp", "3") && has("-m", "1024M") && has("-append", "console=ttyS0 quiet"));
         assert!(has("-kernel", "/k") && has("-initrd", "/i"));
+        let server = "security_model=none,readonly=on,multidevs=remap";
+        assert!(has("-fsdev", &format!("local,id=share1,path=/srv/a,,b,{server}")));
         assert!(has("-device", "virtio-9p-device,fsdev=share1,mount_tag=vincs1"));
         assert!(has("-device", "virtserialport,chardev=vincs.stdout,nr=3,name=vincs.stdout"));
         assert!(has("-chardev", "socket,id=vincs.stdout,path=/w/vincs.stdout"));
