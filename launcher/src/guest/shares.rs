@@ -36,7 +36,7 @@ pub(crate) fn plan(mounts: &[Mount], asked: &[(PathBuf, ShareMode)], servable: i
         let Some((around, mode)) = innermost(&chosen, &mount.point) else { continue };
         let same_inodes = mounts::covering(mounts, around).is_some_and(|outer| outer.device == mount.device);
         if added == MAX_FILE_SYSTEMS {
-            tracing::warn!(path = %mount.point.display(), "more file systems than shares: served by the one around it");
+            tracing::warn!(path = %mount.point.display(), "more file systems than shares: cannot be reached in the guest");
             continue;
         }
         if around == mount.point || same_inodes || hidden(&mount.point, around) || !servable(&mount.point) {
