@@ -14,7 +14,7 @@ use crate::run::console::{self, ConsoleOutput, SharedTail};
 use crate::run::control::Control;
 use crate::run::ending::Ending;
 use crate::run::signals;
-use crate::run::streams::{Copier, Streams};
+use crate::run::streams::{Copier, CopierError, Streams};
 use crate::run::supervision::{Event, Step, Supervision};
 use crate::run::terminal::RawTerminal;
 use crate::stats::{Clock, Mark};
@@ -22,9 +22,8 @@ use crate::stats::{Clock, Mark};
 /// Events that may wait; whoever has another waits too. A guest that floods its control port thus waits for vincs.
 const EVENT_QUEUE: usize = 64;
 
-/// How long stdout's reader may take for the last bytes of a timed stdout, at most two pipes full. No signal ends vincs
-/// in this time, because the machine is down and its events are no longer looked at.
-const LAST_BYTES_TIME: Duration = Duration::from_secs(10);
+/// How often a wait for a slow reader of a timed stdout looks whether a signal ends it.
+const READER_STEP: Duration = Duration::from_millis(100);
 
 /// What is left of a run.
 #[derive(Debug)]
@@ -52,7 +51,8 @@ pub(crate) fn run(machine: Machine, terms: &Terms) -> Outcome {
     let ending = match Session::start(machine, terms, &tail) {
         Ok(mut session) => {
             let ending = session.supervise(terms);
-            counters = session.stop(&ending);
+            let (stats, ending) = session.stop(ending);
+            counters = stats;
             ending
         }
         Err(error) => Ending::Failed(error.to_string()),
@@ -164,19 +164,37 @@ impl Session {
         }
     }
 
-    /// Stops the machine; its counters. Waits for the last bytes of a timed stdout only where CMD had its say, and
-    /// no longer than [`LAST_BYTES_TIME`].
-    fn stop(mut self, ending: &Ending) -> serde_json::Value {
+    /// Stops the machine; its counters. Where CMD had its say, the last bytes of a timed stdout, at most two pipes full,
+    /// are waited for, and a signal that gives up on them becomes the ending: output that is lost is no success.
+    fn stop(mut self, ending: Ending) -> (serde_json::Value, Ending) {
+        let copier = self.stdout_copier.take();
         let Some(stats) = self.guest.stop() else {
             tracing::warn!("the machine does not stop in time: it ends with vincs");
-            return serde_json::Value::Null;
+            return (serde_json::Value::Null, ending);
         };
-        if let (Ending::Command(_), Some(copier)) = (ending, self.stdout_copier.take())
-            && let Err(error) = copier.wait(LAST_BYTES_TIME)
-        {
-            tracing::warn!(%error, "stdout may be incomplete");
+        let given_up = match (&ending, copier) {
+            (Ending::Command(_), Some(copier)) => wait_for_reader(&copier, &self.events),
+            _ => None,
+        };
+        (serde_json::to_value(stats).unwrap_or_default(), given_up.map_or(ending, Ending::Signal))
+    }
+}
+
+/// Waits until stdout's reader has taken all; the signal that ended the wait, if one did.
+fn wait_for_reader(copier: &Copier, events: &Receiver<Event>) -> Option<i32> {
+    loop {
+        match copier.wait(READER_STEP) {
+            Ok(()) => return None,
+            Err(error @ CopierError::Panicked) => {
+                tracing::warn!(%error, "stdout may be incomplete");
+                return None;
+            }
+            Err(CopierError::Stuck) => {}
         }
-        serde_json::to_value(stats).unwrap_or_default()
+        let asked = |event| if let Event::Signal(signal) = event { Some(signal) } else { None };
+        if let Some(signal) = events.try_iter().filter_map(asked).find(|signal| signals::END.contains(signal)) {
+            return Some(signal);
+        }
     }
 }
 
@@ -206,4 +224,23 @@ fn serial(console: Console, tail: &SharedTail, events: &SyncSender<Event>) -> io
         }
     };
     Ok(Serial { output: ConsoleOutput::new(tail.clone(), file), input, raw })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_ends_the_wait_for_a_reader_that_stalls() {
+        let (_out, stdout) = io::pipe().unwrap();
+        let mut streams = Streams { stdout: stdout.into(), ..Streams::own().unwrap() };
+        let copier = streams.time_stdout(Arc::new(Clock::start())).unwrap();
+        let mut device = std::fs::File::from(streams.stdout);
+        io::Write::write_all(&mut device, &[0; 1 << 17]).unwrap();
+        drop(device);
+        let (sender, events) = sync_channel(2);
+        sender.send(Event::Quit).unwrap();
+        sender.send(Event::Signal(signal_hook::consts::SIGTERM)).unwrap();
+        assert_eq!(wait_for_reader(&copier, &events), Some(signal_hook::consts::SIGTERM));
+    }
 }

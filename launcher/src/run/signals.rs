@@ -9,6 +9,9 @@ use signal_hook::iterator::Signals;
 use crate::run::supervision::Event;
 use crate::run::terminal;
 
+/// Signals that ask for the end.
+pub(crate) const END: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+
 /// Signals that vincs takes: those of a user or shell that mean CMD. SIGPIPE is ignored from the start by Rust's
 /// runtime: a closed stdout is an error of the write, which the guest hears of.
 const TAKEN: [i32; 8] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH];

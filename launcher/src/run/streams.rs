@@ -73,7 +73,7 @@ pub(crate) struct Copier {
 /// Why the last bytes of a timed stdout were not seen to be written.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum CopierError {
-    #[error("stdout's reader does not take CMD's last bytes: they are lost")]
+    #[error("stdout's reader has not taken CMD's last bytes")]
     Stuck,
     #[error("the thread that copies stdout panicked")]
     Panicked,
@@ -84,7 +84,7 @@ impl Copier {
     ///
     /// # Errors
     /// [`CopierError`] when it is not seen to.
-    pub(crate) fn wait(self, limit: Duration) -> Result<(), CopierError> {
+    pub(crate) fn wait(&self, limit: Duration) -> Result<(), CopierError> {
         self.ended.recv_timeout(limit).map_err(|error| match error {
             RecvTimeoutError::Timeout => CopierError::Stuck,
             RecvTimeoutError::Disconnected => CopierError::Panicked,

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use vincs_guest_protocol::{FromGuest, ToGuest, WindowSize};
 
 use crate::run::ending::Ending;
+use crate::run::signals;
 
 /// So many INT or TERM within [`INSIST_TIME`] end vincs, whatever the guest does.
 const INSIST_COUNT: usize = 3;
@@ -147,7 +148,7 @@ impl Supervision {
     }
 
     fn on_signal(&mut self, signal: i32, now: Instant) -> Step {
-        let ends = [SIGINT, SIGTERM, SIGHUP, SIGQUIT].contains(&signal);
+        let ends = signals::END.contains(&signal);
         if ends && (!self.command_runs() || self.insists(signal, now)) {
             return Step::End(Ending::Signal(signal));
         }
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn signals_end_a_boot_and_go_to_a_command() {
-        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+        for signal in signals::END {
             let (mut run, now) = booting();
             assert_eq!(run.on_event(Event::Signal(signal), now), Step::End(Ending::Signal(signal)));
             let (mut run, now) = running();
