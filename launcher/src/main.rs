@@ -1,7 +1,7 @@
 //! `vincs`: boots a stock Linux kernel and runs a command in it.
 //!
 //! - [`cli`] says what can be asked, [`input`] and [`prepare`] check it before anything is started;
-//! - [`guest`] makes what the guest is given, [`machine`] puts the machine together, [`run`] sees it to its end;
+//! - [`guest`] makes what the guest is given, [`machine`] puts the machine together, [`mod@run`] sees it to its end;
 //! - [`doctor`] tells what this host can do.
 
 mod cli;
