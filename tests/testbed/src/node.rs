@@ -134,9 +134,9 @@ impl Testbed {
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         check_shape(self.cpus, self.memory, &meminfo)?;
         let cache = Cache::from_env().map_err(ImageError::from)?;
+        let kernel = initramfs::node_kernel(&cache)?;
         let path = format!("{}:{SYSTEM_PATH}", std::env::var("PATH").unwrap_or_default());
         let programs = Programs::find(&path, &cache.tools())?;
-        let kernel = initramfs::node_kernel(&cache)?;
         let mark = end_mark()?;
         let env = node_env(std::env::vars_os(), self.binaries.as_deref(), cache.root());
         let image = initramfs::build(
