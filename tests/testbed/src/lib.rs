@@ -15,7 +15,7 @@ mod stream;
 
 pub use command::{Command, release_dir};
 pub use initramfs::{ImageError, fetch_kernel};
-pub use node::{End, Output, Testbed};
+pub use node::{DEFAULT_CPUS, End, Output, Testbed};
 pub use preflight::MissingError;
 pub use qemu::{MAX_CPUS, MIN_MEMORY};
 pub use size::{SizeError, parse_size};

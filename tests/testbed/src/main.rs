@@ -28,7 +28,7 @@ const MAX_TIMEOUT: u64 = 86_400;
 #[command(name = "testbed", version)]
 struct Cli {
     /// Processors of the node
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = vincs_testbed::DEFAULT_CPUS)]
     cpus: u32,
     /// Memory of the node: a number with K, M, G or T
     #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size)]

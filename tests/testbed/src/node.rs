@@ -33,6 +33,10 @@ const CONSOLE_TAIL_LINES: usize = 60;
 /// Longest report line in bytes.
 const MAX_REPORT: u64 = 4096;
 
+/// Processors of a node unless asked otherwise. With two, nested guests of several vCPUs now and then triple-fault, hang,
+/// or take the node down with them; with one they did not (docs/testbed.md).
+pub const DEFAULT_CPUS: u32 = 1;
+
 /// A node to be started for one command.
 #[derive(Debug, Clone)]
 pub struct Testbed {
@@ -100,7 +104,7 @@ impl Default for Testbed {
     /// Two processors, 4 GiB, ten minutes, the release binaries, the current directory.
     fn default() -> Self {
         Self {
-            cpus: 2,
+            cpus: DEFAULT_CPUS,
             memory: 4 << 30,
             timeout: Duration::from_secs(600),
             log: None,

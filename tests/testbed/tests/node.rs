@@ -56,7 +56,7 @@ fn a_node_has_what_a_cluster_node_has_and_passes_everything_through() {
     assert_eq!(section(&text, "lock"), "unlimited");
     assert!(section(&text, "name").starts_with("10.0.2.15"), "{text}");
     assert_eq!(Path::new(section(&text, "dir")), std::env::current_dir().unwrap());
-    assert_eq!(section(&text, "processors"), "2");
+    assert_eq!(section(&text, "processors"), vincs_testbed::DEFAULT_CPUS.to_string());
     assert_eq!(section(&text, "clock"), "tsc");
     assert_eq!(section(&text, "shm"), "shared");
     assert_eq!(section(&text, "net"), "made");
