@@ -11,7 +11,7 @@ const KVM_FEATURES: u32 = 0x4000_0001;
 const HYPERVISOR_TIMING: u32 = 0x4000_0010;
 /// KVM_FEATURE_NOP_IO_DELAY: the guest need not wait by writing to port 80H, an exit each time.
 const FEATURE_NOP_IO_DELAY: u32 = 1 << 1;
-/// Rate of the local APIC's input clock as the timing leaf tells it, in kHz; see [`crate::apic`]: it is the counter's.
+/// Level types of leaf 0BH, bits 15:8 of ECX.
 const SMT_LEVEL: u32 = 1;
 const CORE_LEVEL: u32 = 2;
 
