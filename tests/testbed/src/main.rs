@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn options_have_the_documented_defaults() {
         let cli = parse(&["run", "--", "ls", "-l"]).unwrap();
-        assert_eq!((cli.cpus, cli.mem, cli.timeout), (2, 4 << 30, 600));
+        assert_eq!((cli.cpus, cli.mem, cli.timeout), (1, 4 << 30, 600));
         assert!(matches!(cli.action, Action::Run(run) if run.command == ["ls", "-l"] && !run.stdin));
     }
 
