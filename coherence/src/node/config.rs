@@ -1,0 +1,86 @@
+//! What a node is told at its start.
+
+use crate::home::HomeMap;
+use crate::id::{MAX_RANKS, MAX_RUN, Rank, Tick};
+
+/// A node's place and limits.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This rank.
+    pub rank: Rank,
+    /// Number of ranks.
+    pub ranks: u16,
+    /// The homes of all pages.
+    pub homes: HomeMap,
+    /// How long a rank keeps a page after it got it, whoever wants it: long enough that an instruction which needs several
+    /// pages gets to use them all. In microseconds.
+    pub hold: Tick,
+    /// Most pages of other homes that this rank keeps; None is no limit. Pages in use by devices may go beyond.
+    pub cache_pages: Option<u32>,
+    /// Most pages asked for ahead of a sequential reader; 0 turns it off.
+    pub read_ahead: u16,
+    /// How many pages of its own, untouched by anybody, a home takes at the first touch of one of them: an aligned block
+    /// of so many, a power of two.
+    pub first_touch: u16,
+}
+
+/// Smallest cache in pages: what one instruction of the guest can need at once, with its page tables, many times over.
+pub const MIN_CACHE_PAGES: u32 = 256;
+
+/// Why a configuration is none.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// The number of ranks.
+    #[error("{0} ranks: a machine has 1 to {MAX_RANKS}")]
+    Ranks(u16),
+    /// This rank is not one of them.
+    #[error("rank {rank} of a machine with {ranks} ranks")]
+    Rank {
+        /// This rank.
+        rank: u16,
+        /// Number of ranks.
+        ranks: u16,
+    },
+    /// A home is not one of them.
+    #[error("pages have their home at rank {0}, which the machine does not have")]
+    Home(u16),
+    /// The cache is too small to work with.
+    #[error("a cache of {0} pages is too small; give at least {MIN_CACHE_PAGES}")]
+    Cache(u32),
+    /// Read-ahead or first touch out of bounds.
+    #[error("{what} of {pages} pages; give at most {MAX_RUN}, and a power of two for the first touch")]
+    Pages {
+        /// Which setting.
+        what: &'static str,
+        /// Its value.
+        pages: u16,
+    },
+}
+
+impl Config {
+    /// Whether a node can be made of it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming what does not fit.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=MAX_RANKS).contains(&self.ranks) {
+            return Err(ConfigError::Ranks(self.ranks));
+        }
+        if self.rank.0 >= self.ranks {
+            return Err(ConfigError::Rank { rank: self.rank.0, ranks: self.ranks });
+        }
+        if let Some(home) = self.homes.ranks().find(|home| home.0 >= self.ranks) {
+            return Err(ConfigError::Home(home.0));
+        }
+        if let Some(pages) = self.cache_pages.filter(|pages| *pages < MIN_CACHE_PAGES) {
+            return Err(ConfigError::Cache(pages));
+        }
+        if self.read_ahead > MAX_RUN {
+            return Err(ConfigError::Pages { what: "read-ahead", pages: self.read_ahead });
+        }
+        if self.first_touch > MAX_RUN || !self.first_touch.is_power_of_two() {
+            return Err(ConfigError::Pages { what: "a first touch", pages: self.first_touch });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! The port to whatever carries messages and one-sided operations between ranks.
+//!
+//! An endpoint is one rank's end of one channel class: it reaches the endpoints of the same class at all other ranks.
+//! Messages of one sender arrive at one receiver once and in order, as long as neither is lost; a lost rank stays lost.
+//! One-sided operations act on the segment that the target endpoint was given; they are ordered neither among
+//! themselves nor against messages until their completion has been polled.
+
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::id::{MAX_RUN, PAGE_BYTES, Rank};
+
+/// Longest header of a message in bytes.
+pub const MAX_HEADER: usize = 4096;
+
+/// Longest body of a message, and longest one-sided transfer, in bytes.
+pub const MAX_BODY: usize = MAX_RUN as usize * PAGE_BYTES;
+
+/// What an endpoint can do. What it declares, it does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Capabilities {
+    /// Name of the transport, as the user selects it.
+    pub name: &'static str,
+    /// One-sided operations need no attention of the target's processors.
+    pub one_sided_by_nic: bool,
+    /// Longest body and transfer in bytes, at most [`MAX_BODY`].
+    pub max_transfer: usize,
+    /// Most one-sided operations under way at once to one rank.
+    pub max_operations: usize,
+}
+
+/// Why something was not sent or started. Nothing of it was, then.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SendError {
+    /// Too much is under way to that rank; try again after a poll.
+    #[error("too much is under way to rank {}", .0.0)]
+    Full(Rank),
+    /// That rank is lost.
+    #[error("rank {} is lost", .0.0)]
+    Lost(Rank),
+    /// The machine has no such rank, or it is this one.
+    #[error("rank {} is no peer", .0.0)]
+    NoPeer(Rank),
+    /// Longer than the port allows, or beyond the target's segment.
+    #[error("{0} bytes are more than can be carried at once, or not where the target has memory")]
+    Bounds(usize),
+}
+
+/// Names a one-sided operation; given by the caller.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct OperationId(pub u64);
+
+/// What a finished one-sided operation has brought.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Outcome<'a> {
+    /// A get: the bytes.
+    Got(&'a [u8]),
+    /// A put: it is in the target's memory.
+    Put,
+    /// A compare-and-swap or fetch-and-add: what was there before.
+    Old(u64),
+    /// The target has no such memory.
+    Refused,
+}
+
+/// Something that has happened.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Event<'a> {
+    /// A message.
+    Message {
+        /// Its sender.
+        from: Rank,
+        /// Its header.
+        header: &'a [u8],
+        /// Its body.
+        body: &'a [u8],
+    },
+    /// A one-sided operation has ended.
+    Completed {
+        /// Which.
+        id: OperationId,
+        /// How.
+        outcome: Outcome<'a>,
+    },
+    /// A rank is lost: told once, after everything that came from it. Operations to it never complete.
+    Lost {
+        /// Which.
+        rank: Rank,
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// Memory of this rank that other ranks reach by one-sided operations. Accesses of several ranks may overlap: whole aligned words are
+/// read and written at once, nothing more.
+pub trait Segment: Send + Sync + Debug {
+    /// Length in bytes, a multiple of 8.
+    fn len(&self) -> u64;
+    /// Whether there is nothing in it.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Copies from it; false when the range is not within it.
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> bool;
+    /// Copies into it; false when the range is not within it.
+    fn write(&self, offset: u64, bytes: &[u8]) -> bool;
+    /// Replaces the aligned word if it is `expected`; gives what it was, or nothing when there is no such word.
+    fn compare_and_swap(&self, offset: u64, expected: u64, new: u64) -> Option<u64>;
+    /// Adds to the aligned word; gives what it was, or nothing when there is no such word.
+    fn fetch_and_add(&self, offset: u64, add: u64) -> Option<u64>;
+    /// Its first byte, for NICs that reach memory by themselves.
+    fn base(&self) -> *const u8;
+}
+
+/// One end of a channel class. Any thread may send and start operations; one thread polls.
+pub trait Transport: Send + Sync + Debug {
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Sends a message whose body is these pieces, in order. They have been read when this returns.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent then.
+    fn send(&self, to: Rank, header: &[u8], body: &[io::IoSlice<'_>]) -> Result<(), SendError>;
+
+    /// Starts to read `len` bytes of the target's segment.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was started then.
+    fn get(&self, id: OperationId, target: Rank, offset: u64, len: usize) -> Result<(), SendError>;
+
+    /// Starts to write to the target's segment; the bytes have been read when this returns.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was started then.
+    fn put(&self, id: OperationId, target: Rank, offset: u64, bytes: &[u8]) -> Result<(), SendError>;
+
+    /// Starts to replace an aligned word of the target's segment if it is `expected`.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was started then.
+    fn compare_and_swap(
+        &self,
+        id: OperationId,
+        target: Rank,
+        offset: u64,
+        expected: u64,
+        new: u64,
+    ) -> Result<(), SendError>;
+
+    /// Starts to add to an aligned word of the target's segment.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was started then.
+    fn fetch_and_add(&self, id: OperationId, target: Rank, offset: u64, add: u64) -> Result<(), SendError>;
+
+    /// Goes on with everything under way and hands out what has happened; says whether anything has. Does not wait.
+    fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool;
+
+    /// Readable when a poll may have something to do: what to wait for between polls, beside other things.
+    fn ready(&self) -> BorrowedFd<'_>;
+
+    /// When to poll at the latest, though nothing is readable: signs of life have to be sent and missed.
+    fn poll_within(&self) -> Duration;
+}
