@@ -67,7 +67,13 @@ pub enum Action {
         /// Which.
         run: Run,
     },
-    /// Take pages that are there out of the guest's view, bytes and all.
+    /// Take pages that are there out of the guest's view. Their bytes stay for the bodies of messages ([`Body::Own`])
+    /// until [`Action::Unmap`] follows.
+    Detach {
+        /// Which.
+        run: Run,
+    },
+    /// Take pages that are there out of the guest's view, bytes and all; of detached pages, drop the bytes.
     Unmap {
         /// Which.
         run: Run,
