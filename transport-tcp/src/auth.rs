@@ -293,3 +293,6 @@ impl Authenticated {
         Ok(self.stream)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -391,3 +391,6 @@ impl Transport for TcpTransport {
         next.saturating_sub(self.born.elapsed())
     }
 }
+
+#[cfg(test)]
+mod tests;
