@@ -129,7 +129,8 @@ fn write<'a>(pieces: impl Iterator<Item = &'a [u8]>, socket: &TcpStream) -> Resu
 }
 
 impl Connection {
-    /// For a socket that is connected; from now on the epoll tells when there is something to receive.
+    /// For a socket that is connected; from now on the epoll tells when there is something to receive. The sizes of the socket's buffers
+    /// are left to the kernel, which lets them grow with the stream further than an unprivileged process may set them.
     pub(crate) fn new(rank: Rank, address: SocketAddr, socket: TcpStream, epoll: Arc<OwnedFd>) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;

@@ -110,6 +110,16 @@ fn a_stranger_gets_no_answer() {
 }
 
 #[test]
+fn a_server_of_another_kind_is_told_apart_from_its_first_words() {
+    let banner = |mut stream: TcpStream| {
+        stream.write_all(b"SSH-2.0-other\r\n").unwrap();
+        rest(stream);
+    };
+    let error = connect_to(banner, AUTH_TIME);
+    assert!(matches!(error.cause, AuthFault::NotVincs), "{error}");
+}
+
+#[test]
 fn whoever_guesses_the_proof_gets_none() {
     let stranger = |mut stream: TcpStream| {
         stream.write_all(&greeting().unwrap()).unwrap();
