@@ -218,17 +218,19 @@ impl Connection {
         queued > 0 && self.transmit(&mut outbound, std::iter::empty()).is_ok() && outbound.queue.len() < queued
     }
 
-    /// Says that this rank is alive, unless something else has said so since the last call.
+    /// Says that this rank is alive, unless something has been sent since the last call: so with two calls per sign of life, no gap is
+    /// longer than one.
     pub(crate) fn sign_of_life(&self) {
         let mut outbound = self.lock();
+        let spoken = std::mem::take(&mut outbound.spoken);
+        // What is queued says so as it goes out.
         if outbound.queue.is_empty() {
             outbound.queue.shrink_to(QUEUE_KEPT);
-            if let (false, Some(prefix)) = (outbound.spoken, prefix(Kind::Alive, 0, 0)) {
+            if let (false, Some(prefix)) = (spoken, prefix(Kind::Alive, 0, 0)) {
                 // If the connection is broken, the poller finds out by itself.
                 let _: Result<(), ()> = self.transmit(&mut outbound, std::iter::once(&prefix[..]));
             }
         }
-        outbound.spoken = false;
     }
 
     /// Which operation an answer belongs to; nothing if it is no answer to the oldest one under way.

@@ -13,7 +13,7 @@ const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 const LONG: Duration = Duration::from_secs(20);
 
 /// Long enough for what fails at once, and waited out by what must fail.
-const SHORT: Duration = Duration::from_millis(700);
+const SHORT: Duration = Duration::from_millis(1500);
 
 type Connected = Result<Vec<TcpTransport>, ConnectError>;
 
