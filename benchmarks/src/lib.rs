@@ -2,10 +2,12 @@
 //!
 //! - [`boot`]: boot time, vincs against QEMU's microvm;
 //! - [`bare`]: a guest on KVM_RUN and nothing else, to compare the vmm's run loop with.
+//! - [`transport`]: the TCP transport against bare sockets;
 //! - [`median`]: of a few measurements.
 
 pub mod bare;
 pub mod boot;
+pub mod transport;
 
 /// The middle one of the values, the upper of two; zero if there are none.
 #[must_use]
