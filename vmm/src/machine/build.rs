@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use kvm_bindings::{CpuId, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, VmFd};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::config::{MachineConfig, MachineError};
 use super::running::{Event, Parts, Running};
@@ -99,13 +99,14 @@ impl Machine {
             transports.push(transport);
         }
         let tables = acpi::build(&acpi_config(&topology, config.memory, virtio))?;
-        ram.alias_mapping().write_slice(&tables, GuestAddress(AREA_START))?;
+        let memory = ram.device_memory();
+        memory.write(GuestAddress(AREA_START), &tables)?;
 
         let plan = BootPlan::new(&config.kernel, &config.initrd, &config.command_line, config.memory)?;
         ram.make_resident(config.kernel.loaded_range());
-        let entry = plan.load(ram.alias_mapping(), clock.khz())?;
+        let entry = plan.load(&memory, clock.khz())?;
         if let Some((bootstrap, reset)) = vcpus.first() {
-            let (registers, special) = enter_long_mode(ram.alias_mapping(), entry, reset.special)?;
+            let (registers, special) = enter_long_mode(&memory, entry, reset.special)?;
             bootstrap.fd.set_sregs(&special).map_err(KvmError::ioctl("set the first special registers"))?;
             bootstrap.fd.set_regs(&registers).map_err(KvmError::ioctl("set the first registers"))?;
         }

@@ -11,7 +11,7 @@ use crate::boot::{BootError, BootPlan, KernelImage};
 use crate::bus::{Overlap, PioDevice};
 use crate::kvm::KvmError;
 use crate::layout::{MAX_MEMORY, MAX_VIRTIO_DEVICES, MIN_MEMORY};
-use crate::memory::RamError;
+use crate::memory::{HoldError, RamError};
 use crate::topology::Topology;
 use crate::vcpu::StateError;
 use crate::virtio::{TransportError, VirtioDevice};
@@ -102,7 +102,7 @@ pub enum MachineError {
     Vcpu(#[from] StateError),
     /// A table or the first instructions cannot be written to guest memory.
     #[error("cannot write to guest memory: {0}")]
-    GuestMemory(#[from] vm_memory::GuestMemoryError),
+    GuestMemory(#[from] HoldError),
     /// The clock to go on with has another rate than this host's counter.
     #[error(
         "the guest's clock of {guest} kHz cannot go on over this host's counter of {host} kHz; use a host of its rate"
