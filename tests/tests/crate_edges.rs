@@ -25,6 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("vincs-guest-image", &[]),
     ("vincs-guest-init", &["vincs-guest-protocol"]),
     ("vincs-guest-protocol", &[]),
+    ("vincs-mpi", &[]),
     ("vincs-vmm", &["vincs-coherence"]),
     ("vincs-coherence", &[]),
     ("vincs-transport-rdma", &["vincs-coherence"]),
