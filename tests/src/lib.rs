@@ -1,7 +1,9 @@
 //! Tests of the whole workspace, each a file in `tests/`: `crate_edges`, `style` and `documents` look at the sources, `boot` runs vincs in the
-//! testbed. What they share is here.
+//! testbed, `transport` runs the suite of [`conformance`] for each transport. What they share is here.
 
 use std::path::{Path, PathBuf};
+
+pub mod conformance;
 
 /// The root of the workspace.
 #[must_use]

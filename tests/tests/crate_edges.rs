@@ -55,6 +55,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vincs-guest-protocol",
             "vincs-micro-guest",
             "vincs-testbed",
+            "vincs-transport-rdma",
+            "vincs-transport-tcp",
             "vincs-vmm",
         ],
     ),
