@@ -93,7 +93,7 @@ fn a_saved_vcpu_goes_on_in_another_machine_where_it_was() {
         vcpu.pause().unwrap();
         let memory = second.memory();
         let range = vincs_vmm::memory::GuestRange { start: vm_memory::GuestAddress(guest::ENTRY), len: 8 };
-        let held = memory.hold(&[range], vincs_vmm::memory::Access::Write).unwrap();
+        let held = memory.hold(&[(range, vincs_vmm::memory::Access::Write)]).unwrap();
         vm_memory::Bytes::write_slice(&*held, &COUNT, range.start).unwrap();
         let moved: VcpuState = serde_json::from_slice(&json).unwrap();
         assert_eq!(moved, *state);
