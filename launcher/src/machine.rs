@@ -11,7 +11,7 @@ use std::time::Duration;
 use vincs_guest_protocol::{CONTROL_PORT, STDERR_PORT, STDIN_PORT, STDOUT_PORT, Share, ShareMode};
 use vincs_vmm::boot::KernelImage;
 use vincs_vmm::layout::MAX_VIRTIO_DEVICES;
-use vincs_vmm::machine::{Machine, MachineConfig, MachineError, MachineStats, StopReason, Stopper};
+use vincs_vmm::machine::{Equipment, Machine, MachineConfig, MachineError, MachineStats, Role, StopReason, Stopper};
 use vincs_vmm::topology::Topology;
 use vincs_vmm::virtio::blk::{Blk, Disk};
 use vincs_vmm::virtio::console::{Console, Port};
@@ -135,13 +135,15 @@ impl Guest {
             kvm: parts.kvm,
             topology: parts.topology,
             memory: parts.memory,
-            kernel: parts.kernel,
-            initrd: parts.initrd,
-            command_line: parts.cmdline,
-            serial_output: Box::new(parts.serial_output),
-            serial_input: parts.serial_input,
-            devices: devices(parts.disks, parts.shares, parts.ports)?,
-            ports: Vec::new(),
+            role: Role::Whole(Equipment {
+                kernel: parts.kernel,
+                initrd: parts.initrd,
+                command_line: parts.cmdline,
+                serial_output: Box::new(parts.serial_output),
+                serial_input: parts.serial_input,
+                devices: devices(parts.disks, parts.shares, parts.ports)?,
+                ports: Vec::new(),
+            }),
         })?;
         entering();
         let running = machine.start()?;
@@ -176,7 +178,9 @@ fn stop_event(reason: StopReason, tail: &SharedTail) -> Option<Event> {
         StopReason::Reset => Stopped::Reset,
         StopReason::TripleFault { vcpu } => Stopped::TripleFault { vcpu },
         StopReason::Failed { vcpu, message } => Stopped::Failed(format!("virtual processor {vcpu} failed: {message}")),
-        StopReason::Stopped => return None,
+        StopReason::RankLost { rank, reason } => Stopped::Failed(format!("rank {rank} is lost: {reason}")),
+        // Only ranks other than 0 are told of an end, which is not theirs to judge.
+        StopReason::Ended { .. } | StopReason::Stopped => return None,
     };
     Some(Event::Stopped(stopped))
 }

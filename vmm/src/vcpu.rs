@@ -11,8 +11,9 @@ mod run;
 mod state;
 mod stats;
 
+pub(crate) use handle::VcpuShared;
 pub use handle::{CommandError, VcpuHandle};
-pub(crate) use run::{End, Platform, ResetState, Vcpu, spawn};
+pub(crate) use run::{End, Io, Platform, ResetState, Vcpu, spawn};
 pub use state::{Activity, STATE_VERSION, StateError, VcpuState};
 pub(crate) use state::{StateShape, write_msr};
 pub use stats::{VcpuStats, VcpuStatsSnapshot};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vincs_micro_guest_payload::protocol::{MAX_CPUS, PORT_BASE, PORT_COUNT};
 use vincs_vmm::boot::{KernelError, KernelImage};
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
-use vincs_vmm::machine::{Machine, MachineConfig, MachineError, PortDevice, Running, StopReason};
+use vincs_vmm::machine::{Equipment, Machine, MachineConfig, MachineError, PortDevice, Role, Running, StopReason};
 use vincs_vmm::topology::{Topology, TopologyError};
 use vincs_vmm::vcpu::VcpuHandle;
 
@@ -87,13 +87,15 @@ impl Session {
             kvm: PathBuf::from(DEFAULT_KVM_PATH),
             topology: Topology::new(vcpus, 1)?,
             memory: program.memory(vcpus),
-            kernel: KernelImage::from_bytes(Path::new("micro-guest"), PAYLOAD.to_vec())?,
-            initrd: Vec::new(),
-            command_line: program.command_line(vcpus),
-            serial_output: Box::new(io::sink()),
-            serial_input: None,
-            devices: Vec::new(),
-            ports: vec![PortDevice { start: PORT_BASE, len: PORT_COUNT, device: Arc::clone(&device) as _ }],
+            role: Role::Whole(Equipment {
+                kernel: KernelImage::from_bytes(Path::new("micro-guest"), PAYLOAD.to_vec())?,
+                initrd: Vec::new(),
+                command_line: program.command_line(vcpus),
+                serial_output: Box::new(io::sink()),
+                serial_input: None,
+                devices: Vec::new(),
+                ports: vec![PortDevice { start: PORT_BASE, len: PORT_COUNT, device: Arc::clone(&device) as _ }],
+            }),
         })?;
         Ok(Self { program, vcpus, device, machine: machine.start()? })
     }

@@ -189,3 +189,43 @@ impl Deref for Held<'_> {
         self.alias
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::GuestRam;
+
+    const RANGE: (GuestRange, Access) = (GuestRange { start: GuestAddress(0), len: 1 }, Access::Write);
+
+    fn memory() -> DeviceMemory {
+        GuestRam::new(&[(GuestAddress(0), 1 << 20)]).unwrap().device_memory()
+    }
+
+    #[test]
+    #[should_panic(expected = "must not wait for more of it")]
+    fn a_second_hold_of_a_thread_is_a_mistake_of_ours() {
+        let memory = memory();
+        let _first = memory.hold(&[RANGE]).unwrap();
+        let _ = memory.hold(&[RANGE]);
+    }
+
+    #[test]
+    fn a_thread_may_hold_again_after_a_hold_has_ended_or_was_refused() {
+        let memory = memory();
+        drop(memory.hold(&[RANGE]).unwrap());
+        let beyond = GuestRange { start: GuestAddress(1 << 20), len: 1 };
+        assert!(memory.hold(&[RANGE, (beyond, Access::Read)]).is_err());
+        assert!(memory.hold(&[RANGE]).is_ok());
+    }
+
+    #[test]
+    fn bytes_are_written_where_there_is_ram() {
+        let memory = memory();
+        memory.write(GuestAddress(4095), b"across pages").unwrap();
+        let mut back = [0; 12];
+        memory.alias.read_slice(&mut back, GuestAddress(4095)).unwrap();
+        assert_eq!(&back, b"across pages");
+        let error = memory.write(GuestAddress((1 << 20) - 1), b"ab").unwrap_err().to_string();
+        assert_eq!(error, "guest range 0xfffff+0x2 is not RAM");
+    }
+}

@@ -40,6 +40,11 @@ mod uffd;
 mod view;
 mod zero;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use calibrate::HOLD_LIMITS;
 pub use config::{EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, Sampling};
 pub use frames::FramesError;

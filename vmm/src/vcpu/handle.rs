@@ -44,7 +44,7 @@ pub struct VcpuHandle {
 
 /// The same things as the vCPU's thread holds them.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct VcpuShared {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) kick: Arc<Kick>,
     pub(super) commands: Receiver<Command>,
@@ -55,12 +55,13 @@ pub(super) struct Shared {
 const COMMAND_QUEUE: usize = 4;
 
 impl VcpuHandle {
-    pub(super) fn new() -> (Self, Shared) {
+    /// What others hold of a vCPU, and what its thread does.
+    pub(crate) fn new() -> (Self, VcpuShared) {
         let (commands, receiver) = sync_channel(COMMAND_QUEUE);
         let kick = Arc::new(Kick::default());
         let mailbox = Arc::new(Mailbox::new(Box::new(KickWaker(Arc::clone(&kick)))));
         let stats = Arc::new(VcpuStats::default());
-        let shared = Shared {
+        let shared = VcpuShared {
             mailbox: Arc::clone(&mailbox),
             kick: Arc::clone(&kick),
             commands: receiver,

@@ -6,16 +6,13 @@ use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{Advice, madvise};
-use vincs_coherence::id::{PAGE_BYTES, Page, Run};
+use vincs_coherence::id::{PAGE_BYTES, Page, Run, STRIPE_PAGES};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 
 use crate::layout::PAGE_SIZE;
 use crate::memory::{GuestRam, GuestRange};
 
 const _: () = assert!(PAGE_BYTES as u64 == PAGE_SIZE);
-
-/// Pages of one shard that follow each other: 64 MiB.
-const STRIPE_PAGES: u32 = 16384;
 
 /// Guest RAM whose regions are laid out one after the other in one file.
 #[derive(Debug)]
