@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "vincs-launcher",
         &[
+            "vincs-coherence",
             "vincs-guest-image",
             "vincs-guest-protocol",
             "vincs-slurm",
