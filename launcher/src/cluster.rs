@@ -96,8 +96,10 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
             let wireup::Machine { mesh, roster, channels, published } = machine;
             match others::cluster(0, &roster, mesh) {
                 Some(cluster) => {
-                    let others = Others::new(cluster, &roster, channels, published);
-                    crate::run_plan(&args, plan, Some(others), clock)
+                    let others = Others::new(cluster, &roster, channels);
+                    let status = crate::run_plan(&args, plan, Some(others), clock);
+                    drop(published);
+                    status
                 }
                 None => crate::refuse("there is no channel to the other ranks"),
             }

@@ -167,6 +167,7 @@ impl Guest {
         let (sender, stopped) = channel();
         let watch = move || {
             let reason = running.wait(None);
+            let is_loss = matches!(reason, Some(StopReason::RankLost { .. }));
             if let Some(stopped) = reason.and_then(|reason| stop_event(reason, &tail, others.as_ref())) {
                 // Nobody to tell, here and below, means that vincs is ending.
                 let _ = events.send(stopped);

@@ -7,7 +7,6 @@ use vincs_coherence::id::Rank;
 use vincs_coherence::transport::Transport;
 use vincs_vmm::cluster::Cluster;
 
-use crate::wireup::address_file::Published;
 use crate::wireup::channel::Channel;
 use crate::wireup::mesh::Mesh;
 use crate::wireup::message::{Roster, ToCoordinator, ToMember};
@@ -26,8 +25,6 @@ pub(crate) struct Others {
     hosts: Vec<String>,
     /// To each, by rank without rank 0.
     channels: Arc<Mutex<Vec<Channel>>>,
-    /// Removed with the last of these.
-    _published: Option<Arc<Published>>,
 }
 
 /// What the machine needs of the other ranks, as this rank sees them; nothing when there is no channel for control messages.
@@ -40,9 +37,9 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster>
 
 impl Others {
     /// The other ranks of this machine.
-    pub(crate) fn new(cluster: Cluster, roster: &Roster, channels: Vec<Channel>, published: Option<Published>) -> Self {
+    pub(crate) fn new(cluster: Cluster, roster: &Roster, channels: Vec<Channel>) -> Self {
         let channels = Arc::new(Mutex::new(channels));
-        Self { cluster, hosts: roster.hosts.clone(), channels, _published: published.map(Arc::new) }
+        Self { cluster, hosts: roster.hosts.clone(), channels }
     }
 
     /// One line about a rank that is lost: why it said it goes, else what the others noticed.
@@ -102,7 +99,7 @@ mod tests {
         let roster = roster(&["n0", "n1", "n2"]);
         let ((one, mut at_one), (two, at_two)) = (pair(), pair());
         let place = cluster(0, &roster, vec![endpoint(), endpoint()]).unwrap();
-        let others = Others::new(place, &roster, vec![one, two], None);
+        let others = Others::new(place, &roster, vec![one, two]);
         at_one.send(&ToCoordinator::Failed("no memory left".into()), soon()).unwrap();
         assert_eq!(others.loss(1, "closed"), "rank 1 on n1 failed: no memory left");
         drop(at_two);
