@@ -46,7 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("vincs-testbed", &["vincs-guest-image"]),
-    ("vincs-micro-guest", &["vincs-micro-guest-payload", "vincs-vmm"]),
+    ("vincs-micro-guest", &["vincs-coherence", "vincs-micro-guest-payload", "vincs-transport-tcp", "vincs-vmm"]),
     ("vincs-micro-guest-payload", &[]),
     (
         "vincs-tests",

@@ -23,9 +23,9 @@ pub(crate) mod testing;
 
 pub use clock::{ClockError, ClockStats};
 pub(crate) use clock::{Measured, boot_id, same_rate};
-pub use config::{Cluster, ClusterError};
+pub use config::{Cluster, ClusterError, MemorySettings};
 pub(crate) use control::{
-    AppliedClock, ClusterEvent, ControlNotes, First, Member, Note, Side, StatisticsSource, notes, spawn,
+    AppliedClock, ClusterEvent, ControlNotes, First, Member, Note, NoteBox, Side, StatisticsSource, notes, spawn,
 };
 pub use features::{Features, Leaf};
 pub(crate) use forward::{Closed, DEVICE_RANK, Forwarder};

@@ -269,6 +269,9 @@ impl ControlThread {
         }
         if let Side::Member(member) = &mut self.side {
             member.keep_time(&self.core, now);
+            if self.core.over {
+                member.give_up_clock();
+            }
         }
     }
 

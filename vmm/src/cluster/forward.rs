@@ -56,6 +56,11 @@ impl Forwarder {
         Self { link, slots: vcpus.into_iter().map(slot).collect() }
     }
 
+    /// The link it uses.
+    pub(crate) fn link(&self) -> Arc<ControlLink> {
+        Arc::clone(&self.link)
+    }
+
     /// Reads from a device; addresses without one read as all ones.
     pub(crate) fn read(&self, vcpu: VcpuId, place: Place, data: &mut [u8]) -> Result<(), Closed> {
         data.fill(0xff);

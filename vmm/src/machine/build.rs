@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
@@ -11,19 +12,22 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::config::{Equipment, MachineConfig, MachineError, Role};
 use super::devices::{self, Rest};
-use super::ranks::{self, Ranks};
+use super::ranks::{self, FirstRank, RankBase, Ranks};
 use super::running::{Event, Parts, Running};
 use super::vcpus::{self, Raw};
 use crate::acpi::{self, AREA_START};
 use crate::apic::{Mailbox, Router};
 use crate::boot::{BootPlan, enter_long_mode};
 use crate::clock::GuestClock;
-use crate::cluster::{Cluster, Control, ControlLink, DEVICE_RANK, Devices, Forwarder};
+use crate::cluster::{
+    Cluster, ClusterEvent, Control, ControlLink, ControlNotes, DEVICE_RANK, Devices, Forwarder, notes,
+};
 use crate::kvm::{self, Hypervisor, KvmError};
 use crate::layout::ram_regions;
-use crate::memory::GuestRam;
+use crate::memory::engine::Engine;
+use crate::memory::{Access, GuestRam, GuestRange, HoldError};
 use crate::topology::{Topology, VcpuId};
-use crate::vcpu::{End, Io, Platform, ResetState, Vcpu, VcpuHandle, spawn};
+use crate::vcpu::{End, Io, Platform, ResetState, Samples, Vcpu, VcpuHandle, spawn};
 
 /// A machine, or a rank's share of it, that is built and loaded, not yet running.
 #[derive(Debug)]
@@ -117,6 +121,20 @@ fn tell_failure(link: &ControlLink, error: &MachineError) {
     }
 }
 
+/// The reason for an error that only says that the machine has ended: it comes on another way, a little later perhaps.
+fn with_reason(error: MachineError, events: &Receiver<Event>) -> MachineError {
+    if !matches!(error, MachineError::Ended | MachineError::Hold(HoldError::Ended)) {
+        return error;
+    }
+    match events.recv_timeout(REASON_PATIENCE) {
+        Ok(Event::Cluster(ClusterEvent::Lost(rank, reason))) => MachineError::RankLost { rank: rank.0, reason },
+        _ => error,
+    }
+}
+
+/// How long the reason why memory has ended may be under way: longer than the control thread waits for a better one.
+const REASON_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What every rank has, whatever its role.
 struct Ground {
     hypervisor: Hypervisor,
@@ -126,6 +144,7 @@ struct Ground {
     ram: GuestRam,
     raw: Vec<Raw>,
     handles: Vec<VcpuHandle>,
+    samples: Arc<Samples>,
     ended: Sender<Event>,
     events: Receiver<Event>,
 }
@@ -144,9 +163,10 @@ impl Ground {
         }
         let vm = hypervisor.create_vm()?;
         let ram = create_ram(&vm, memory)?;
-        let (raw, handles) = vcpus::create(&vm, &own)?;
+        let samples = Arc::new(Samples::default());
+        let (raw, handles) = vcpus::create(&vm, &own, &samples)?;
         let (ended, events) = channel();
-        Ok(Self { hypervisor, topology, memory, vm, ram, raw, handles, ended, events })
+        Ok(Self { hypervisor, topology, memory, vm, ram, raw, handles, samples, ended, events })
     }
 
     fn own_processors(&self) -> Vec<(u32, Arc<Mailbox>)> {
@@ -155,40 +175,47 @@ impl Ground {
     }
 
     /// A router to all processors of a machine with several ranks.
-    fn wide_router(&self, link: &Arc<ControlLink>) -> Result<Arc<Router>, MachineError> {
-        let mut others = Vec::new();
-        for id in self.topology.ids() {
-            let rank =
-                u16::try_from(self.topology.node(id)).map(Rank).map_err(|_| MachineError::Memory(self.memory))?;
-            if rank != link.rank() {
-                others.push((self.topology.apic_id(id), rank));
-            }
-        }
-        Ok(Arc::new(Router::new(self.own_processors()).with_others(others, Arc::clone(link))))
+    fn wide_router(&self, link: &Arc<ControlLink>) -> Arc<Router> {
+        let rank = |id| Rank(u16::try_from(self.topology.node(id)).unwrap_or(u16::MAX));
+        let others = self.topology.ids().filter(|id| rank(*id) != link.rank());
+        let others = others.map(|id| (self.topology.apic_id(id), rank(id))).collect();
+        Arc::new(Router::new(self.own_processors()).with_others(others, Arc::clone(link)))
+    }
+
+    fn spread(&self, cluster: &Cluster, notes: &ControlNotes) -> Result<Engine, MachineError> {
+        ranks::spread_memory(&self.ram, cluster, (&self.topology, self.memory), &self.handles, notes)
     }
 
     fn whole(self, equipment: Equipment) -> Result<Machine, MachineError> {
         let router = Arc::new(Router::new(self.own_processors()));
         let clock = vcpus::new_clock(&self.raw)?;
-        let (devices, rest) = devices::attach(equipment, &self.vm, &self.ram, &router, &self.ended)?;
+        let memory = self.ram.device_memory();
+        let (devices, rest) = devices::attach(equipment, &self.vm, &memory, &router, &self.ended)?;
+        self.ram.make_resident(rest.kernel.loaded_range());
         self.load(rest, Arc::new(devices), router, clock, None)
     }
 
     fn first(self, equipment: Equipment, cluster: Cluster, link: &Arc<ControlLink>) -> Result<Machine, MachineError> {
-        let router = self.wide_router(link)?;
+        let (notes, note_box) = notes().map_err(MachineError::Thread)?;
+        let engine = self.spread(&cluster, &notes)?;
+        let router = self.wide_router(link);
         let clock = vcpus::new_clock(&self.raw)?;
-        let (devices, rest) = devices::attach(equipment, &self.vm, &self.ram, &router, &self.ended)?;
-        let devices = Arc::new(devices);
-        let first = ranks::FirstRank { topology: self.topology, devices: Arc::clone(&devices), clock };
-        let ranks = ranks::start_first(cluster, Arc::clone(link), first, &router, &self.ended)?;
+        let (devices, rest) = devices::attach(equipment, &self.vm, &engine.device_memory(), &router, &self.ended)?;
+        let (devices, link) = (Arc::new(devices), Arc::clone(link));
+        let first = FirstRank { topology: self.topology, devices: Arc::clone(&devices), clock, link };
+        let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
+        let ranks = ranks::start_first(base, note_box, first, &router, &self.ended)?;
         self.load(rest, devices, router, clock, Some(ranks))
     }
 
     fn member(self, cluster: Cluster, link: &Arc<ControlLink>) -> Result<Machine, MachineError> {
-        let router = self.wide_router(link)?;
+        let (notes, note_box) = notes().map_err(MachineError::Thread)?;
+        let engine = self.spread(&cluster, &notes)?;
+        let router = self.wide_router(link);
         let forwarder = Arc::new(Forwarder::new(Arc::clone(link), self.raw.iter().map(|vcpu| vcpu.id)));
-        let (ranks, measured) = ranks::start_member(cluster, Arc::clone(link), &forwarder, &router, &self.ended)?;
-        let clock = ranks.take_clock(&measured, &self.raw)?;
+        let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
+        let (ranks, measured) = ranks::start_member(base, note_box, &forwarder, &router, &self.ended)?;
+        let clock = ranks.take_clock(&measured, &self.raw).map_err(|error| with_reason(error, &self.events))?;
         let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock)?;
         let platform = Arc::new(Platform { io: Io::There(forwarder), router });
         let Self { vm, ram, handles, ended, events, .. } = self;
@@ -205,19 +232,24 @@ impl Ground {
         clock: GuestClock,
         ranks: Option<Ranks>,
     ) -> Result<Machine, MachineError> {
-        let Self { hypervisor, topology, memory, vm, ram, raw, handles, ended, events } = self;
+        let Self { hypervisor, topology, memory, vm, ram, raw, handles, ended, events, .. } = self;
         let vcpus = vcpus::equip(&hypervisor, &topology, raw, clock)?;
         let Rest { kernel, initrd, command_line, virtio } = rest;
         let tables = acpi::build(&devices::acpi_config(&topology, memory, virtio))?;
-        ram.alias_mapping().write_slice(&tables, GuestAddress(AREA_START))?;
         let plan = BootPlan::new(&kernel, &initrd, &command_line, memory)?;
-        ram.make_resident(kernel.loaded_range());
-        let entry = plan.load(ram.alias_mapping(), clock.khz())?;
+        let window = ranks.as_ref().map_or_else(|| ram.device_memory(), Ranks::device_memory);
+        let tables_range = GuestRange { start: GuestAddress(AREA_START), len: tables.len() as u64 };
+        let ranges = plan.ranges().into_iter().chain([tables_range]).map(|range| (range, Access::Write));
+        let held = window.hold(&ranges.collect::<Vec<_>>());
+        let held = held.map_err(|error| with_reason(MachineError::Hold(error), &events))?;
+        held.write_slice(&tables, GuestAddress(AREA_START))?;
+        let entry = plan.load(&held, clock.khz())?;
         if let Some((bootstrap, reset)) = vcpus.first() {
-            let (registers, special) = enter_long_mode(ram.alias_mapping(), entry, reset.special)?;
+            let (registers, special) = enter_long_mode(&held, entry, reset.special)?;
             bootstrap.fd.set_sregs(&special).map_err(KvmError::ioctl("set the first special registers"))?;
             bootstrap.fd.set_regs(&registers).map_err(KvmError::ioctl("set the first registers"))?;
         }
+        drop(held);
         let platform = Arc::new(Platform { io: Io::Here(devices), router });
         let parts = Parts { handles, ranks, platform: Arc::clone(&platform), clock, vm, ram };
         Ok(Machine { vcpus, platform, ended, events, parts })

@@ -6,13 +6,16 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use vincs_coherence::home::HomeMapError;
+
 use crate::acpi::AcpiError;
 use crate::boot::{BootError, BootPlan, KernelImage};
 use crate::bus::{Overlap, PioDevice};
 use crate::cluster::{ClockError, Cluster, ClusterError};
 use crate::kvm::KvmError;
 use crate::layout::{MAX_MEMORY, MAX_VIRTIO_DEVICES, MIN_MEMORY};
-use crate::memory::RamError;
+use crate::memory::engine::EngineError;
+use crate::memory::{HoldError, RamError};
 use crate::topology::Topology;
 use crate::vcpu::StateError;
 use crate::virtio::{TransportError, VirtioDevice};
@@ -136,6 +139,26 @@ pub enum MachineError {
     /// This rank cannot have the machine's clock.
     #[error(transparent)]
     SharedClock(#[from] ClockError),
+    /// Memory cannot be spread over ranks.
+    #[error(transparent)]
+    Homes(#[from] HomeMapError),
+    /// The fault path cannot be had.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The kernel's place in memory cannot be had.
+    #[error("cannot load the kernel: {0}")]
+    Hold(HoldError),
+    /// Another rank is lost, or gives up, before this one has started.
+    #[error("rank {rank} is lost: {reason}")]
+    RankLost {
+        /// Which one.
+        rank: u16,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Rank 0 has ended the machine before this rank has started.
+    #[error("the machine has ended before this rank had started")]
+    Ended,
     /// The host has no thread left.
     #[error("cannot start a thread of the machine: {0}; raise the limit on processes (ulimit -u)")]
     Thread(io::Error),

@@ -18,7 +18,7 @@ use crate::layout::{
     node_ranges,
 };
 use crate::legacy::{NoIntervalTimer, PowerRegisters, RealTimeClock, SerialConsole};
-use crate::memory::GuestRam;
+use crate::memory::DeviceMemory;
 use crate::topology::Topology;
 use crate::virtio::{MMIO_SIZE, MmioTransport, NOTIFY_OFFSET, VirtioDevice};
 
@@ -42,7 +42,7 @@ pub(super) struct Rest {
 pub(super) fn attach(
     equipment: Equipment,
     vm: &VmFd,
-    ram: &GuestRam,
+    memory: &DeviceMemory,
     router: &Arc<Router>,
     events: &Sender<Event>,
 ) -> Result<(Devices, Rest), MachineError> {
@@ -62,7 +62,7 @@ pub(super) fn attach(
     for port in ports {
         bus.add_pio(port.start, port.len, port.device)?;
     }
-    let (transports, virtio) = attach_virtio(devices, vm, ram, &mut bus, &line)?;
+    let (transports, virtio) = attach_virtio(devices, vm, memory, &mut bus, &line)?;
     let virtio_devices = virtio.iter().map(|place| u64::from(place.address)).zip(transports).collect();
     Ok((Devices { bus, io_apic, virtio: virtio_devices }, Rest { kernel, initrd, command_line, virtio }))
 }
@@ -84,13 +84,13 @@ type Virtio = (Vec<Arc<MmioTransport>>, Vec<VirtioMmio>);
 fn attach_virtio(
     devices: Vec<Box<dyn VirtioDevice>>,
     vm: &VmFd,
-    ram: &GuestRam,
+    memory: &DeviceMemory,
     bus: &mut Bus,
     line: &impl Fn(u32) -> Arc<IoApicPin>,
 ) -> Result<Virtio, MachineError> {
     let (mut transports, mut places) = (Vec::new(), Vec::new());
     for (device, (gsi, address)) in devices.into_iter().zip(virtio_places()) {
-        let transport = Arc::new(MmioTransport::new(device, ram.device_memory(), line(gsi))?);
+        let transport = Arc::new(MmioTransport::new(device, memory.clone(), line(gsi))?);
         register_notifications(vm, &transport, address)?;
         bus.add_mmio(address.into(), MMIO_SIZE, Arc::clone(&transport) as Arc<dyn MmioDevice>)?;
         places.push(VirtioMmio { address, len: MMIO_LEN, gsi });

@@ -197,7 +197,7 @@ impl Running {
     /// Its memory, as devices see it.
     #[must_use]
     pub fn memory(&self) -> DeviceMemory {
-        self.parts.ram.device_memory()
+        self.parts.ranks.as_ref().map_or_else(|| self.parts.ram.device_memory(), Ranks::device_memory)
     }
 
     /// When its vCPUs were started: the kernel's entry.
@@ -217,7 +217,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.parts.handles.iter().for_each(VcpuHandle::stop);
-        if let Some(ranks) = &self.parts.ranks {
+        if let Some(ranks) = &mut self.parts.ranks {
             ranks.stop_waiting();
         }
         for thread in self.threads.drain(..) {

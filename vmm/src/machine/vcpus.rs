@@ -1,5 +1,7 @@
 //! Making a rank's vCPUs.
 
+use std::sync::Arc;
+
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 
@@ -8,7 +10,7 @@ use crate::clock::GuestClock;
 use crate::cpuid;
 use crate::kvm::{self, Hypervisor, KvmError};
 use crate::topology::{Topology, VcpuId};
-use crate::vcpu::{Activity, ResetState, StateShape, Vcpu, VcpuHandle, VcpuShared, write_msr};
+use crate::vcpu::{Activity, ResetState, Samples, StateShape, Vcpu, VcpuHandle, VcpuShared, write_msr};
 
 /// IA32_MISC_ENABLE and its bit for fast string operations, which firmware sets (SDM volume 4, table 2-2).
 const MSR_MISC_ENABLE: u32 = 0x1a0;
@@ -22,10 +24,14 @@ pub(super) struct Raw {
 }
 
 /// KVM's vCPUs for these of the machine's.
-pub(super) fn create(vm: &VmFd, ids: &[VcpuId]) -> Result<(Vec<Raw>, Vec<VcpuHandle>), MachineError> {
+pub(super) fn create(
+    vm: &VmFd,
+    ids: &[VcpuId],
+    samples: &Arc<Samples>,
+) -> Result<(Vec<Raw>, Vec<VcpuHandle>), MachineError> {
     let create = |&id: &VcpuId| {
         let fd = vm.create_vcpu(id.0.into()).map_err(KvmError::ioctl("create a vCPU"))?;
-        let (handle, shared) = VcpuHandle::new();
+        let (handle, shared) = VcpuHandle::new(Arc::clone(samples));
         Ok((Raw { id, fd, shared }, handle))
     };
     let created: Result<Vec<_>, MachineError> = ids.iter().map(create).collect();

@@ -255,7 +255,9 @@ impl Runner {
         let Some(exit) = kick.in_guest(|| !mailbox.is_empty(), || self.fd.run()) else { return Ok(Step::Continue) };
         let exit = exits::serve(exit, self.id, &self.platform.io, stats)?;
         let step = self.answer(exit);
-        if matches!(step, Step::Kicked) {
+        let kicked = matches!(step, Step::Kicked);
+        self.shared.sample.look(kicked, || self.fd.get_regs().ok().map(|registers| registers.rip));
+        if kicked {
             count(&self.shared.stats.kicks);
             drain_signal();
             // The signal was perhaps the timer's, which has to be armed again then.

@@ -174,6 +174,11 @@ impl Member {
         }
     }
 
+    /// It is over: who waits for the first measurement need not wait.
+    pub(super) fn give_up_clock(&mut self) {
+        self.first_measured = None;
+    }
+
     fn clock_answer(&mut self, core: &Core, number: u32, reading: ClockReading) -> Result<(), Breach> {
         let now = host_ticks();
         let next = self.measurement.as_mut().and_then(|measurement| measurement.answer(number, reading, now));
