@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "vincs-launcher",
         &[
+            "vincs-coherence",
             "vincs-guest-image",
             "vincs-guest-protocol",
             "vincs-slurm",
@@ -25,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("vincs-guest-image", &[]),
     ("vincs-guest-init", &["vincs-guest-protocol"]),
     ("vincs-guest-protocol", &[]),
+    ("vincs-mpi", &[]),
     ("vincs-vmm", &["vincs-coherence"]),
     ("vincs-coherence", &[]),
     ("vincs-transport-rdma", &["vincs-coherence"]),
