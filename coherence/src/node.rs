@@ -16,6 +16,7 @@ mod directory;
 mod eviction;
 mod holds;
 mod home;
+mod inspect;
 mod outbox;
 mod read_ahead;
 mod stats;
@@ -27,6 +28,7 @@ use std::hash::{Hash, Hasher};
 
 pub use action::{Action, Body, HoldId, Source};
 pub use config::{Config, ConfigError, MIN_CACHE_PAGES};
+pub use inspect::DirectoryView;
 pub use holds::{MAX_HOLD_PAGES, MAX_HOLDS};
 pub use stats::Stats;
 
