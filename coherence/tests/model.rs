@@ -6,27 +6,66 @@
 
 mod machine;
 
-use machine::{Bounds, Machine, Step};
-use stateright::{Checker, Model, Property};
-use vincs_coherence::id::{Access, Rank};
+use machine::{Bounds, Machine, RIGHT};
+use stateright::{Checker, Model};
+use vincs_coherence::id::{Rank, Tick};
+
+/// Three ranks, each page at another home, one rank without pages; nothing ends a hold time, as there is none.
+fn bounds() -> Bounds {
+    Bounds {
+        pages: vec![1, 1, 0],
+        accesses: vec![1, 1, 1],
+        devices: Vec::new(),
+        hold: Tick(0),
+        cache_pages: None,
+        read_ahead: 0,
+        first_touch: 1,
+    }
+}
 
 /// Explores everything; says how much that is.
 fn exhaust(name: &str, bounds: Bounds) {
-    let machine = Machine { bounds };
     let started = std::time::Instant::now();
-    let checker = machine.checker().threads(2).spawn_dfs().join();
-    println!(
-        "{name}: {} states, {} steps, depth {}, {:?}",
-        checker.unique_state_count(),
-        checker.state_count(),
-        checker.max_depth(),
-        started.elapsed()
-    );
-    if let Some(path) = checker.discovery(machine::HOLDS) {
-        let last = path.last_state();
+    let checker = Machine::new(bounds).checker().threads(2).spawn_dfs().join();
+    let (states, steps) = (checker.unique_state_count(), checker.state_count());
+    println!("{name}: {states} states, {steps} steps, {} deep, {:?}", checker.max_depth(), started.elapsed());
+    if let Some(path) = checker.discovery(RIGHT) {
+        let problem = path.last_state().problem().unwrap_or_default().to_owned();
         let steps: Vec<String> = path.into_actions().iter().map(|step| format!("{step:?}")).collect();
-        panic!("{name}: {}\n{}", last.problem().unwrap_or_default(), steps.join("\n"));
+        panic!("{name}: {problem} after\n{}", steps.join("\n"));
     }
-    checker.assert_properties();
     assert!(checker.is_done(), "{name}: not all states were visited");
+}
+
+#[test]
+fn x1() {
+    exhaust("2 accesses each", Bounds { accesses: vec![2, 2, 2], ..bounds() });
+}
+
+#[test]
+fn x2() {
+    exhaust("2 1 2 accesses, hold times", Bounds { accesses: vec![2, 1, 2], hold: Tick(1), ..bounds() });
+}
+
+#[test]
+fn x3() {
+    exhaust("evictions 1 1 3", Bounds { accesses: vec![1, 1, 3], cache_pages: Some(1), ..bounds() });
+}
+
+#[test]
+fn x4() {
+    exhaust("evictions 1 1 3 hold", Bounds { accesses: vec![1, 1, 3], cache_pages: Some(1), hold: Tick(1), ..bounds() });
+}
+
+#[test]
+fn x5() {
+    exhaust("devices 1 1 1 ", Bounds { accesses: vec![1, 1, 1], devices: vec![Rank(0), Rank(2)], ..bounds() });
+}
+#[test]
+fn x6() {
+    exhaust("devices 1 0 1 hold 3", Bounds { accesses: vec![1, 0, 1], devices: vec![Rank(0), Rank(1), Rank(2)], hold: Tick(1), ..bounds() });
+}
+#[test]
+fn x7() {
+    exhaust("ahead", Bounds { pages: vec![4, 0], accesses: vec![2, 4], read_ahead: 2, ..bounds() });
 }

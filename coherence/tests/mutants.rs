@@ -9,7 +9,7 @@ use vincs_coherence::sim::simulate_mutant;
 use vincs_coherence::sim::workload::Mishaps;
 
 /// Simulations in which every bug has to be found. The seeds are the same for all bugs.
-const RUNS: u64 = 200;
+const RUNS: u64 = 300;
 
 /// The seeds' stream.
 const STREAM: u64 = 6;

@@ -114,7 +114,7 @@ pub const MUTANTS: &[Mutant] = &[
         found_by: &[Checker::Values],
     },
     Mutant {
-        name: "a home grants an old version to write",
+        name: "a home grants an old version to read",
         plant: || Box::new(home::OldVersion),
         found_by: &[Checker::Versions],
     },
@@ -136,7 +136,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a rank evicts a modified page without giving it back",
         plant: || Box::new(cacher::EvictsSilently::default()),
-        found_by: &[Checker::Progress],
+        found_by: &[Checker::Progress, Checker::Protocol],
     },
     Mutant {
         name: "a rank allows itself to write when it asks for it",
@@ -176,7 +176,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "nobody is woken",
         plant: || Box::new(driver::WakesNobody),
-        found_by: &[Checker::Progress],
+        // It goes on waiting, so the page that was not held for it may be missed first.
+        found_by: &[Checker::Progress, Checker::HoldTime],
     },
     Mutant {
         name: "a device is told that it has its pages when it asks",

@@ -7,7 +7,7 @@ use crate::node::Node;
 use super::memory::Memory;
 
 /// A rank's protocol state and memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Site {
     /// The node under test.
     pub node: Node,

@@ -65,7 +65,7 @@ struct Host {
 }
 
 /// A state of the machine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct State {
     sites: Vec<Site>,
     hosts: Vec<Host>,

@@ -126,14 +126,14 @@ fn with_content(action: Action, content: Content) -> Action {
     }
 }
 
-/// Grants to write with the version before.
+/// Grants to read with the version before.
 #[derive(Debug)]
 pub(super) struct OldVersion;
 
 impl Mutation for OldVersion {
     fn outgoing(&mut self, actions: Vec<Action>) -> Vec<Order> {
         each(actions, |mut action| {
-            if let Action::Send { message: Message::Grant { access: Access::Write, pages, .. }, .. } = &mut action {
+            if let Action::Send { message: Message::Grant { access: Access::Read, pages, .. }, .. } = &mut action {
                 for granted in pages {
                     granted.version = Version(granted.version.0.saturating_sub(1));
                 }
