@@ -105,7 +105,7 @@ fn run(seed: u64, scenario: &Scenario, rng: &Rng, mutant: Option<&Mutant>) -> Re
         machine.map_err(|violation| (0, violation, Trace::off())).and_then(Machine::run)
     };
     // Equal seeds do the same, so what happened is written down only when somebody wants to know.
-    attempt(Trace::off()).or_else(|_| attempt(Trace::on())).map_err(|(at, violation, trace)| {
-        Box::new(Failure { seed, at, violation, trace })
-    })
+    attempt(Trace::off())
+        .or_else(|_| attempt(Trace::on()))
+        .map_err(|(at, violation, trace)| Box::new(Failure { seed, at, violation, trace }))
 }

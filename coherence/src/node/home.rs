@@ -233,6 +233,7 @@ impl Node {
     fn give_away(&mut self, now: Tick, page: Page, entry: DirectoryEntry, request: Request) {
         match request.access {
             Access::Read => {
+                self.is_lost(page);
                 self.out.push(Action::Protect { run: Run::one(page) });
                 self.share(page, entry, RankSet::EMPTY, request);
             }
@@ -279,6 +280,7 @@ impl Node {
             self.out.push(Action::Allow { run: Run::one(page) });
             return self.page_changed(page);
         }
+        self.is_lost(page);
         // A copy of the requester's own is as good as this one, if it has the same version.
         let current = entry.version == request.have;
         self.set_owner(page, DirectoryEntry { came: Stamp::default(), ..entry }, request.from);

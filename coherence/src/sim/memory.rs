@@ -224,8 +224,13 @@ impl Memory {
 
 /// Leaves zero pages out of a message as a driver may, body and all.
 pub fn leave_out_zeros(message: &mut Message, body: &mut Vec<Words>) {
-    let zero: Vec<Page> =
-        message.data_pages().into_iter().zip(&*body).filter(|(_, words)| **words == ZEROS).map(|(page, _)| page).collect();
+    let zero: Vec<Page> = message
+        .data_pages()
+        .into_iter()
+        .zip(&*body)
+        .filter(|(_, words)| **words == ZEROS)
+        .map(|(page, _)| page)
+        .collect();
     message.leave_out_zeros(|page| zero.contains(&page));
     body.retain(|words| *words != ZEROS);
 }

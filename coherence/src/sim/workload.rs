@@ -60,7 +60,8 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
     let longest = rng.pick(&[3, 20, 200]).unwrap_or(3);
     let delays = Delays { shortest: 1, longest, slow: longest * rng.between(1, 10) };
     let hold = Tick(rng.pick(&[0, 10, 8 * delays.longest, 4 * delays.slow + 100]).unwrap_or(0));
-    // Instructions that need several pages end in a bounded number of tries only when pages are held long enough.
+    // Instructions that need several pages end in a bounded number of tries only when pages are held long enough, and when
+    // those of all processors of a rank fit into its cache.
     let widest = if hold.0 >= 8 * delays.longest { 4 } else { 1 };
     let writes = rng.pick(&[2, 3, 10]).unwrap_or(2);
     let mut author = Author { pages: homes.pages(), ranks, widest, writes, value: 1 << 32, rng };
@@ -70,7 +71,9 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
         ranks,
         homes,
         hold,
-        cache_pages: rng.pick(&[None, None, Some(1), Some(2), Some(8)]).flatten(),
+        cache_pages: rng
+            .pick(if widest > 1 { &[None, Some(32), Some(64)] } else { &[None, Some(1), Some(8)] })
+            .flatten(),
         read_ahead: rng.pick(&[0, 2, 8, 32]).unwrap_or(0),
         first_touch: rng.pick(&[1, 2, 8]).unwrap_or(1),
         delays,
