@@ -2,7 +2,7 @@
 
 use super::machine::Machine;
 use super::machine::short::*;
-use crate::id::{Access, Page, RankSet, Tick};
+use crate::id::{Access, Page, Rank, RankSet, Tick};
 use crate::message::{Content, Keep, Message};
 use crate::node::{Action, Body, Source};
 use Access::{Read, Write};
@@ -178,14 +178,14 @@ fn an_upgrade_that_comes_too_late_gets_the_new_bytes() {
 }
 
 #[test]
-fn a_home_that_shares_with_nobody_writes_without_asking() {
+fn a_home_that_wants_to_write_takes_the_copies_of_others_and_keeps_its_own_bytes() {
     let mut machine = machine(2);
-    machine.touch_and_run(0, 3, Write);
     machine.touch_and_run(1, 3, Write);
     machine.touch_and_run(0, 3, Read);
-    assert_eq!(machine.nodes[0].access(Page(3)), Some(Read));
+    machine.log.clear();
     machine.touch_and_run(0, 3, Write);
-    assert_eq!(machine.nodes[0].holders(Page(3)), Some(RankSet::one(crate::id::Rank(0))));
+    assert_eq!(machine.took(0), [send(1, invalidate(3), Body::None), Action::Allow { run: run(3, 1) }]);
+    assert_eq!(machine.nodes[0].holders(Page(3)), Some(RankSet::one(Rank(0))));
 }
 
 #[test]
