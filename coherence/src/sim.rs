@@ -73,6 +73,14 @@ pub fn simulate_mutant(seed: u64, mutant: &Mutant) -> Result<Outcome, Box<Failur
     run(seed, &scenario, &rng, Some(mutant))
 }
 
+/// Runs a given scenario.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn run_scenario(seed: u64, scenario: &Scenario) -> Result<Outcome, Box<Failure>> {
+    run(seed, scenario, &Rng::new(seed), None)
+}
+
 /// Runs a litmus test; gives how often the outcome that it is about appeared.
 ///
 /// # Errors

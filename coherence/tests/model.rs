@@ -38,34 +38,39 @@ fn exhaust(name: &str, bounds: Bounds) {
 }
 
 #[test]
-fn x1() {
-    exhaust("2 accesses each", Bounds { accesses: vec![2, 2, 2], ..bounds() });
-}
-
-#[test]
-fn x2() {
-    exhaust("2 1 2 accesses, hold times", Bounds { accesses: vec![2, 1, 2], hold: Tick(1), ..bounds() });
-}
-
-#[test]
-fn x3() {
-    exhaust("evictions 1 1 3", Bounds { accesses: vec![1, 1, 3], cache_pages: Some(1), ..bounds() });
-}
-
-#[test]
-fn x4() {
-    exhaust("evictions 1 1 3 hold", Bounds { accesses: vec![1, 1, 3], cache_pages: Some(1), hold: Tick(1), ..bounds() });
-}
-
-#[test]
-fn x5() {
-    exhaust("devices 1 1 1 ", Bounds { accesses: vec![1, 1, 1], devices: vec![Rank(0), Rank(2)], ..bounds() });
+fn z1() {
+    exhaust("3 2 3 accesses", Bounds { accesses: vec![3, 2, 3], ..bounds() });
 }
 #[test]
-fn x6() {
-    exhaust("devices 1 0 1 hold 3", Bounds { accesses: vec![1, 0, 1], devices: vec![Rank(0), Rank(1), Rank(2)], hold: Tick(1), ..bounds() });
+fn z2() {
+    exhaust("2 accesses, hold times", Bounds { accesses: vec![2, 2, 2], hold: Tick(1), ..bounds() });
 }
 #[test]
-fn x7() {
-    exhaust("ahead", Bounds { pages: vec![4, 0], accesses: vec![2, 4], read_ahead: 2, ..bounds() });
+fn z3() {
+    exhaust("evictions 2 1 3", Bounds { accesses: vec![2, 1, 3], cache_pages: Some(1), ..bounds() });
+}
+#[test]
+fn z4() {
+    exhaust(
+        "evictions 1 1 3 hold",
+        Bounds { accesses: vec![1, 1, 3], cache_pages: Some(1), hold: Tick(1), ..bounds() },
+    );
+}
+#[test]
+fn z5() {
+    exhaust(
+        "devices 1 1 1 3 dev",
+        Bounds { accesses: vec![1, 1, 1], devices: vec![Rank(0), Rank(1), Rank(2)], ..bounds() },
+    );
+}
+#[test]
+fn z6() {
+    exhaust(
+        "devices 0 0 1 hold 3",
+        Bounds { accesses: vec![0, 0, 1], devices: vec![Rank(0), Rank(1), Rank(2)], hold: Tick(1), ..bounds() },
+    );
+}
+#[test]
+fn z7() {
+    exhaust("ahead 2 3", Bounds { pages: vec![4, 0], accesses: vec![2, 3], read_ahead: 2, ..bounds() });
 }
