@@ -10,11 +10,11 @@ use machine::{Bounds, Machine, RIGHT};
 use stateright::{Checker, Model};
 use vincs_coherence::id::{Rank, Tick};
 
-/// Three ranks, each page at another home, one rank without pages; nothing ends a hold time, as there is none.
+/// Three ranks: two are the homes of a page each, the third has none. No hold time, so that pages are given up at once.
 fn bounds() -> Bounds {
     Bounds {
         pages: vec![1, 1, 0],
-        accesses: vec![1, 1, 1],
+        accesses: vec![0, 0, 0],
         devices: Vec::new(),
         hold: Tick(0),
         cache_pages: None,
@@ -24,6 +24,7 @@ fn bounds() -> Bounds {
 }
 
 /// Explores everything; says how much that is.
+#[expect(clippy::panic, clippy::print_stdout, reason = "the tests are calls of this")]
 fn exhaust(name: &str, bounds: Bounds) {
     let started = std::time::Instant::now();
     let checker = Machine::new(bounds).checker().threads(2).spawn_dfs().join();
@@ -38,39 +39,37 @@ fn exhaust(name: &str, bounds: Bounds) {
 }
 
 #[test]
-fn z1() {
-    exhaust("3 2 3 accesses", Bounds { accesses: vec![3, 2, 3], ..bounds() });
+fn three_ranks_read_and_write_two_pages() {
+    exhaust("3 accesses of each rank", Bounds { accesses: vec![3, 3, 3], ..bounds() });
 }
+
 #[test]
-fn z2() {
-    exhaust("2 accesses, hold times", Bounds { accesses: vec![2, 2, 2], hold: Tick(1), ..bounds() });
+fn three_ranks_read_and_write_two_pages_that_they_hold_for_some_time() {
+    exhaust("2 accesses of each rank, with hold times", Bounds { accesses: vec![2, 2, 2], hold: Tick(1), ..bounds() });
 }
+
+/// The rank without pages has room for one.
 #[test]
-fn z3() {
-    exhaust("evictions 2 1 3", Bounds { accesses: vec![2, 1, 3], cache_pages: Some(1), ..bounds() });
+fn pages_are_evicted() {
+    let bounds = Bounds { accesses: vec![2, 1, 3], cache_pages: Some(1), ..bounds() };
+    exhaust("2, 1 and 3 accesses, with evictions", bounds.clone());
+    let bounds = Bounds { accesses: vec![1, 1, 3], hold: Tick(1), ..bounds };
+    exhaust("1, 1 and 3 accesses, with evictions and hold times", bounds);
 }
+
+/// Each device wants all pages at once.
 #[test]
-fn z4() {
-    exhaust(
-        "evictions 1 1 3 hold",
-        Bounds { accesses: vec![1, 1, 3], cache_pages: Some(1), hold: Tick(1), ..bounds() },
-    );
+fn devices_and_processors_share_two_pages() {
+    let bounds = Bounds { accesses: vec![1, 1, 1], devices: vec![Rank(0), Rank(2)], ..bounds() };
+    exhaust("1 access of each rank and 2 devices", bounds.clone());
+    let devices = vec![Rank(0), Rank(1), Rank(2)];
+    let bounds = Bounds { accesses: vec![0, 0, 1], devices, hold: Tick(1), ..bounds };
+    exhaust("1 access and 3 devices, with hold times", bounds);
 }
+
+/// Two pages are too few for a reader in order: two ranks and four pages.
 #[test]
-fn z5() {
-    exhaust(
-        "devices 1 1 1 3 dev",
-        Bounds { accesses: vec![1, 1, 1], devices: vec![Rank(0), Rank(1), Rank(2)], ..bounds() },
-    );
-}
-#[test]
-fn z6() {
-    exhaust(
-        "devices 0 0 1 hold 3",
-        Bounds { accesses: vec![0, 0, 1], devices: vec![Rank(0), Rank(1), Rank(2)], hold: Tick(1), ..bounds() },
-    );
-}
-#[test]
-fn z7() {
-    exhaust("ahead 2 3", Bounds { pages: vec![4, 0], accesses: vec![2, 3], read_ahead: 2, ..bounds() });
+fn pages_are_asked_for_ahead() {
+    let bounds = Bounds { pages: vec![4, 0], accesses: vec![2, 3], read_ahead: 2, first_touch: 2, ..bounds() };
+    exhaust("2 ranks, 4 pages, 2 and 3 accesses, with read-ahead", bounds);
 }

@@ -29,6 +29,7 @@ const REGRESSIONS: &[(u64, Mishaps)] = &[
     (0x3f1e_7846_ac48_2b01, Mishaps::Any),
 ];
 
+#[expect(clippy::panic, reason = "the tests are calls of this")]
 fn run(test: &str, seed: u64, mishaps: Mishaps) -> Vec<Stats> {
     match simulate(seed, mishaps) {
         Ok(outcome) => outcome.stats,
@@ -71,6 +72,7 @@ fn instructions_that_need_the_same_pages_at_once_all_end() {
     }
 }
 
+#[expect(clippy::unwrap_used, reason = "a scenario without memory is to end the test")]
 fn contended(rng: &mut Rng) -> Scenario {
     let ranks = 2 + rng.below_u16(7);
     let pages = 4;

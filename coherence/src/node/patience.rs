@@ -78,7 +78,8 @@ impl Patience {
 impl Node {
     /// A processor waits for this page.
     pub(super) fn is_waited_for(&mut self, now: Tick, page: Page) {
-        if self.patience.waiting.contains(&page) {
+        // Without a hold time there is nothing to be patient with.
+        if self.hold == 0 || self.patience.waiting.contains(&page) {
             return;
         }
         self.patience.waiting.push(page);
