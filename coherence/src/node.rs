@@ -5,7 +5,7 @@
 //! was one, is at hand. Then [`Node::poll_timeout`] says when [`Node::handle_timeout`] is due.
 //!
 //! The home's side is in `home.rs` with its states in `directory.rs`, the cacher's side with its states in `cache.rs`, with `eviction.rs` and
-//! `read_ahead.rs`. Both give pages up through `deferral.rs`, and devices keep pages through `holds.rs`. docs/coherence.md
+//! `read_ahead.rs`. Both give pages up through `deferral.rs`, later when `patience.rs` says so, and devices keep pages through `holds.rs`. docs/coherence.md
 //! has the protocol as tables.
 
 mod action;
