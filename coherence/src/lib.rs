@@ -4,6 +4,7 @@
 //! - [`home`]: which rank is the home of a page.
 //! - [`message`]: what nodes tell each other; [`codec`]: how that looks on the wire.
 //! - [`node`]: one rank's share of the strict protocol.
+//! - [`sim`]: a simulated machine to prove it on, from a seed.
 //! - [`transport`]: the port to whatever carries messages.
 //!
 //! Nothing here does I/O, reads a clock or starts a thread; page bytes never come in. Whoever drives a
@@ -16,4 +17,5 @@ pub mod home;
 pub mod id;
 pub mod message;
 pub mod node;
+pub mod sim;
 pub mod transport;

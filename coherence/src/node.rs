@@ -5,7 +5,7 @@
 //! was one, is at hand. Then [`Node::poll_timeout`] says when [`Node::handle_timeout`] is due.
 //!
 //! The home's side is in `home.rs` with its states in `directory.rs`, the cacher's side with its states in `cache.rs`, with `eviction.rs` and
-//! `read_ahead.rs`. Both give pages up through `deferral.rs`, and devices keep pages through `holds.rs`. docs/coherence.md
+//! `read_ahead.rs`. Both give pages up through `deferral.rs`, later when `patience.rs` says so, and devices keep pages through `holds.rs`. docs/coherence.md
 //! has the protocol as tables.
 
 mod action;
@@ -16,7 +16,9 @@ mod directory;
 mod eviction;
 mod holds;
 mod home;
+mod inspect;
 mod outbox;
+mod patience;
 mod read_ahead;
 mod stats;
 mod table;
@@ -28,6 +30,7 @@ use std::hash::{Hash, Hasher};
 pub use action::{Action, Body, HoldId, Source};
 pub use config::{Config, ConfigError, MIN_CACHE_PAGES};
 pub use holds::{MAX_HOLD_PAGES, MAX_HOLDS};
+pub use inspect::DirectoryView;
 pub use stats::Stats;
 
 use crate::id::{Access, MAX_RUN, Page, Rank, RankSet, Run, Tick};
@@ -80,6 +83,7 @@ pub struct Node {
     deferrals: deferral::Deferrals,
     holds: holds::Holds,
     streams: read_ahead::Streams,
+    patience: patience::Patience,
 }
 
 impl Node {
@@ -90,6 +94,7 @@ impl Node {
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.check()?;
         let pages = config.homes.pages();
+        let rank = config.rank;
         Ok(Self {
             hold: u32::try_from(config.hold.0).unwrap_or(u32::MAX),
             config,
@@ -100,6 +105,7 @@ impl Node {
             deferrals: deferral::Deferrals::default(),
             holds: holds::Holds::default(),
             streams: read_ahead::Streams::default(),
+            patience: patience::Patience::new(rank),
         })
     }
 
@@ -110,6 +116,9 @@ impl Node {
             Some(home) if home == self.config.rank => self.home_fault(now, page, access),
             Some(home) => self.cache_fault(now, home, page, access),
             None => {}
+        }
+        if self.is_asked_for(page) {
+            self.is_waited_for(now, page);
         }
         self.settle(now);
     }
@@ -207,6 +216,7 @@ impl Node {
     /// Ends the handling of an input.
     fn settle(&mut self, now: Tick) {
         self.go_on_with_holds(now);
+        self.look_who_waits(now);
         self.out.flush();
     }
 
@@ -233,9 +243,10 @@ impl Node {
 
 impl PartialEq for Node {
     fn eq(&self, other: &Self) -> bool {
-        let Self { config: _, hold, stats: _, out, directory, cache, deferrals, holds, streams } = self;
-        (hold, out, directory, cache, deferrals, holds, streams)
-            == (&other.hold, &other.out, &other.directory, &other.cache, &other.deferrals, &other.holds, &other.streams)
+        let Self { config: _, hold, stats: _, out, directory, cache, deferrals, holds, streams, patience } = self;
+        (hold, out, directory, cache, deferrals)
+            == (&other.hold, &other.out, &other.directory, &other.cache, &other.deferrals)
+            && (holds, streams, patience) == (&other.holds, &other.streams, &other.patience)
     }
 }
 
@@ -243,7 +254,7 @@ impl Eq for Node {}
 
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { config: _, hold: _, stats: _, out: _, directory, cache, deferrals, holds, streams } = self;
-        (directory, cache, deferrals, holds, streams).hash(state);
+        let Self { config: _, hold: _, stats: _, out: _, directory, cache, deferrals, holds, streams, patience } = self;
+        (directory, cache, deferrals, holds, streams, patience).hash(state);
     }
 }

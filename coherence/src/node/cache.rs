@@ -267,6 +267,7 @@ impl Node {
     pub(super) fn give_up_copy(&mut self, page: Page) {
         let Some(home) = self.config.homes.home(page) else { return };
         self.stats.invalidations += 1;
+        self.is_lost(page);
         self.drop_copy(page);
         self.out.send(home, Message::InvalidateAck { page }, Body::None);
     }
@@ -293,6 +294,7 @@ impl Node {
     /// The only copy goes back to the home, wholly or but for the right to write.
     pub(super) fn give_up_ownership(&mut self, page: Page, keep: Keep) {
         self.stats.recalls += 1;
+        self.is_lost(page);
         self.write_back(page, keep);
     }
 

@@ -15,7 +15,8 @@ pub struct Config {
     /// How long a rank keeps a page after it got it, whoever wants it: long enough that an instruction which needs several
     /// pages gets to use them all. In microseconds.
     pub hold: Tick,
-    /// Most pages of other homes that this rank keeps; None is no limit. Pages in use by devices may go beyond.
+    /// Most pages of other homes that this rank keeps; None is no limit. Pages that may not go yet, because a device has them or for their
+    /// hold time, may go beyond.
     pub cache_pages: Option<u32>,
     /// Most pages asked for ahead of a sequential reader; 0 turns it off.
     pub read_ahead: u16,
@@ -82,5 +83,46 @@ impl Config {
             return Err(ConfigError::Pages { what: "a first touch", pages: self.first_touch });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        let homes = HomeMap::new([(8, Rank(0)), (8, Rank(1))]).expect("a home map");
+        let (hold, cache_pages) = (Tick(0), None);
+        Config { rank: Rank(1), ranks: 2, homes, hold, cache_pages, read_ahead: 0, first_touch: 1 }
+    }
+
+    #[test]
+    fn limits_are_part_of_what_may_be() {
+        let homes = HomeMap::new([(1, Rank(MAX_RANKS - 1))]).expect("a home map");
+        let (ranks, rank) = (MAX_RANKS, Rank(MAX_RANKS - 1));
+        let cache_pages = Some(MIN_CACHE_PAGES);
+        let most = Config { rank, ranks, homes, cache_pages, read_ahead: MAX_RUN, first_touch: MAX_RUN, ..config() };
+        assert_eq!(most.check(), Ok(()));
+        assert_eq!(config().check(), Ok(()));
+    }
+
+    #[test]
+    fn beyond_the_limits_the_error_names_what() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = config();
+            change(&mut config);
+            config.check().expect_err("an error").to_string()
+        };
+        assert_eq!(refused(|config| config.ranks = 0), "0 ranks: a machine has 1 to 64");
+        assert_eq!(refused(|config| config.ranks = 65), "65 ranks: a machine has 1 to 64");
+        assert_eq!(refused(|config| config.rank = Rank(2)), "rank 2 of a machine with 2 ranks");
+        let one_rank = |config: &mut Config| (config.ranks, config.rank) = (1, Rank(0));
+        assert_eq!(refused(one_rank), "pages have their home at rank 1, which the machine does not have");
+        let small = |config: &mut Config| config.cache_pages = Some(MIN_CACHE_PAGES - 1);
+        assert_eq!(refused(small), "a cache of 255 pages is too small; give at least 256");
+        assert!(refused(|config| config.read_ahead = MAX_RUN + 1).starts_with("read-ahead of 257 pages"));
+        assert!(refused(|config| config.first_touch = 0).starts_with("a first touch of 0 pages"));
+        assert!(refused(|config| config.first_touch = 3).starts_with("a first touch of 3 pages"));
+        assert!(refused(|config| config.first_touch = 512).starts_with("a first touch of 512 pages"));
     }
 }

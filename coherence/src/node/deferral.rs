@@ -72,12 +72,12 @@ impl Deferrals {
 impl Node {
     /// Whether a page may be given up at once.
     pub(super) fn is_free(&self, now: Tick, came: Stamp, pins: u16) -> bool {
-        pins == 0 && came.left(now, self.hold) == 0
+        pins == 0 && self.left(now, came) == 0
     }
 
     /// Gives a page up as soon as it may be.
     pub(super) fn give_up_when_free(&mut self, now: Tick, page: Page, came: Stamp, pins: u16, what: GiveUp) {
-        let left = came.left(now, self.hold);
+        let left = self.left(now, came);
         if left == 0 && pins == 0 {
             return self.give_up(now, page, what);
         }
@@ -94,8 +94,12 @@ impl Node {
             && due <= now
         {
             self.deferrals.timers.pop_first();
+            // A rank that has become patient meanwhile keeps it for longer.
+            let left = self.left(now, self.came(page));
+            let due = (left > 0).then(|| Tick(now.0.saturating_add(left.into())));
+            self.deferrals.timers.extend(due.map(|due| (due, page)));
             if let Some(deferral) = self.deferrals.by_page.get_mut(&page) {
-                deferral.due = None;
+                deferral.due = due;
             }
             self.give_up_if_due(now, page);
         }
@@ -109,6 +113,15 @@ impl Node {
         if let Some(Deferral { what, due: None }) = self.deferrals.by_page.get(&page).copied() {
             self.deferrals.by_page.remove(&page);
             self.give_up(now, page, what);
+        }
+    }
+
+    /// When a page came here.
+    fn came(&self, page: Page) -> Stamp {
+        if self.config.homes.home(page) == Some(self.rank()) {
+            self.directory.table.get(page).came
+        } else {
+            self.cache.table.get(page).came
         }
     }
 

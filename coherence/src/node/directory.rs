@@ -14,7 +14,7 @@ pub(super) enum DirectoryState {
     Untouched,
     /// One rank, perhaps the home itself, may read and write it; nobody else has a copy.
     Owned(Rank),
-    /// The home and these other ranks may have a copy to read.
+    /// The home has a copy to read, and these other ranks, at least one, may have one.
     Shared(RankSet),
     /// A transaction waits until this owner has given it back. The home itself does so when its minimum hold time and its devices allow.
     Recalling {

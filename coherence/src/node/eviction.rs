@@ -6,7 +6,7 @@ use crate::id::{Page, Tick};
 use crate::message::Keep;
 
 /// Most pages looked at in vain when room is made for one: beyond that the cache may grow for now, by pages that may not go yet.
-const MAX_SCAN: usize = 64;
+pub(super) const MAX_SCAN: usize = 64;
 
 impl Node {
     /// Gives up the oldest pages until so many more have room, as far as they may go: not before their hold time is over, not while

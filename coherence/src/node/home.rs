@@ -124,7 +124,7 @@ impl Node {
                 self.set_owner(page, entry, request.from);
                 self.send_grant(page, request.from, Access::Write, Content::Zero, false);
             }
-            DirectoryState::Owned(owner) if owner == request.from => self.wake(page),
+            DirectoryState::Owned(owner) if owner == request.from => self.wake(now, page, entry),
             DirectoryState::Owned(owner) if owner == home && self.is_free(now, entry.came, entry.pins) => {
                 self.give_away(now, page, entry, request);
             }
@@ -140,7 +140,9 @@ impl Node {
                     self.out.send(owner, message, Body::None);
                 }
             }
-            DirectoryState::Shared(_) if request.access == Access::Read && request.from == home => self.wake(page),
+            DirectoryState::Shared(_) if request.access == Access::Read && request.from == home => {
+                self.wake(now, page, entry);
+            }
             DirectoryState::Shared(sharers) if request.access == Access::Read => {
                 self.share(page, entry, sharers, request);
             }
@@ -231,6 +233,7 @@ impl Node {
     fn give_away(&mut self, now: Tick, page: Page, entry: DirectoryEntry, request: Request) {
         match request.access {
             Access::Read => {
+                self.is_lost(page);
                 self.out.push(Action::Protect { run: Run::one(page) });
                 self.share(page, entry, RankSet::EMPTY, request);
             }
@@ -277,6 +280,7 @@ impl Node {
             self.out.push(Action::Allow { run: Run::one(page) });
             return self.page_changed(page);
         }
+        self.is_lost(page);
         // A copy of the requester's own is as good as this one, if it has the same version.
         let current = entry.version == request.have;
         self.set_owner(page, DirectoryEntry { came: Stamp::default(), ..entry }, request.from);
@@ -392,8 +396,10 @@ impl Node {
         self.page_changed(page);
     }
 
-    /// The home has the page already.
-    fn wake(&mut self, page: Page) {
+    /// The home has the page since it was taken back for another rank, whose request was before the home's own: it is wanted here
+    /// from now on.
+    fn wake(&mut self, now: Tick, page: Page, entry: DirectoryEntry) {
+        self.directory.table.set(page, DirectoryEntry { came: Stamp::at(now), ..entry });
         self.out.push(Action::Wake { run: Run::one(page) });
         self.page_changed(page);
     }

@@ -1,5 +1,6 @@
 //! Tests of whole nodes, several of them beside each other in a small machine.
 
+mod document;
 mod eviction;
 mod flows;
 mod holds;

@@ -4,6 +4,7 @@ use super::machine::Machine;
 use super::machine::short::*;
 use crate::id::{Access, Page, Tick};
 use crate::message::{Content, Keep, Message};
+use crate::node::eviction::MAX_SCAN;
 use crate::node::{Action, Body, Source};
 use Access::{Read, Write};
 
@@ -116,4 +117,18 @@ fn a_write_back_of_zeros_needs_no_bytes() {
     };
     machine.nodes[0].handle_message(now, crate::id::Rank(1), &message).expect("a write-back");
     assert_eq!(machine.nodes[0].poll_action(), Some(map(0, 1, Write, Source::Zero)));
+}
+
+#[test]
+fn the_search_for_a_page_that_may_go_ends_at_its_limit() {
+    for (held, gone) in [(MAX_SCAN - 1, 1), (MAX_SCAN, 0)] {
+        let held = u16::try_from(held).expect("a run");
+        let mut machine = Machine::new(2, 128, |_| {});
+        machine.nodes[1].config.cache_pages = Some(u32::from(held) + 1);
+        machine.hold(1, 1, &[(run(0, held), Read)]);
+        machine.run();
+        machine.touch_and_run(1, 100, Read);
+        machine.touch_and_run(1, 101, Read);
+        assert_eq!(machine.nodes[1].stats().evictions, gone, "{held} pages are held");
+    }
 }

@@ -1,10 +1,12 @@
 //! The main flows, action by action. Rank 0 has pages 0 to 7, rank 1 pages 8 to 15, and so on.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::machine::Machine;
 use super::machine::short::*;
-use crate::id::{Access, Page, RankSet, Tick};
+use crate::id::{Access, Page, Rank, RankSet, Tick};
 use crate::message::{Content, Keep, Message};
-use crate::node::{Action, Body, Source};
+use crate::node::{Action, Body, Node, Source};
 use Access::{Read, Write};
 
 fn machine(ranks: u16) -> Machine {
@@ -178,14 +180,14 @@ fn an_upgrade_that_comes_too_late_gets_the_new_bytes() {
 }
 
 #[test]
-fn a_home_that_shares_with_nobody_writes_without_asking() {
+fn a_home_that_wants_to_write_takes_the_copies_of_others_and_keeps_its_own_bytes() {
     let mut machine = machine(2);
-    machine.touch_and_run(0, 3, Write);
     machine.touch_and_run(1, 3, Write);
     machine.touch_and_run(0, 3, Read);
-    assert_eq!(machine.nodes[0].access(Page(3)), Some(Read));
+    machine.log.clear();
     machine.touch_and_run(0, 3, Write);
-    assert_eq!(machine.nodes[0].holders(Page(3)), Some(RankSet::one(crate::id::Rank(0))));
+    assert_eq!(machine.took(0), [send(1, invalidate(3), Body::None), Action::Allow { run: run(3, 1) }]);
+    assert_eq!(machine.nodes[0].holders(Page(3)), Some(RankSet::one(Rank(0))));
 }
 
 #[test]
@@ -317,4 +319,23 @@ fn adjacent_pages_of_one_request_are_granted_in_one_message() {
     );
     machine.log = log;
     assert_eq!(machine.took(1).last(), Some(&Action::HoldReady { id: crate::node::HoldId(7) }));
+}
+
+#[test]
+fn nodes_that_will_do_the_same_are_equal_whatever_they_have_counted() {
+    let hash = |node: &Node| {
+        let mut hasher = DefaultHasher::new();
+        node.hash(&mut hasher);
+        hasher.finish()
+    };
+    let mut machine = machine(2);
+    machine.touch_and_run(1, 3, Write);
+    let before = machine.nodes[1].clone();
+    let now = machine.now;
+    machine.nodes[1].handle_fault(now, Page(3), Read);
+    machine.apply(1);
+    assert_ne!(machine.nodes[1].stats(), before.stats());
+    assert!(machine.nodes[1] == before && hash(&machine.nodes[1]) == hash(&before));
+    machine.touch(1, 4, Read);
+    assert!(machine.nodes[1] != before && hash(&machine.nodes[1]) != hash(&before));
 }

@@ -8,7 +8,7 @@ use crate::codec;
 use crate::home::HomeMap;
 use crate::id::{Access, Page, Rank, Run, Tick};
 use crate::message::{Content, Message};
-use crate::node::{Action, Body, Config, HoldId, Node, Source};
+use crate::node::{Action, Body, Config, HoldId, Node, ProtocolError, Source};
 
 /// A message on its way, and the bytes of its pages.
 pub(super) type Letter = (Message, Vec<u64>);
@@ -21,6 +21,30 @@ type Wanted = (Vec<(Run, Access)>, bool);
 pub(super) struct View {
     pub(super) access: Access,
     pub(super) value: u64,
+}
+
+/// Something that happens to a node.
+#[derive(Clone, Debug)]
+pub(super) enum Input {
+    Fault(Page, Access),
+    Message(Rank, Message),
+    Hold(HoldId, Vec<(Run, Access)>),
+    Release(HoldId),
+    Timeout,
+}
+
+impl Input {
+    /// Hands it to a node; the node refuses some messages.
+    pub(super) fn happen(&self, node: &mut Node, now: Tick) -> Result<(), ProtocolError> {
+        match self {
+            Self::Fault(page, access) => node.handle_fault(now, *page, *access),
+            Self::Message(from, message) => return node.handle_message(now, *from, message),
+            Self::Hold(id, runs) => node.handle_hold(now, *id, runs).expect("a hold"),
+            Self::Release(id) => node.handle_release(now, *id),
+            Self::Timeout => node.handle_timeout(now),
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -40,7 +64,14 @@ pub(super) struct Machine {
     written: BTreeMap<Page, u64>,
     /// Everything executed since it was taken last.
     pub(super) log: Vec<(Rank, Action)>,
+    /// Told of every input with the node before and after it.
+    pub(super) watch: Option<fn(&mut Seen, &Input, &Node, &Node)>,
+    /// What was noted then.
+    pub(super) seen: Seen,
 }
+
+/// Notes taken by [`Machine::watch`].
+pub(super) type Seen = BTreeSet<String>;
 
 impl Machine {
     /// `pages` of each rank, and what to change of the usual configuration.
@@ -65,6 +96,8 @@ impl Machine {
             holds: vec![BTreeMap::new(); each],
             written: BTreeMap::new(),
             log: Vec::new(),
+            watch: None,
+            seen: Seen::new(),
         }
     }
 
@@ -75,9 +108,7 @@ impl Machine {
             return self.use_page(rank, page, access);
         }
         self.waiting[usize::from(rank)].insert((page, access));
-        let now = self.now;
-        self.nodes[usize::from(rank)].handle_fault(now, page, access);
-        self.execute(rank, &[]);
+        self.input(rank, &Input::Fault(page, access), &[]);
     }
 
     pub(super) fn sees(&self, rank: u16, page: Page) -> Option<Access> {
@@ -111,22 +142,18 @@ impl Machine {
 
     /// A device wants pages.
     pub(super) fn hold(&mut self, rank: u16, id: u64, runs: &[(Run, Access)]) {
-        let (at, now) = (usize::from(rank), self.now);
-        self.nodes[at].handle_hold(now, HoldId(id), runs).expect("a hold");
-        self.holds[at].insert(HoldId(id), (runs.to_vec(), false));
-        self.execute(rank, &[]);
+        self.holds[usize::from(rank)].insert(HoldId(id), (runs.to_vec(), false));
+        self.input(rank, &Input::Hold(HoldId(id), runs.to_vec()), &[]);
     }
 
     /// A device is done with its pages, all of which it uses now if it has got them.
     pub(super) fn release(&mut self, rank: u16, id: u64) {
-        let (at, now) = (usize::from(rank), self.now);
-        if let Some((runs, true)) = self.holds[at].remove(&HoldId(id)) {
+        if let Some((runs, true)) = self.holds[usize::from(rank)].remove(&HoldId(id)) {
             for (run, access) in runs {
                 run.pages().for_each(|page| self.use_page(rank, page, access));
             }
         }
-        self.nodes[at].handle_release(now, HoldId(id));
-        self.execute(rank, &[]);
+        self.input(rank, &Input::Release(HoldId(id)), &[]);
     }
 
     /// Delivers the next message of this link, encoded and decoded again.
@@ -136,12 +163,21 @@ impl Machine {
         codec::encode(&message, &mut bytes);
         assert!(bytes.len() <= codec::MAX_ENCODED);
         assert_eq!(codec::decode(&bytes), Ok(message.clone()));
-        let now = self.now;
-        if let Err(error) = self.nodes[usize::from(to)].handle_message(now, Rank(from), &message) {
-            panic!("{error}: {message:?}");
-        }
-        self.execute(to, &body);
+        self.input(to, &Input::Message(Rank(from), message), &body);
         true
+    }
+
+    /// Something happens to a node, and what it wants is done.
+    fn input(&mut self, rank: u16, input: &Input, body: &[u64]) {
+        let node = &mut self.nodes[usize::from(rank)];
+        let before = self.watch.map(|_| node.clone());
+        if let Err(error) = input.happen(node, self.now) {
+            panic!("{error}: {input:?}");
+        }
+        if let (Some(watch), Some(before)) = (self.watch, before) {
+            watch(&mut self.seen, input, &before, node);
+        }
+        self.execute(rank, body);
     }
 
     /// Delivers everything in some order, without letting time pass or trying again.
@@ -156,9 +192,7 @@ impl Machine {
         self.now = Tick(self.now.0 + ticks);
         for rank in 0..self.nodes.len() {
             if self.nodes[rank].poll_timeout().is_some_and(|due| due <= self.now) {
-                let now = self.now;
-                self.nodes[rank].handle_timeout(now);
-                self.execute(u16::try_from(rank).expect("a rank"), &[]);
+                self.input(u16::try_from(rank).expect("a rank"), &Input::Timeout, &[]);
             }
         }
     }

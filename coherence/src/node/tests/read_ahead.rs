@@ -5,6 +5,7 @@ use super::machine::short::*;
 use crate::id::{Access, MAX_RUN, STRIPE_PAGES};
 use crate::message::Message;
 use crate::node::Action;
+use crate::node::read_ahead::MAX_STREAMS;
 use Access::{Read, Write};
 
 /// Two ranks, the pages of rank 0 written by it; rank 1 reads.
@@ -144,4 +145,17 @@ fn guesses_do_not_go_beyond_the_limit_of_the_cache() {
     machine.pass(1000);
     (40..64).for_each(|page| machine.touch_and_run(1, page, Read));
     assert_eq!(machine.nodes[1].cache.used, 8);
+}
+
+#[test]
+fn as_many_readers_are_followed_as_the_limit_says_and_no_more() {
+    for (more, guesses) in [(0, 2), (1, 0)] {
+        let streams = u32::try_from(MAX_STREAMS).expect("a number") + more;
+        let mut machine = machine(20 * streams, 4);
+        for stream in 0..streams {
+            machine.touch_and_run(1, 20 * stream, Read);
+        }
+        machine.touch_and_run(1, 1, Read);
+        assert_eq!(machine.nodes[1].stats().ahead, guesses, "{streams} streams");
+    }
 }

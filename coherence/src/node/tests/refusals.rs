@@ -5,6 +5,7 @@ use super::machine::short::*;
 use super::random::{random_machine, random_message};
 use crate::id::{Access, MAX_RUN, Page, Rank, Version};
 use crate::message::{Content, Keep, Message, Urgency};
+use crate::node::Body;
 use Access::{Read, Write};
 
 /// Rank 0 is the home of 16 pages: 0 untouched, 1 its own, 2 shared with rank 1, 3 owned by rank 1, 4 on its way from rank 1 to rank
@@ -81,6 +82,19 @@ fn a_rank_asks_once_for_a_page_even_behind_others() {
     machine.touch(1, 5, Write);
     while machine.deliver(1, 0) {}
     refused(&machine, 0, 1, &[acquire(5, 1, Read), ahead(5, 1)]);
+}
+
+#[test]
+fn a_rank_that_claims_a_copy_it_was_never_given_gets_the_bytes() {
+    let mut machine = machine();
+    let claim = acquire_having(2, 1, Write, Urgency::Demand, &[1]);
+    let ack = Message::InvalidateAck { page: Page(2) };
+    let now = machine.now;
+    let home = &mut machine.nodes[0];
+    home.handle_message(now, Rank(2), &claim).expect("a request");
+    home.handle_message(now, Rank(1), &ack).expect("an answer");
+    let actions: Vec<_> = std::iter::from_fn(|| home.poll_action()).collect();
+    assert!(actions.contains(&send(2, grant(2, Write, &[(2, Content::Data)]), Body::Own)), "{actions:?}");
 }
 
 #[test]

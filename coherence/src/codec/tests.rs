@@ -1,0 +1,199 @@
+//! What is read is what was written; everything else is refused.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+fn access() -> impl Strategy<Value = Access> {
+    prop_oneof![Just(Access::Read), Just(Access::Write)]
+}
+
+fn keep() -> impl Strategy<Value = Keep> {
+    prop_oneof![Just(Keep::Nothing), Just(Keep::Shared)]
+}
+
+fn content() -> impl Strategy<Value = Content> {
+    prop_oneof![Just(Content::Data), Just(Content::Zero), Just(Content::Current)]
+}
+
+fn page() -> impl Strategy<Value = Page> {
+    any::<u32>().prop_map(Page)
+}
+
+fn run() -> impl Strategy<Value = Run> {
+    (1..=MAX_RUN)
+        .prop_flat_map(|count| (0..=u32::MAX - u32::from(count), Just(count)))
+        .prop_map(|(first, count)| Run { first: Page(first), count })
+}
+
+fn version() -> impl Strategy<Value = Version> {
+    any::<u64>().prop_map(Version)
+}
+
+fn acquire() -> impl Strategy<Value = Message> {
+    let urgency = prop_oneof![Just(Urgency::Demand), Just(Urgency::Ahead)];
+    (run(), access(), urgency, any::<bool>(), vec(version(), usize::from(MAX_RUN))).prop_map(
+        |(run, access, urgency, has, mut have)| {
+            have.truncate(if has { run.count.into() } else { 0 });
+            Message::Acquire { run, access, urgency, have }
+        },
+    )
+}
+
+fn grant() -> impl Strategy<Value = Message> {
+    let granted = (version(), content()).prop_map(|(version, content)| Granted { version, content });
+    (run(), access(), vec(granted, usize::from(MAX_RUN))).prop_map(|(run, access, mut pages)| {
+        pages.truncate(run.count.into());
+        Message::Grant { first: run.first, access, pages }
+    })
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        acquire(),
+        grant(),
+        run().prop_map(|run| Message::Refuse { run }),
+        page().prop_map(|page| Message::Invalidate { page }),
+        page().prop_map(|page| Message::InvalidateAck { page }),
+        (page(), keep()).prop_map(|(page, keep)| Message::Recall { page, keep }),
+        (page(), version(), keep(), content()).prop_map(|(page, version, keep, content)| Message::WriteBack {
+            page,
+            version,
+            keep,
+            content
+        }),
+    ]
+}
+
+fn encoded(message: &Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(message, &mut bytes);
+    bytes
+}
+
+proptest! {
+    #[test]
+    fn a_message_comes_back_as_it_was(message in message()) {
+        let bytes = encoded(&message);
+        prop_assert!(bytes.len() <= MAX_ENCODED);
+        prop_assert_eq!(decode(&bytes), Ok(message));
+    }
+
+    #[test]
+    fn a_message_that_is_cut_off_is_refused_wherever_that_is(message in message(), cut in any::<prop::sample::Index>()) {
+        let bytes = encoded(&message);
+        prop_assert_eq!(decode(&bytes[..cut.index(bytes.len())]), Err(DecodeError::Short));
+    }
+
+    #[test]
+    fn bytes_after_a_message_are_refused(message in message(), more in vec(any::<u8>(), 1..20)) {
+        let bytes = [encoded(&message), more.clone()].concat();
+        prop_assert_eq!(decode(&bytes), Err(DecodeError::Long(more.len())));
+    }
+
+    #[test]
+    fn what_is_read_from_any_bytes_is_written_as_the_same_bytes(
+        mut bytes in vec(any::<u8>(), 0..64),
+        kind in 0_u8..10,
+    ) {
+        // Nearly all bytes are refused for their first two.
+        for (byte, value) in bytes.iter_mut().zip([VERSION, kind]) {
+            *byte = value;
+        }
+        if let Ok(message) = decode(&bytes) {
+            prop_assert_eq!(encoded(&message), bytes);
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_or_another_message(
+        message in message(),
+        at in any::<prop::sample::Index>(),
+        change in 1_u8..,
+    ) {
+        let mut bytes = encoded(&message);
+        let at = at.index(bytes.len());
+        bytes[at] ^= change;
+        match decode(&bytes) {
+            Ok(other) => {
+                prop_assert_ne!(&other, &message);
+                prop_assert_eq!(encoded(&other), bytes);
+            }
+            Err(error) => prop_assert!(at != 0 || error == DecodeError::Version(bytes[0])),
+        }
+    }
+}
+
+/// The bytes of a message with some of them replaced from `at` on.
+fn with(message: &Message, at: usize, new: &[u8]) -> Vec<u8> {
+    let mut bytes = encoded(message);
+    bytes[at..at + new.len()].copy_from_slice(new);
+    bytes
+}
+
+#[test]
+fn impossible_values_are_refused_field_by_field() {
+    let run = Run { first: Page(5), count: 2 };
+    let (access, urgency, have) = (Access::Read, Urgency::Demand, vec![Version(1); 2]);
+    let acquire = Message::Acquire { run, access, urgency, have };
+    let pages = vec![Granted { version: Version(1), content: Content::Data }];
+    let grant = Message::Grant { first: Page(5), access: Access::Write, pages };
+    let refuse = Message::Refuse { run };
+    let recall = Message::Recall { page: Page(5), keep: Keep::Shared };
+    let (version, keep, content) = (Version(1), Keep::Shared, Content::Zero);
+    let write_back = Message::WriteBack { page: Page(5), version, keep, content };
+    let last = (u32::MAX - 1).to_le_bytes();
+    let too_many = (MAX_RUN + 1).to_le_bytes();
+    let cases: &[(&Message, usize, &[u8], &'static str)] = &[
+        (&acquire, 1, &[0], "kind of message"),
+        (&acquire, 1, &[8], "kind of message"),
+        (&acquire, 2, &last, "number of pages"),
+        (&acquire, 6, &[0, 0], "number of pages"),
+        (&acquire, 6, &too_many, "number of pages"),
+        (&acquire, 8, &[2], "access"),
+        (&acquire, 9, &[2], "urgency"),
+        (&acquire, 10, &[1, 0], "number of versions"),
+        (&acquire, 10, &[3, 0], "number of versions"),
+        (&grant, 2, &[0xff; 4], "number of pages"),
+        (&grant, 6, &[2], "access"),
+        (&grant, 7, &[0, 0], "number of pages"),
+        (&grant, 7, &too_many, "number of pages"),
+        (&grant, 17, &[3], "content"),
+        (&refuse, 6, &[0, 0], "number of pages"),
+        (&refuse, 6, &too_many, "number of pages"),
+        (&recall, 6, &[2], "keep"),
+        (&write_back, 14, &[2], "keep"),
+        (&write_back, 15, &[3], "content"),
+    ];
+    for (message, at, new, field) in cases {
+        assert_eq!(decode(&with(message, *at, new)), Err(DecodeError::Value(field)), "{message:?}, {new:?} at {at}");
+    }
+    assert_eq!(decode(&with(&recall, 0, &[VERSION + 1])), Err(DecodeError::Version(VERSION + 1)));
+}
+
+#[test]
+fn the_longest_messages_fit() {
+    let first = Page(u32::MAX - u32::from(MAX_RUN));
+    let many = usize::from(MAX_RUN);
+    let (version, content) = (Version(u64::MAX), Content::Data);
+    let grant = Message::Grant { first, access: Access::Write, pages: vec![Granted { version, content }; many] };
+    let run = Run { first, count: MAX_RUN };
+    let have = vec![version; many];
+    let acquire = Message::Acquire { run, access: Access::Write, urgency: Urgency::Demand, have };
+    for message in [grant, acquire] {
+        let bytes = encoded(&message);
+        assert!(bytes.len() <= MAX_ENCODED);
+        assert_eq!(decode(&bytes), Ok(message));
+    }
+}
+
+#[test]
+fn the_bytes_of_a_message_are_these() {
+    let have = vec![Version(0), Version(0x0102)];
+    let run = Run { first: Page(0x0a0b_0c0d), count: 2 };
+    let message = Message::Acquire { run, access: Access::Write, urgency: Urgency::Ahead, have };
+    let expected =
+        [1, 1, 0x0d, 0x0c, 0x0b, 0x0a, 2, 0, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x01, 0, 0, 0, 0, 0, 0];
+    assert_eq!(encoded(&message), expected);
+}

@@ -1,0 +1,85 @@
+//! What checkers may see of a node's state, and ask of it.
+
+use super::cache::CacheState;
+use super::deferral::Deferrals;
+use super::directory::{Directory, DirectoryState};
+use super::holds::Holds;
+use super::outbox::Outbox;
+use super::{Config, ConfigError, Node};
+use crate::id::{Page, Rank, RankSet};
+
+/// What a home knows of a page.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DirectoryView {
+    /// Who may write it, or is asked to give it back.
+    pub owner: Option<Rank>,
+    /// Who may have a copy ([`Node::holders`]).
+    pub holders: RankSet,
+    /// Whether a request waits for answers.
+    pub is_busy: bool,
+}
+
+impl Node {
+    /// [`Self::new`] with a cache as small as asked for: one page is enough for the protocol, if not for a guest.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming what else does not fit.
+    pub fn with_any_cache(config: Config) -> Result<Self, ConfigError> {
+        let cache_pages = config.cache_pages;
+        let mut node = Self::new(Config { cache_pages: None, ..config })?;
+        node.config.cache_pages = cache_pages;
+        Ok(node)
+    }
+
+    /// What this home knows of a page; nothing when its home is elsewhere.
+    #[must_use]
+    pub fn directory(&self, page: Page) -> Option<DirectoryView> {
+        let holders = self.holders(page)?;
+        let state = self.directory.table.get(page).state;
+        let owner = match state {
+            DirectoryState::Owned(owner) | DirectoryState::Recalling { owner } => Some(owner),
+            DirectoryState::Untouched | DirectoryState::Shared(_) | DirectoryState::Invalidating { .. } => None,
+        };
+        Some(DirectoryView { owner, holders, is_busy: state.is_transient() })
+    }
+
+    /// What it has begun and not finished, in words; nothing when all is done and forgotten.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut finished = Directory::new(0);
+        finished.table.clone_from(&self.directory.table);
+        if self.directory != finished {
+            found.push("transactions".to_owned());
+        }
+        if self.deferrals != Deferrals::default() {
+            found.push("pages to give up later".to_owned());
+        }
+        if self.holds != Holds::default() {
+            found.push("holds of devices".to_owned());
+        }
+        if self.out != Outbox::default() {
+            found.push("actions to do".to_owned());
+        }
+        for page in (0..self.config.homes.pages()).map(Page) {
+            let is_transient = match self.cache.table.get(page).state {
+                CacheState::Invalid | CacheState::Shared | CacheState::Modified => false,
+                CacheState::ReadWait
+                | CacheState::WriteWait
+                | CacheState::UpgradeWait
+                | CacheState::AheadWait
+                | CacheState::AheadWanted => true,
+            };
+            if is_transient {
+                found.push(format!("an answer for page {} to wait for", page.0));
+            }
+            if self.directory.table.get(page).state.is_transient() {
+                found.push(format!("a transaction of page {}", page.0));
+            }
+            if self.pins(page) > 0 {
+                found.push(format!("devices that pin page {}", page.0));
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,72 @@
+//! Two copies of one version are equal: every grant to write makes a new version, larger than all before, and every other
+//! message names the version that its bytes are of.
+
+use std::collections::BTreeMap;
+
+use crate::id::{Access, Page, Rank, Version};
+use crate::message::{Granted, Message};
+
+use super::{Checker, Violation};
+
+/// The versions that have been granted.
+#[derive(Clone, Debug, Default)]
+pub struct Versions {
+    latest: BTreeMap<Page, Version>,
+}
+
+impl Versions {
+    /// Takes note of a message that leaves a rank.
+    ///
+    /// # Errors
+    /// [`Violation`] when it names a version that it cannot be about.
+    pub fn check(&mut self, from: Rank, message: &Message) -> Result<(), Violation> {
+        match message {
+            Message::Grant { first, access, pages } => {
+                for (page, granted) in (first.0..).map(Page).zip(pages) {
+                    self.granted(page, *access, *granted)?;
+                }
+                Ok(())
+            }
+            Message::WriteBack { page, version, .. } => {
+                let latest = self.latest(*page);
+                if *version == latest {
+                    return Ok(());
+                }
+                let what = format!("rank {} gives back {version:?}, the latest is {latest:?}", from.0);
+                Err(Violation::of_page(Checker::Versions, *page, what))
+            }
+            Message::Acquire { run, have, .. } => {
+                for (page, have) in run.pages().zip(have) {
+                    if *have > self.latest(page) {
+                        let what = format!("rank {} has {have:?}, which was never granted", from.0);
+                        return Err(Violation::of_page(Checker::Versions, page, what));
+                    }
+                }
+                Ok(())
+            }
+            Message::Refuse { .. }
+            | Message::Invalidate { .. }
+            | Message::InvalidateAck { .. }
+            | Message::Recall { .. } => Ok(()),
+        }
+    }
+
+    fn granted(&mut self, page: Page, access: Access, granted: Granted) -> Result<(), Violation> {
+        let latest = self.latest(page);
+        // A home counts grants to itself too, which no message tells.
+        let right = match access {
+            Access::Write => granted.version > latest,
+            Access::Read => granted.version >= latest && granted.version > Version::NONE,
+        };
+        if !right {
+            let what = format!("{access:?} granted with {:?} after {latest:?}", granted.version);
+            return Err(Violation::of_page(Checker::Versions, page, what));
+        }
+        self.latest.insert(page, granted.version);
+        Ok(())
+    }
+
+    fn latest(&self, page: Page) -> Version {
+        self.latest.get(&page).copied().unwrap_or_default()
+    }
+}

@@ -1,0 +1,662 @@
+//! The simulated machine: events in the order of their time, chance from one seed, checkers after every step.
+
+use std::collections::BTreeMap;
+
+use crate::id::{Access, Page, Rank, Tick};
+use crate::message::Message;
+use crate::node::{Action, Config, HoldId, Node, Stats};
+
+use super::checkers::hold_time::HoldTimes;
+use super::checkers::linearizable::Truth;
+use super::checkers::pins::Pins;
+use super::checkers::versions::Versions;
+use super::checkers::{Checker, Violation, agreement, directory, exclusive, progress, quiescence, values};
+use super::guest::{Performed, Stepped, Vcpu, Waiting, perform};
+use super::memory::{Effect, Words, leave_out_zeros};
+use super::mutants::{Given, Order, Planted};
+use super::network::{Network, Parcel};
+use super::rank::Site;
+use super::rng::Rng;
+use super::scenario::{LONGEST_STEP, Scenario};
+use super::trace::Trace;
+
+/// One in so many times a processor of the rank takes a step between two actions of its node.
+const BETWEEN_ACTIONS_ONE_IN: u64 = 4;
+
+/// All pages are checked every so many events; those that an event is about, after each.
+const SWEEP_EVERY: u64 = 256;
+
+/// Something that is due.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A message arrives.
+    Arrival { from: Rank, to: Rank },
+    /// A processor goes on, unless its token is another by now.
+    Step { vcpu: usize, token: u64 },
+    /// A fault is told to the node.
+    Fault { vcpu: usize, token: u64, waiting: Waiting },
+    /// A fault must have been answered.
+    Answered { vcpu: usize, token: u64, waiting: Waiting },
+    /// A node's timeout is due.
+    Timer { rank: Rank, due: u64 },
+    /// A device asks for its pages.
+    Hold { job: usize },
+    /// A device gives up if it does not have its pages.
+    GiveUp { job: usize },
+    /// A device uses the pages of its next access, or releases them after the last.
+    Use { job: usize, touch: usize },
+    /// A hold must be over.
+    HoldOver { job: usize },
+    /// A rank is gone.
+    Crash { rank: Rank },
+}
+
+/// What a node is told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A fault.
+    Fault(Page, Access),
+    /// A message.
+    Message(Rank, Parcel),
+    /// Time has passed.
+    Timeout,
+    /// A device's hold.
+    Hold(usize),
+    /// The end of it.
+    Release(usize),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum JobState {
+    Before,
+    Asked,
+    Has,
+    Over,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Host {
+    dead: bool,
+    /// When its service thread can take the next input.
+    free_at: u64,
+    /// The due time of the timer event that counts.
+    timer: Option<u64>,
+}
+
+/// What a simulation has come to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Events.
+    pub events: u64,
+    /// Accesses whose values were checked.
+    pub accesses: u64,
+    /// The statistics of the nodes.
+    pub stats: Vec<Stats>,
+    /// What each processor saw, in the order of the scenario's programs.
+    pub registers: Vec<Vec<u64>>,
+    /// The last value of every page.
+    pub last: Vec<Words>,
+}
+
+/// A simulation under way.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    scenario: &'a Scenario,
+    rng: Rng,
+    now: u64,
+    events: u64,
+    scheduled: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    sites: Vec<Site>,
+    hosts: Vec<Host>,
+    vcpus: Vec<Vcpu>,
+    jobs: Vec<JobState>,
+    network: Network,
+    planted: Option<Planted>,
+    truth: Truth,
+    hold_times: HoldTimes,
+    versions: Versions,
+    pins: Pins,
+    trace: Trace,
+}
+
+type Checked<T = ()> = Result<T, Violation>;
+
+impl<'a> Machine<'a> {
+    /// A machine before its first event.
+    ///
+    /// # Errors
+    /// [`Violation`] when a node refuses its configuration.
+    pub fn new(scenario: &'a Scenario, rng: Rng, mut planted: Option<Planted>, trace: Trace) -> Checked<Self> {
+        let mut sites = Vec::new();
+        for rank in (0..scenario.ranks).map(Rank) {
+            let mut config = scenario.config(rank);
+            if let Some(planted) = planted.as_mut().filter(|planted| planted.rank == rank) {
+                planted.mutation.config(&mut config);
+            }
+            sites.push(Site::new(new_node(config)?));
+        }
+        let vcpus = scenario.programs.iter().map(|program| Vcpu::new(program.instructions.clone(), program.buffer));
+        let mut machine = Self {
+            rng,
+            now: 0,
+            events: 0,
+            scheduled: 0,
+            queue: BTreeMap::new(),
+            sites,
+            hosts: vec![Host::default(); scenario.ranks.into()],
+            vcpus: vcpus.collect(),
+            jobs: vec![JobState::Before; scenario.devices.len()],
+            network: Network::new(scenario.delays, scenario.partitions.clone()),
+            planted,
+            truth: Truth::new(scenario.homes.pages()),
+            hold_times: HoldTimes::new(scenario.hold),
+            versions: Versions::default(),
+            pins: Pins::default(),
+            trace,
+            scenario,
+        };
+        machine.start();
+        Ok(machine)
+    }
+
+    fn start(&mut self) {
+        for vcpu in 0..self.vcpus.len() {
+            let at = self.rng.below(LONGEST_STEP);
+            self.schedule(at, Event::Step { vcpu, token: 0 });
+        }
+        let scenario = self.scenario;
+        for (job, device) in scenario.devices.iter().enumerate() {
+            self.schedule(device.at, Event::Hold { job });
+        }
+        if let Some((rank, at)) = scenario.crash {
+            self.schedule(at, Event::Crash { rank });
+        }
+    }
+
+    /// Lets everything happen.
+    ///
+    /// # Errors
+    /// The first [`Violation`], with when it happened.
+    pub fn run(mut self) -> Result<Outcome, (u64, Violation, Trace)> {
+        match self.run_to_end() {
+            Ok(()) => Ok(self.outcome()),
+            Err(violation) => Err((self.now, violation, self.trace)),
+        }
+    }
+
+    fn run_to_end(&mut self) -> Checked {
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            self.now = self.now.max(at);
+            self.events += 1;
+            progress::check_events(Rank(0), self.events)?;
+            self.handle(event)?;
+            if self.events.is_multiple_of(SWEEP_EVERY) {
+                self.check_all()?;
+            }
+        }
+        self.check_all()?;
+        if self.crashed() {
+            return Ok(());
+        }
+        if let Some(vcpu) = self.vcpus.iter().position(|vcpu| !vcpu.is_finished()) {
+            return Err(Violation::of_rank(Checker::Progress, self.home_of(vcpu), format!("processor {vcpu} hangs")));
+        }
+        quiescence::check(&self.sites)
+    }
+
+    fn outcome(self) -> Outcome {
+        let pages = (0..self.scenario.homes.pages()).map(Page);
+        Outcome {
+            events: self.events,
+            accesses: self.truth.accesses,
+            stats: self.sites.iter().map(|site| site.node.stats()).collect(),
+            last: pages.map(|page| self.truth.last(page)).collect(),
+            registers: self.vcpus.into_iter().map(|vcpu| vcpu.registers).collect(),
+        }
+    }
+
+    fn crashed(&self) -> bool {
+        self.hosts.iter().any(|host| host.dead)
+    }
+
+    fn schedule(&mut self, at: u64, event: Event) {
+        self.scheduled += 1;
+        self.queue.insert((at, self.scheduled), event);
+    }
+
+    /// A short random time at a rank, longer on slow ones.
+    fn moment(&mut self, rank: Rank) -> u64 {
+        let slowness = self.scenario.slowness.get(usize::from(rank.0)).copied().unwrap_or(1);
+        self.rng.between(1, LONGEST_STEP) * slowness
+    }
+
+    fn rank_of(&self, event: &Event) -> Rank {
+        match event {
+            Event::Arrival { to: rank, .. } | Event::Timer { rank, .. } | Event::Crash { rank } => *rank,
+            Event::Step { vcpu, .. } | Event::Fault { vcpu, .. } | Event::Answered { vcpu, .. } => self.home_of(*vcpu),
+            Event::Hold { job } | Event::GiveUp { job } | Event::Use { job, .. } | Event::HoldOver { job } => {
+                self.scenario.devices.get(*job).map_or(Rank(0), |device| device.rank)
+            }
+        }
+    }
+
+    /// The rank of a processor.
+    fn home_of(&self, vcpu: usize) -> Rank {
+        self.scenario.programs.get(vcpu).map_or(Rank(0), |program| program.rank)
+    }
+
+    fn host(&mut self, rank: Rank) -> &mut Host {
+        &mut self.hosts[usize::from(rank.0)]
+    }
+
+    fn site(&mut self, rank: Rank) -> &mut Site {
+        &mut self.sites[usize::from(rank.0)]
+    }
+
+    fn rank_tick(&self, rank: Rank) -> Tick {
+        let clock = self.scenario.clocks.get(usize::from(rank.0)).copied().unwrap_or(0);
+        Tick(self.now + clock)
+    }
+
+    /// Until when the event has to wait, because its rank stalls or its service thread is busy.
+    fn put_off(&self, rank: Rank, event: &Event) -> Option<u64> {
+        let (service, guest) = match event {
+            Event::Arrival { .. } | Event::Fault { .. } | Event::Timer { .. } | Event::Hold { .. } => (true, false),
+            Event::Step { .. } | Event::Use { .. } | Event::GiveUp { .. } => (false, true),
+            Event::Answered { .. } | Event::HoldOver { .. } | Event::Crash { .. } => (false, false),
+        };
+        let stalls = |stall: &&super::scenario::Stall| {
+            stall.rank == rank && (stall.from..stall.until).contains(&self.now) && (service || (guest && stall.guest))
+        };
+        let stalled = self.scenario.stalls.iter().find(stalls).map(|stall| stall.until);
+        let busy = self.hosts.get(usize::from(rank.0)).filter(|host| service && host.free_at > self.now);
+        stalled.or(busy.map(|host| host.free_at))
+    }
+
+    fn handle(&mut self, event: Event) -> Checked {
+        let rank = self.rank_of(&event);
+        if self.host(rank).dead {
+            return Ok(());
+        }
+        if let Some(until) = self.put_off(rank, &event) {
+            let at = until + self.rng.below(2);
+            self.schedule(at, event);
+            return Ok(());
+        }
+        match event {
+            Event::Arrival { from, to } => match self.network.deliver(from, to) {
+                Some(parcel) => self.input(to, &Input::Message(from, parcel)),
+                None => Ok(()),
+            },
+            Event::Step { vcpu, token } if self.vcpus[vcpu].token == token => self.step(vcpu, true),
+            Event::Fault { vcpu, token, waiting } => {
+                // A processor that was woken before its fault was read: the kernel has dropped it, or has not.
+                let waits = self.vcpus[vcpu].token == token;
+                if let Some(waiting) = self.vcpus[vcpu].waiting.as_mut().filter(|_| waits) {
+                    waiting.told = true;
+                }
+                if waits || self.rng.one_in(2) {
+                    self.input(rank, &Input::Fault(waiting.page, waiting.access))?;
+                }
+                Ok(())
+            }
+            Event::Answered { vcpu, token, waiting } if self.vcpus[vcpu].token == token && !self.crashed() => {
+                let limit = self.scenario.answer_within();
+                Err(progress::unanswered(rank, vcpu, waiting.page, waiting.access, limit))
+            }
+            Event::Step { .. } | Event::Answered { .. } => Ok(()),
+            Event::Timer { due, .. } => {
+                if self.host(rank).timer == Some(due) {
+                    self.host(rank).timer = None;
+                    self.input(rank, &Input::Timeout)?;
+                }
+                Ok(())
+            }
+            Event::Hold { .. } | Event::GiveUp { .. } | Event::Use { .. } | Event::HoldOver { .. } => {
+                self.device(rank, &event)
+            }
+            Event::Crash { rank } => {
+                self.trace.note(self.now, || format!("rank {} crashes", rank.0));
+                self.host(rank).dead = true;
+                self.network.crash(&mut self.rng, rank);
+                Ok(())
+            }
+        }
+    }
+
+    /// A processor takes a step; `goes_on` says whether another follows by itself.
+    fn step(&mut self, vcpu: usize, goes_on: bool) -> Checked {
+        let rank = self.home_of(vcpu);
+        let memory = &mut self.sites[usize::from(rank.0)].memory;
+        match self.vcpus[vcpu].step(memory, &mut self.rng) {
+            Stepped::Done(performed) => {
+                self.performed(rank, vcpu, &performed)?;
+                self.step_later(vcpu, goes_on, 0);
+            }
+            Stepped::Paused(time) => self.step_later(vcpu, goes_on, time),
+            Stepped::Meets => {
+                // A step that was on its way is not meant for what comes after the meeting.
+                self.vcpus[vcpu].token += 1;
+                self.meet();
+            }
+            Stepped::Finished => {}
+            Stepped::Faulted(page, access) => {
+                let waiting = Waiting { page, access, told: false };
+                let processor = &mut self.vcpus[vcpu];
+                processor.waiting = Some(waiting);
+                processor.token += 1;
+                processor.retries += 1;
+                let (token, retries) = (processor.token, processor.retries);
+                progress::check_retries(rank, vcpu, page, retries)?;
+                self.trace.note(self.now, || format!("rank {} vcpu {vcpu} faults: {waiting:?}", rank.0));
+                let told = self.now + self.moment(rank);
+                self.schedule(told, Event::Fault { vcpu, token, waiting });
+                let limit = self.now + self.scenario.answer_within();
+                self.schedule(limit, Event::Answered { vcpu, token, waiting });
+            }
+        }
+        Ok(())
+    }
+
+    fn step_later(&mut self, vcpu: usize, goes_on: bool, more: u64) {
+        if goes_on {
+            let at = self.now + more + self.moment(self.home_of(vcpu));
+            let token = self.vcpus[vcpu].token;
+            self.schedule(at, Event::Step { vcpu, token });
+        }
+    }
+
+    /// Once all processors are at a meeting, all go on.
+    fn meet(&mut self) {
+        if self.vcpus.iter().all(|vcpu| vcpu.met) {
+            for vcpu in 0..self.vcpus.len() {
+                self.vcpus[vcpu].met = false;
+                self.vcpus[vcpu].token += 1;
+                self.step_later(vcpu, true, 0);
+            }
+        }
+    }
+
+    fn performed(&mut self, rank: Rank, who: usize, performed: &[Performed]) -> Checked {
+        for performed in performed {
+            self.trace.note(self.now, || format!("rank {} vcpu or device {who}: {performed:?}", rank.0));
+            self.truth.check(rank, performed)?;
+        }
+        performed.iter().try_for_each(|performed| self.check_page(performed.touch.page))
+    }
+
+    fn device(&mut self, rank: Rank, event: &Event) -> Checked {
+        let scenario = self.scenario;
+        match *event {
+            Event::Hold { job } => {
+                let Some(device) = scenario.devices.get(job) else { return Ok(()) };
+                self.jobs[job] = JobState::Asked;
+                if device.gives_up {
+                    self.schedule(self.now + device.keeps, Event::GiveUp { job });
+                }
+                let limit = self.now + scenario.answer_within() + 2 * device.keeps;
+                self.schedule(limit, Event::HoldOver { job });
+                self.input(rank, &Input::Hold(job))
+            }
+            Event::GiveUp { job } if self.jobs[job] == JobState::Asked => {
+                self.jobs[job] = JobState::Over;
+                self.input(rank, &Input::Release(job))
+            }
+            Event::Use { job, touch } => {
+                let Some(device) = scenario.devices.get(job) else { return Ok(()) };
+                let Some(access) = device.touches.get(touch) else {
+                    self.jobs[job] = JobState::Over;
+                    self.pins.released(rank, hold_id(job));
+                    return self.input(rank, &Input::Release(job));
+                };
+                let Some(performed) = perform(*access, &mut self.site(rank).memory) else {
+                    let what = format!("hold {job} of rank {} does not permit {access:?}", rank.0);
+                    return Err(Violation::of_page(Checker::Pins, access.page, what));
+                };
+                self.performed(rank, job, &[performed])?;
+                let step = device.keeps / (device.touches.len() as u64 + 1);
+                let at = self.now + self.rng.below(2 * step + 1);
+                self.schedule(at, Event::Use { job, touch: touch + 1 });
+                Ok(())
+            }
+            Event::HoldOver { job } if self.jobs[job] == JobState::Asked && !self.crashed() => {
+                Err(Violation::of_rank(Checker::Progress, rank, format!("hold {job} never gets its pages")))
+            }
+            Event::GiveUp { .. }
+            | Event::HoldOver { .. }
+            | Event::Arrival { .. }
+            | Event::Step { .. }
+            | Event::Fault { .. }
+            | Event::Answered { .. }
+            | Event::Timer { .. }
+            | Event::Crash { .. } => Ok(()),
+        }
+    }
+
+    /// Tells a node something and executes what it wants done.
+    fn input(&mut self, rank: Rank, input: &Input) -> Checked {
+        self.trace.note(self.now, || format!("rank {} is told {input:?}", rank.0));
+        let mut given = vec![Given::Node(input.clone())];
+        let now = self.rank_tick(rank);
+        if let Some(planted) = self.planted.as_mut().filter(|planted| planted.rank == rank) {
+            given = planted.mutation.incoming(&self.sites[usize::from(rank.0)].node, input.clone());
+        }
+        for given in given {
+            match given {
+                Given::Node(input) => self.one_input(rank, now, &input)?,
+                Given::Send(to, parcel) => self.send(rank, to, parcel.message, parcel.body)?,
+            }
+        }
+        let at = self.now + self.moment(rank);
+        self.host(rank).free_at = at;
+        self.arm_timer(rank);
+        Ok(())
+    }
+
+    fn one_input(&mut self, rank: Rank, now: Tick, input: &Input) -> Checked {
+        let mut received: &[Words] = &[];
+        let mut touched: Vec<Page> = Vec::new();
+        let scenario = self.scenario;
+        let node = &mut self.sites[usize::from(rank.0)].node;
+        match input {
+            Input::Fault(page, access) => {
+                touched.push(*page);
+                node.handle_fault(now, *page, *access);
+            }
+            Input::Message(from, parcel) => {
+                received = &parcel.body;
+                touched.extend(pages_of(&parcel.message));
+                let handled = node.handle_message(now, *from, &parcel.message);
+                handled.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
+            }
+            Input::Timeout => node.handle_timeout(now),
+            Input::Hold(job) => {
+                let runs = scenario.devices.get(*job).map_or(&[][..], |device| &device.runs);
+                let held = node.handle_hold(now, hold_id(*job), runs);
+                held.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
+            }
+            Input::Release(job) => node.handle_release(now, hold_id(*job)),
+        }
+        let mut actions: Vec<Action> = Vec::new();
+        while let Some(action) = self.site(rank).node.poll_action() {
+            actions.push(action);
+        }
+        let orders = match self.planted.as_mut().filter(|planted| planted.rank == rank) {
+            Some(planted) => planted.mutation.outgoing(actions),
+            None => actions.into_iter().map(Order::Do).collect(),
+        };
+        for order in orders {
+            self.order(rank, &order, received, &mut touched)?;
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        for page in touched {
+            self.check_page(page)?;
+            self.check_between_inputs(page)?;
+        }
+        Ok(())
+    }
+
+    fn order(&mut self, rank: Rank, order: &Order, received: &[Words], touched: &mut Vec<Page>) -> Checked {
+        self.trace.note(self.now, || format!("rank {} executes {order:?}", rank.0));
+        let (action, wakes) = match order {
+            Order::Do(action) => (action, true),
+            Order::Silently(action) => (action, false),
+            Order::Send(to, parcel) => return self.send(rank, *to, parcel.message.clone(), parcel.body.clone()),
+        };
+        let pages: Vec<Page> = pages_of_action(action);
+        let tick = self.rank_tick(rank);
+        let effect = self.site(rank).memory.execute(action, received);
+        let effect = effect.map_err(|what| Violation::of_rank(Checker::Memory, rank, what))?;
+        let programs = &self.scenario.programs;
+        let wanted = |page| {
+            let waits = |vcpu: &Vcpu| vcpu.waiting.is_some_and(|waiting| waiting.told && waiting.page == page);
+            programs.iter().zip(&self.vcpus).any(|(program, vcpu)| program.rank == rank && waits(vcpu))
+        };
+        self.hold_times.check(rank, tick, action, wanted)?;
+        match effect {
+            Effect::None => {}
+            Effect::Sent { to, message, mut body } => {
+                let mut message = message;
+                let mutation = self.planted.as_mut().filter(|planted| planted.rank == rank);
+                if let Some(planted) = mutation {
+                    planted.mutation.body(&message, &mut body);
+                }
+                if self.scenario.zeros_left_out_one_in > 0 && self.rng.one_in(self.scenario.zeros_left_out_one_in) {
+                    leave_out_zeros(&mut message, &mut body);
+                }
+                self.send(rank, to, message, body)?;
+            }
+            Effect::Woken(run) if wakes => {
+                for vcpu in 0..self.vcpus.len() {
+                    let waits = self.vcpus[vcpu].waiting.is_some_and(|waiting| run.contains(waiting.page));
+                    if waits && self.home_of(vcpu) == rank {
+                        self.vcpus[vcpu].waiting = None;
+                        self.vcpus[vcpu].token += 1;
+                        self.step_later(vcpu, true, 0);
+                    }
+                }
+            }
+            Effect::Woken(_) => {}
+            Effect::Ready(id) => self.hold_ready(rank, id)?,
+        }
+        for page in &pages {
+            self.check_page(*page)?;
+        }
+        touched.extend(pages);
+        self.step_between(rank)
+    }
+
+    /// The guest does not stop while the node's actions are executed.
+    fn step_between(&mut self, rank: Rank) -> Checked {
+        if !self.rng.one_in(BETWEEN_ACTIONS_ONE_IN) || self.vcpus.is_empty() {
+            return Ok(());
+        }
+        let vcpu = self.rng.index(self.vcpus.len());
+        let processor = &self.vcpus[vcpu];
+        if self.home_of(vcpu) != rank || processor.waiting.is_some() || processor.met {
+            return Ok(());
+        }
+        self.step(vcpu, false)
+    }
+
+    fn hold_ready(&mut self, rank: Rank, id: HoldId) -> Checked {
+        let job = usize::try_from(id.0).unwrap_or(usize::MAX);
+        let Some(device) = self.scenario.devices.get(job).filter(|_| self.jobs[job] == JobState::Asked) else {
+            return Err(Violation::of_rank(Checker::Pins, rank, format!("hold {} is ready, but not wanted", id.0)));
+        };
+        self.jobs[job] = JobState::Has;
+        self.pins.ready(rank, id, &device.runs);
+        for (run, _) in &device.runs {
+            for page in run.pages() {
+                self.pins.check(&self.sites, page)?;
+            }
+        }
+        let at = self.now + self.moment(rank);
+        self.schedule(at, Event::Use { job, touch: 0 });
+        Ok(())
+    }
+
+    fn send(&mut self, from: Rank, to: Rank, message: Message, body: Vec<Words>) -> Checked {
+        if from == to || to.0 >= self.scenario.ranks {
+            return Err(Violation::of_rank(Checker::Memory, from, format!("sends to rank {}", to.0)));
+        }
+        self.versions.check(from, &message)?;
+        if self.host(to).dead {
+            return Ok(());
+        }
+        let at = self.network.send(&mut self.rng, self.now, from, to, Parcel { message, body });
+        self.schedule(at, Event::Arrival { from, to });
+        Ok(())
+    }
+
+    fn arm_timer(&mut self, rank: Rank) {
+        let clock = self.rank_tick(rank).0 - self.now;
+        let Some(due) = self.site(rank).node.poll_timeout() else {
+            self.host(rank).timer = None;
+            return;
+        };
+        let late = self.rng.below(2);
+        let at = due.0.saturating_sub(clock).max(self.now) + late;
+        if self.host(rank).timer.is_none_or(|armed| armed != at) {
+            self.host(rank).timer = Some(at);
+            self.schedule(at, Event::Timer { rank, due: at });
+        }
+    }
+
+    fn check_page(&self, page: Page) -> Checked {
+        exclusive::check(&self.sites, page)?;
+        values::check(&self.sites, self.truth.last(page), page)?;
+        self.pins.check(&self.sites, page)
+    }
+
+    fn check_between_inputs(&self, page: Page) -> Checked {
+        directory::check(&self.sites, &self.scenario.homes, page)?;
+        agreement::check(&self.sites, page)
+    }
+
+    fn check_all(&self) -> Checked {
+        for page in (0..self.scenario.homes.pages()).map(Page) {
+            self.check_page(page)?;
+            self.check_between_inputs(page)?;
+        }
+        Ok(())
+    }
+}
+
+/// A node for a configuration, with a cache as small as it says.
+fn new_node(config: Config) -> Checked<Node> {
+    let rank = config.rank;
+    Node::with_any_cache(config).map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))
+}
+
+/// The hold of a device's job.
+fn hold_id(job: usize) -> HoldId {
+    HoldId(job as u64)
+}
+
+/// The pages that a message is about.
+pub fn pages_of(message: &Message) -> Vec<Page> {
+    match message {
+        Message::Acquire { run, .. } | Message::Refuse { run } => run.pages().collect(),
+        Message::Grant { first, pages, .. } => (first.0..).map(Page).take(pages.len()).collect(),
+        Message::Invalidate { page }
+        | Message::InvalidateAck { page }
+        | Message::Recall { page, .. }
+        | Message::WriteBack { page, .. } => vec![*page],
+    }
+}
+
+fn pages_of_action(action: &Action) -> Vec<Page> {
+    match action {
+        Action::Map { run, .. }
+        | Action::Protect { run }
+        | Action::Allow { run }
+        | Action::Detach { run }
+        | Action::Unmap { run }
+        | Action::Wake { run } => run.pages().collect(),
+        Action::Send { message, .. } => pages_of(message),
+        Action::HoldReady { .. } => Vec::new(),
+    }
+}

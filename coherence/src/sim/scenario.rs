@@ -1,0 +1,116 @@
+//! What a simulation is about: the machine, its network, the mishaps, the guest's programs and the devices' holds.
+
+use crate::home::HomeMap;
+use crate::id::{Access, Rank, Run, Tick};
+use crate::node::Config;
+
+use super::guest::{Instruction, Touch};
+use super::network::{Delays, Partition};
+
+/// A processor's program.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where it runs.
+    pub rank: Rank,
+    /// What.
+    pub instructions: Vec<Instruction>,
+    /// Most stores in the store buffer.
+    pub buffer: usize,
+}
+
+/// What a device does once.
+#[derive(Clone, Debug)]
+pub struct DeviceJob {
+    /// Where.
+    pub rank: Rank,
+    /// When it asks for its pages, in microseconds.
+    pub at: u64,
+    /// Which pages.
+    pub runs: Vec<(Run, Access)>,
+    /// What it does with them, one after the other, while it has them.
+    pub touches: Vec<Touch>,
+    /// How long it keeps them.
+    pub keeps: u64,
+    /// Whether it gives up when it does not have its pages after that time.
+    pub gives_up: bool,
+}
+
+/// A time in which a rank does nothing, or only its guest does.
+#[derive(Clone, Copy, Debug)]
+pub struct Stall {
+    /// Which rank.
+    pub rank: Rank,
+    /// When it starts, in microseconds.
+    pub from: u64,
+    /// When it ends.
+    pub until: u64,
+    /// Whether its processors stall too.
+    pub guest: bool,
+}
+
+/// Everything about a simulation that is not chance on its way.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Number of ranks.
+    pub ranks: u16,
+    /// The homes of the pages.
+    pub homes: HomeMap,
+    /// Minimum hold time.
+    pub hold: Tick,
+    /// Most cached pages of each rank.
+    pub cache_pages: Option<u32>,
+    /// Most pages asked for ahead.
+    pub read_ahead: u16,
+    /// Pages of a first touch.
+    pub first_touch: u16,
+    /// The network.
+    pub delays: Delays,
+    /// Its partitions.
+    pub partitions: Vec<Partition>,
+    /// Stalls of ranks.
+    pub stalls: Vec<Stall>,
+    /// A rank that crashes, and when.
+    pub crash: Option<(Rank, u64)>,
+    /// How many times slower than the others each rank is; at least 1.
+    pub slowness: Vec<u64>,
+    /// What each rank's clock shows at the start, in microseconds.
+    pub clocks: Vec<u64>,
+    /// Zero pages are left out of one message in so many; 0 is never.
+    pub zeros_left_out_one_in: u64,
+    /// The processors.
+    pub programs: Vec<Program>,
+    /// The devices.
+    pub devices: Vec<DeviceJob>,
+}
+
+/// Longest wait of a rank between an input and its next, and of a processor between its steps, at slowness 1.
+pub const LONGEST_STEP: u64 = 4;
+
+impl Scenario {
+    /// The configuration of a rank's node.
+    #[must_use]
+    pub fn config(&self, rank: Rank) -> Config {
+        Config {
+            rank,
+            ranks: self.ranks,
+            homes: self.homes.clone(),
+            hold: self.hold,
+            cache_pages: self.cache_pages,
+            read_ahead: self.read_ahead,
+            first_touch: self.first_touch,
+        }
+    }
+
+    /// How long a fault may wait in microseconds: everybody else comes first, each with a recall, its answer, a grant and
+    /// the hold time, and every device keeps its pages once for each; and whatever the mishaps take.
+    #[must_use]
+    pub fn answer_within(&self) -> u64 {
+        let slowest = self.slowness.iter().copied().max().unwrap_or(1);
+        let cut = self.partitions.iter().map(|partition| partition.until.saturating_sub(partition.from)).sum::<u64>();
+        let stalled = self.stalls.iter().map(|stall| stall.until.saturating_sub(stall.from)).sum::<u64>();
+        let kept = self.devices.iter().map(|device| device.keeps).sum::<u64>();
+        let turn = self.hold.0 + 8 * (self.delays.slow + slowest * LONGEST_STEP * 8);
+        let others = self.programs.len() as u64 + 4 * self.devices.len() as u64 + u64::from(self.ranks);
+        4 * (cut + stalled + kept) + 8 * turn * others
+    }
+}

@@ -1,0 +1,311 @@
+//! A small machine as a model for the checker.
+
+#![expect(clippy::unwrap_used, reason = "a model with bounds that make no machine is to end the test")]
+
+use std::collections::{BTreeMap, VecDeque};
+
+use stateright::{Model, Property};
+use vincs_coherence::home::HomeMap;
+use vincs_coherence::id::{Access, Page, Rank, Run, Tick};
+use vincs_coherence::node::{Config, HoldId, Node};
+use vincs_coherence::sim::checkers::{agreement, directory, exclusive, quiescence, values};
+use vincs_coherence::sim::memory::{Effect, Words, ZEROS};
+use vincs_coherence::sim::network::Parcel;
+use vincs_coherence::sim::rank::Site;
+
+/// The one property: nothing is wrong in any state.
+pub(crate) const RIGHT: &str = "nothing is wrong";
+
+/// What a machine has and may do.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    /// Pages of each rank, in order.
+    pub(crate) pages: Vec<u32>,
+    /// Accesses of each rank's processor.
+    pub(crate) accesses: Vec<u8>,
+    /// Ranks with a device that holds all pages once, to write.
+    pub(crate) devices: Vec<Rank>,
+    /// Minimum hold time: 0, or 1 for one that ends at any time.
+    pub(crate) hold: Tick,
+    /// Most cached pages.
+    pub(crate) cache_pages: Option<u32>,
+    /// Most pages asked for ahead.
+    pub(crate) read_ahead: u16,
+    /// Pages of a first touch.
+    pub(crate) first_touch: u16,
+}
+
+/// Something that may happen next.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Step {
+    /// The oldest message between two ranks arrives.
+    Deliver(Rank, Rank),
+    /// A rank's processor begins an access.
+    Use(Rank, Page, Access),
+    /// A hold time ends.
+    Timeout(Rank),
+    /// A device asks for all pages.
+    Hold(Rank),
+    /// A device, which has them, writes the first and releases all.
+    Release(Rank),
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Device {
+    None,
+    Before,
+    Asked,
+    Has,
+    Over,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Host {
+    accesses_left: u8,
+    waiting: Option<(Page, Access)>,
+    device: Device,
+}
+
+/// A state of the machine.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct State {
+    sites: Vec<Site>,
+    hosts: Vec<Host>,
+    /// Only those with messages.
+    channels: BTreeMap<(Rank, Rank), VecDeque<Parcel>>,
+    last: Vec<Words>,
+    problem: Option<String>,
+}
+
+type Right<T = ()> = Result<T, String>;
+
+impl State {
+    /// What is wrong.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    fn site(&mut self, rank: Rank) -> &mut Site {
+        &mut self.sites[usize::from(rank.0)]
+    }
+
+    fn host(&mut self, rank: Rank) -> &mut Host {
+        &mut self.hosts[usize::from(rank.0)]
+    }
+
+    fn all_pages(&self) -> Run {
+        Run { first: Page(0), count: u16::try_from(self.last.len()).unwrap() }
+    }
+
+    fn take(&mut self, step: Step) -> Right {
+        match step {
+            Step::Deliver(from, to) => {
+                let channel = self.channels.get_mut(&(from, to)).ok_or("no message")?;
+                let parcel = channel.pop_front().ok_or("no message")?;
+                if channel.is_empty() {
+                    self.channels.remove(&(from, to));
+                }
+                let node = &mut self.site(to).node;
+                node.handle_message(Tick(0), from, &parcel.message).map_err(|error| error.to_string())?;
+                self.execute(to, &parcel.body)
+            }
+            Step::Use(rank, page, access) => {
+                self.host(rank).accesses_left -= 1;
+                self.host(rank).waiting = Some((page, access));
+                self.access(rank)
+            }
+            Step::Timeout(rank) => {
+                let node = &mut self.site(rank).node;
+                let due = node.poll_timeout().ok_or("no timeout")?;
+                node.handle_timeout(due);
+                self.execute(rank, &[])
+            }
+            Step::Hold(rank) => {
+                self.host(rank).device = Device::Asked;
+                let all = self.all_pages();
+                let node = &mut self.site(rank).node;
+                node.handle_hold(Tick(0), HoldId(0), &[(all, Access::Write)]).map_err(|error| error.to_string())?;
+                self.execute(rank, &[])
+            }
+            Step::Release(rank) => {
+                self.write(rank, Page(0))?;
+                self.host(rank).device = Device::Over;
+                self.site(rank).node.handle_release(Tick(0), HoldId(0));
+                self.execute(rank, &[])
+            }
+        }
+    }
+
+    /// The processor uses the page that it waits for, or faults.
+    fn access(&mut self, rank: Rank) -> Right {
+        let Some((page, access)) = self.host(rank).waiting else { return Ok(()) };
+        if !self.site(rank).memory.permits(page, access) {
+            self.site(rank).node.handle_fault(Tick(0), page, access);
+            return self.execute(rank, &[]);
+        }
+        self.host(rank).waiting = None;
+        match access {
+            Access::Read => {
+                let saw = self.site(rank).memory.read(page, 0);
+                let last = self.last[page.0 as usize][0];
+                if saw == Some(last) { Ok(()) } else { Err(format!("rank {} saw {saw:?}, not {last}", rank.0)) }
+            }
+            Access::Write => self.write(rank, page),
+        }
+    }
+
+    fn write(&mut self, rank: Rank, page: Page) -> Right {
+        let words = &mut self.last[page.0 as usize];
+        words[0] += 1;
+        let value = words[0];
+        let written = self.site(rank).memory.write(page, 0, value);
+        if written { Ok(()) } else { Err(format!("rank {} cannot write page {}", rank.0, page.0)) }
+    }
+
+    fn execute(&mut self, rank: Rank, received: &[Words]) -> Right {
+        let mut woken = false;
+        while let Some(action) = self.site(rank).node.poll_action() {
+            match self.site(rank).memory.execute(&action, received)? {
+                Effect::None => {}
+                Effect::Sent { to, message, body } => {
+                    let channel = self.channels.entry((rank, to)).or_default();
+                    channel.push_back(Parcel { message, body });
+                }
+                Effect::Woken(run) => woken |= self.host(rank).waiting.is_some_and(|(page, _)| run.contains(page)),
+                Effect::Ready(_) => self.host(rank).device = Device::Has,
+            }
+            self.check_pages()?;
+        }
+        if woken { self.access(rank) } else { Ok(()) }
+    }
+
+    fn check_pages(&self) -> Right {
+        for page in self.all_pages().pages() {
+            exclusive::check(&self.sites, page)
+                .and_then(|()| values::check(&self.sites, self.last[page.0 as usize], page))
+                .map_err(|violation| violation.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn check_between_steps(&self, homes: &HomeMap) -> Right {
+        for page in self.all_pages().pages() {
+            directory::check(&self.sites, homes, page)
+                .and_then(|()| agreement::check(&self.sites, page))
+                .map_err(|violation| violation.to_string())?;
+        }
+        for (rank, host) in self.hosts.iter().enumerate() {
+            let has_all = |page| self.sites[rank].memory.permits(page, Access::Write);
+            if host.device == Device::Has && !self.all_pages().pages().all(has_all) {
+                return Err(format!("the device of rank {rank} has lost a page"));
+            }
+        }
+        if self.channels.is_empty() && self.sites.iter().all(|site| site.node.poll_timeout().is_none()) {
+            self.check_rest()?;
+        }
+        Ok(())
+    }
+
+    /// Nothing will happen by itself any more.
+    fn check_rest(&self) -> Right {
+        let has_device = self.hosts.iter().any(|host| host.device == Device::Has);
+        if has_device {
+            return Ok(());
+        }
+        for (rank, host) in self.hosts.iter().enumerate() {
+            if let Some((page, access)) = host.waiting {
+                return Err(format!("rank {rank} waits for ever for {access:?} of page {}", page.0));
+            }
+            if host.device == Device::Asked {
+                return Err(format!("the device of rank {rank} waits for ever"));
+            }
+        }
+        quiescence::check(&self.sites).map_err(|violation| violation.to_string())
+    }
+}
+
+/// The model.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// Its bounds.
+    pub(crate) bounds: Bounds,
+    homes: HomeMap,
+}
+
+impl Machine {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        let segments = (0..).map(Rank).zip(&bounds.pages).map(|(rank, pages)| (*pages, rank));
+        let homes = HomeMap::new(segments).unwrap();
+        Self { bounds, homes }
+    }
+
+    fn ranks(&self) -> impl Iterator<Item = Rank> {
+        (0..u16::try_from(self.bounds.pages.len()).unwrap()).map(Rank)
+    }
+
+    fn site(&self, rank: Rank) -> Site {
+        let config = Config {
+            rank,
+            ranks: u16::try_from(self.bounds.pages.len()).unwrap(),
+            homes: self.homes.clone(),
+            hold: self.bounds.hold,
+            cache_pages: self.bounds.cache_pages,
+            read_ahead: self.bounds.read_ahead,
+            first_touch: self.bounds.first_touch,
+        };
+        Site::new(Node::with_any_cache(config).unwrap())
+    }
+
+    fn host(&self, rank: Rank) -> Host {
+        let device = if self.bounds.devices.contains(&rank) { Device::Before } else { Device::None };
+        Host { accesses_left: self.bounds.accesses[usize::from(rank.0)], waiting: None, device }
+    }
+}
+
+impl Model for Machine {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State {
+            sites: self.ranks().map(|rank| self.site(rank)).collect(),
+            hosts: self.ranks().map(|rank| self.host(rank)).collect(),
+            channels: BTreeMap::new(),
+            last: vec![ZEROS; self.homes.pages() as usize],
+            problem: None,
+        }]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        if state.problem.is_some() {
+            return;
+        }
+        steps.extend(state.channels.keys().map(|(from, to)| Step::Deliver(*from, *to)));
+        for ((rank, host), site) in self.ranks().zip(&state.hosts).zip(&state.sites) {
+            if site.node.poll_timeout().is_some() {
+                steps.push(Step::Timeout(rank));
+            }
+            match host.device {
+                Device::Before => steps.push(Step::Hold(rank)),
+                Device::Has => steps.push(Step::Release(rank)),
+                Device::None | Device::Asked | Device::Over => {}
+            }
+            if host.waiting.is_none() && host.accesses_left > 0 {
+                for page in state.all_pages().pages() {
+                    steps.extend([Access::Read, Access::Write].map(|access| Step::Use(rank, page, access)));
+                }
+            }
+        }
+    }
+
+    fn next_state(&self, state: &State, step: Step) -> Option<State> {
+        let mut next = state.clone();
+        let taken = next.take(step).and_then(|()| next.check_between_steps(&self.homes));
+        next.problem = taken.err();
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![Property::always(RIGHT, |_, state: &State| state.problem.is_none())]
+    }
+}

@@ -1,0 +1,75 @@
+//! Every behaviour of small machines, by a model checker: the same [`Node`] and the same simulated memory as in the simulator,
+//! but every order of events instead of random ones.
+//!
+//! What is abstracted: a rank has one processor, which uses a page in the same step in which it gets it (the simulator has
+//! processors that come too late); time does not pass, but a hold time may end whenever something waits for that.
+
+mod machine;
+
+use machine::{Bounds, Machine, RIGHT};
+use stateright::{Checker, Model};
+use vincs_coherence::id::{Rank, Tick};
+
+/// Three ranks: two are the homes of a page each, the third has none. No hold time, so that pages are given up at once.
+fn bounds() -> Bounds {
+    Bounds {
+        pages: vec![1, 1, 0],
+        accesses: vec![0, 0, 0],
+        devices: Vec::new(),
+        hold: Tick(0),
+        cache_pages: None,
+        read_ahead: 0,
+        first_touch: 1,
+    }
+}
+
+/// Explores everything; says how much that is.
+#[expect(clippy::panic, clippy::print_stdout, reason = "the tests are calls of this")]
+fn exhaust(name: &str, bounds: Bounds) {
+    let started = std::time::Instant::now();
+    let checker = Machine::new(bounds).checker().threads(2).spawn_dfs().join();
+    let (states, steps) = (checker.unique_state_count(), checker.state_count());
+    println!("{name}: {states} states, {steps} steps, {} deep, {:?}", checker.max_depth(), started.elapsed());
+    if let Some(path) = checker.discovery(RIGHT) {
+        let problem = path.last_state().problem().unwrap_or_default().to_owned();
+        let steps: Vec<String> = path.into_actions().iter().map(|step| format!("{step:?}")).collect();
+        panic!("{name}: {problem} after\n{}", steps.join("\n"));
+    }
+    assert!(checker.is_done(), "{name}: not all states were visited");
+}
+
+#[test]
+fn three_ranks_read_and_write_two_pages() {
+    exhaust("3 accesses of each rank", Bounds { accesses: vec![3, 3, 3], ..bounds() });
+}
+
+#[test]
+fn three_ranks_read_and_write_two_pages_that_they_hold_for_some_time() {
+    exhaust("2 accesses of each rank, with hold times", Bounds { accesses: vec![2, 2, 2], hold: Tick(1), ..bounds() });
+}
+
+/// The rank without pages has room for one.
+#[test]
+fn pages_are_evicted() {
+    let bounds = Bounds { accesses: vec![2, 1, 3], cache_pages: Some(1), ..bounds() };
+    exhaust("2, 1 and 3 accesses, with evictions", bounds.clone());
+    let bounds = Bounds { accesses: vec![1, 1, 3], hold: Tick(1), ..bounds };
+    exhaust("1, 1 and 3 accesses, with evictions and hold times", bounds);
+}
+
+/// Each device wants all pages at once.
+#[test]
+fn devices_and_processors_share_two_pages() {
+    let bounds = Bounds { accesses: vec![1, 1, 1], devices: vec![Rank(0), Rank(2)], ..bounds() };
+    exhaust("1 access of each rank and 2 devices", bounds.clone());
+    let devices = vec![Rank(0), Rank(1), Rank(2)];
+    let bounds = Bounds { accesses: vec![0, 0, 1], devices, hold: Tick(1), ..bounds };
+    exhaust("1 access and 3 devices, with hold times", bounds);
+}
+
+/// Two pages are too few for a reader in order: two ranks and four pages.
+#[test]
+fn pages_are_asked_for_ahead() {
+    let bounds = Bounds { pages: vec![4, 0], accesses: vec![2, 3], read_ahead: 2, first_touch: 2, ..bounds() };
+    exhaust("2 ranks, 4 pages, 2 and 3 accesses, with read-ahead", bounds);
+}
