@@ -1,5 +1,7 @@
-//! Tests of the whole workspace, each a file in `tests/`: `crate_edges`, `style` and `documents` look at the sources, `boot` runs vincs in the
-//! testbed. What they share is here.
+//! Tests of the whole workspace, each a file in `tests/`: `crate_edges`, `style` and `documents` look at the sources, `boot` and `cluster` run
+//! vincs in the testbed. What they share is here.
+
+pub mod cases;
 
 use std::path::{Path, PathBuf};
 
