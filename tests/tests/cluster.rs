@@ -81,7 +81,7 @@ fn streams_and_the_status_come_through_mpirun() {
 }
 
 #[test]
-fn srun_starts_ranks_with_pmix_and_by_an_address_file() {
+fn srun_starts_ranks_with_and_without_pmix() {
     assert_eq!(case("srun-none", 0).stdout, "2\n");
     assert_eq!(case("srun-pmix", 3).stdout, "2\n");
 }

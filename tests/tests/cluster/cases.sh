@@ -34,7 +34,7 @@ case_ through bash -c 'mpirun -n 2 vincs --mem 512M -- sh -c "cat; echo apart >&
     cmp three-megabytes came-through && echo same; exit $s'
 bash "$here/slurm.sh" up "$work/slurm" 2 >&2
 export SLURM_CONF=$work/slurm/slurm.conf
-case_ srun-none srun --quiet --mpi=none -N 2 -n 2 vincs-rank --address-file address --mem 512M -- nproc
+case_ srun-none srun --quiet --mpi=none -N 2 -n 2 vincs-rank --mem 512M -- nproc
 case_ srun-pmix srun --quiet --mpi=pmix -N 2 -n 2 vincs-rank --mem 512M -- sh -c 'nproc; exit 3'
 bash "$here/slurm.sh" down "$work/slurm"
 
