@@ -11,7 +11,7 @@ export TESTBED_CMD := $(value CMD)
 CARGO := cargo
 CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--quiet)
 STAGE := scripts/stage.sh
-BINARIES := --package vincs-launcher --package vincs-testbed
+BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
 
 .PHONY: help setup build kernel demo test testbed lint bench-boot
 

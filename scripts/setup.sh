@@ -55,9 +55,11 @@ look_for_packages() {
 	local clang
 	clang=$(clang_version)
 	clang=${clang:-14}
-	need "libclang1-$clang" 'bindgen reads the userfaultfd header' any_file '/usr/lib/llvm-*/lib/libclang*.so*'
-	need "libclang-common-$clang-dev" 'bindgen reads the userfaultfd header' \
+	need "libclang1-$clang" "bindgen reads userfaultfd's and MPI's headers" any_file '/usr/lib/llvm-*/lib/libclang*.so*'
+	need "libclang-common-$clang-dev" "bindgen reads userfaultfd's and MPI's headers" \
 		any_file '/usr/lib/llvm-*/lib/clang/*/include/stddef.h'
+	need libopenmpi-dev 'vincs-mpi, by which ranks find each other, is built with it' have mpicc
+	need openmpi-bin 'mpirun starts the ranks of a machine' have mpirun
 	need qemu-system-x86 'the testbed is an emulated node' have qemu-system-x86_64
 	need e2fsprogs 'the tests make a disk with a file system' test -e /usr/sbin/mke2fs
 	need iproute2 'network and RDMA of an emulated node' have rdma

@@ -13,6 +13,10 @@ pub const MAX_RANKS: u16 = 64;
 /// Most pages in one [`Run`] of a message: 1 MiB, what one large disk read touches.
 pub const MAX_RUN: u16 = 256;
 
+/// Pages of one stripe, 64 MiB: the smallest share of a rank's pages that a node of its own may have, when a rank runs several. Neither
+/// read-ahead nor a first touch goes from one stripe to the next.
+pub const STRIPE_PAGES: u32 = 16384;
+
 /// A process of the machine, numbered from 0. Rank 0 has the devices.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Rank(pub u16);

@@ -3,16 +3,34 @@
 //! Inputs are the `handle_*` methods; after each of them the driver takes [`Node::poll_action`] until there is nothing
 //! left and executes the actions in that order, before the next input and while the body of the message it gave in, if it
 //! was one, is at hand. Then [`Node::poll_timeout`] says when [`Node::handle_timeout`] is due.
+//!
+//! The home's side is in `home.rs` with its states in `directory.rs`, the cacher's side with its states in `cache.rs`, with `eviction.rs` and
+//! `read_ahead.rs`. Both give pages up through `deferral.rs`, and devices keep pages through `holds.rs`. docs/coherence.md
+//! has the protocol as tables.
 
 mod action;
+mod cache;
 mod config;
+mod deferral;
+mod directory;
+mod eviction;
+mod holds;
+mod home;
+mod outbox;
+mod read_ahead;
 mod stats;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::hash::{Hash, Hasher};
 
 pub use action::{Action, Body, HoldId, Source};
 pub use config::{Config, ConfigError, MIN_CACHE_PAGES};
+pub use holds::{MAX_HOLD_PAGES, MAX_HOLDS};
 pub use stats::Stats;
 
-use crate::id::{Access, Page, Rank, Run, Tick};
+use crate::id::{Access, MAX_RUN, Page, Rank, RankSet, Run, Tick};
 use crate::message::Message;
 
 /// A message that the sender had no right to send.
@@ -25,6 +43,12 @@ pub struct ProtocolError {
     pub what: String,
 }
 
+impl ProtocolError {
+    fn new(from: Rank, what: impl Into<String>) -> Self {
+        Self { from, what: what.into() }
+    }
+}
+
 /// Why a hold cannot be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum HoldError {
@@ -34,12 +58,28 @@ pub enum HoldError {
     /// The id is in use.
     #[error("hold {0} is there already")]
     InUse(u64),
+    /// Too many holds at once.
+    #[error("{MAX_HOLDS} holds at once are there already")]
+    TooMany,
+    /// Too many pages.
+    #[error("a hold of {0} pages; one has at most {MAX_HOLD_PAGES}")]
+    TooLong(u32),
 }
 
-/// The protocol's state at one rank.
+/// The protocol's state at one rank. Two nodes are equal, and have the same hash, when they will do the same from now on; what they have
+/// counted so far does not matter.
 #[derive(Clone, Debug)]
 pub struct Node {
     config: Config,
+    /// The minimum hold time in microseconds.
+    hold: u32,
+    stats: Stats,
+    out: outbox::Outbox,
+    directory: directory::Directory,
+    cache: cache::Cache,
+    deferrals: deferral::Deferrals,
+    holds: holds::Holds,
+    streams: read_ahead::Streams,
 }
 
 impl Node {
@@ -49,12 +89,29 @@ impl Node {
     /// [`ConfigError`] naming what does not fit.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.check()?;
-        Ok(Self { config })
+        let pages = config.homes.pages();
+        Ok(Self {
+            hold: u32::try_from(config.hold.0).unwrap_or(u32::MAX),
+            config,
+            stats: Stats::default(),
+            out: outbox::Outbox::default(),
+            directory: directory::Directory::new(pages),
+            cache: cache::Cache::new(pages),
+            deferrals: deferral::Deferrals::default(),
+            holds: holds::Holds::default(),
+            streams: read_ahead::Streams::default(),
+        })
     }
 
-    /// A processor of this rank wants a page. An action wakes it: [`Action::Map`], [`Action::Allow`] or [`Action::Wake`].
+    /// A processor of this rank wants a page. An action wakes it: [`Action::Map`], [`Action::Allow`] or [`Action::Wake`]; it may
+    /// have to ask again then. A page that does not exist is nobody's to grant: nothing happens.
     pub fn handle_fault(&mut self, now: Tick, page: Page, access: Access) {
-        let _ = (now, page, access, &self.config);
+        match self.config.homes.home(page) {
+            Some(home) if home == self.config.rank => self.home_fault(now, page, access),
+            Some(home) => self.cache_fault(now, home, page, access),
+            None => {}
+        }
+        self.settle(now);
     }
 
     /// A message has arrived.
@@ -62,51 +119,131 @@ impl Node {
     /// # Errors
     /// [`ProtocolError`] when it makes no sense; the state is unchanged then, and the sender is not to be trusted.
     pub fn handle_message(&mut self, now: Tick, from: Rank, message: &Message) -> Result<(), ProtocolError> {
-        let _ = (now, from, message);
+        if from == self.config.rank || from.0 >= self.config.ranks {
+            return Err(ProtocolError::new(from, "it is no other rank of this machine"));
+        }
+        match message {
+            Message::Acquire { run, access, urgency, have } => {
+                self.handle_acquire(now, from, *run, *access, *urgency, have)
+            }
+            Message::Grant { first, access, pages } => self.handle_grant(now, from, *first, *access, pages),
+            Message::Refuse { run } => self.handle_refuse(now, from, *run),
+            Message::Invalidate { page } => self.handle_invalidate(now, from, *page),
+            Message::InvalidateAck { page } => self.handle_invalidate_ack(now, from, *page),
+            Message::Recall { page, keep } => self.handle_recall(now, from, *page, *keep),
+            Message::WriteBack { page, version, keep, content } => {
+                self.handle_write_back(now, from, *page, *version, *keep, *content)
+            }
+        }?;
+        self.settle(now);
         Ok(())
     }
 
     /// A device wants all of these pages at once, and to keep them until [`Self::handle_release`]. When it has them,
-    /// [`Action::HoldReady`] says so.
+    /// [`Action::HoldReady`] says so. Runs may overlap, be of any length and have different homes.
     ///
     /// # Errors
     /// [`HoldError`]; nothing is held then.
     pub fn handle_hold(&mut self, now: Tick, id: HoldId, runs: &[(Run, Access)]) -> Result<(), HoldError> {
-        let _ = (now, id, runs);
+        self.hold_pages(now, id, runs)?;
+        self.settle(now);
         Ok(())
     }
 
-    /// A device is done with its pages, or gives up waiting for them.
+    /// A device is done with its pages, or gives up waiting for them. An unknown hold is none.
     pub fn handle_release(&mut self, now: Tick, id: HoldId) {
-        let _ = (now, id);
+        self.release_pages(now, id);
+        self.settle(now);
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Tick) {
-        let _ = now;
+        self.hold_times_end(now);
+        self.settle(now);
     }
 
     /// What to do next.
     pub fn poll_action(&mut self) -> Option<Action> {
-        None
+        self.out.pop()
     }
 
     /// When to call [`Self::handle_timeout`]. May be in the past.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
-        None
+        self.deferrals.next()
     }
 
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        self.stats.clone()
     }
 
     /// What this rank may do with a page now, by what it has been granted: nothing, read, or read and write.
     #[must_use]
     pub fn access(&self, page: Page) -> Option<Access> {
-        let _ = page;
-        None
+        if self.config.homes.home(page)? == self.config.rank {
+            self.directory.table.get(page).state.own_access(self.config.rank)
+        } else {
+            self.cache.table.get(page).state.access()
+        }
+    }
+
+    /// Who may have a copy of a page homed here, by what this home knows: everybody who has one is among them, and perhaps ranks that
+    /// have dropped theirs to make room. None for pages of other homes.
+    #[must_use]
+    pub fn holders(&self, page: Page) -> Option<RankSet> {
+        let home = self.config.rank;
+        if self.config.homes.home(page)? != home {
+            return None;
+        }
+        Some(self.directory.holders(page, home))
+    }
+
+    fn rank(&self) -> Rank {
+        self.config.rank
+    }
+
+    /// Ends the handling of an input.
+    fn settle(&mut self, now: Tick) {
+        self.go_on_with_holds(now);
+        self.out.flush();
+    }
+
+    /// Whether a message may be about these pages: they exist, and have this one home.
+    fn check_run(&self, from: Rank, run: Run, home: Rank) -> Result<(), ProtocolError> {
+        let fault = match self.config.homes.home_of_run(run) {
+            _ if !(1..=MAX_RUN).contains(&run.count) => "a run has 1 to 256",
+            None => "which are not all RAM with one home",
+            Some(at) if at != home => "which have another home",
+            Some(_) => return Ok(()),
+        };
+        Err(ProtocolError::new(from, format!("a message about {} pages from {} on: {fault}", run.count, run.first.0)))
+    }
+
+    /// A processor waits for a page that nobody here has asked for; `have` is what it could do with it before.
+    fn count_fault(&mut self, have: Option<Access>, access: Access) {
+        match (have, access) {
+            (_, Access::Read) => self.stats.read_faults += 1,
+            (None, Access::Write) => self.stats.write_faults += 1,
+            (Some(_), Access::Write) => self.stats.upgrade_faults += 1,
+        }
+    }
+}
+
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { config: _, hold, stats: _, out, directory, cache, deferrals, holds, streams } = self;
+        (hold, out, directory, cache, deferrals, holds, streams)
+            == (&other.hold, &other.out, &other.directory, &other.cache, &other.deferrals, &other.holds, &other.streams)
+    }
+}
+
+impl Eq for Node {}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { config: _, hold: _, stats: _, out: _, directory, cache, deferrals, holds, streams } = self;
+        (directory, cache, deferrals, holds, streams).hash(state);
     }
 }

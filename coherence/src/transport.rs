@@ -12,6 +12,10 @@ use std::time::Duration;
 
 use crate::id::{MAX_RUN, PAGE_BYTES, Rank};
 
+pub use words::WordSegment;
+
+mod words;
+
 /// Longest header of a message in bytes.
 pub const MAX_HEADER: usize = 4096;
 
@@ -156,7 +160,8 @@ pub trait Transport: Send + Sync + Debug {
     /// [`SendError`]; nothing was started then.
     fn fetch_and_add(&self, id: OperationId, target: Rank, offset: u64, add: u64) -> Result<(), SendError>;
 
-    /// Goes on with everything under way and hands out what has happened; says whether anything has. Does not wait.
+    /// Goes on with everything under way and hands out what has happened; says whether there was anything to do. Does not wait. The sink
+    /// may send and start operations on this endpoint; a poll from within it does nothing.
     fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool;
 
     /// Readable when a poll may have something to do: what to wait for between polls, beside other things.

@@ -1,11 +1,16 @@
 //! The command line. `vincs --help` is its reference, so every option says its unit and default here.
 
+pub(crate) mod arguments;
+pub(crate) mod cluster;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+
+use cluster::ClusterArgs;
 
 use crate::input::disk::DiskArg;
 use crate::input::share::ShareArg;
@@ -22,6 +27,7 @@ const EXIT_STATUS_HELP: &str = "\
 Exit status:
   That of CMD; 128+N when signal N killed it. Further:
     2  bad command line or input: nothing was started
+  120  a rank was lost: it died, hung, or its network was cut
   121  the guest kernel panicked
   122  a virtual processor shut down (triple fault)
   123  the guest did not get to CMD within --boot-timeout
@@ -30,12 +36,17 @@ Exit status:
   126  CMD was found in the guest, but cannot be executed
   127  CMD was not found in the guest
   Without CMD: 0 when the guest powers off or resets, or on Ctrl-a x.
+  All ranks of a machine have the same.
 
 Signals:
   INT, TERM, HUP, QUIT, USR1, USR2, CONT and WINCH go to CMD once it runs. Before that INT, TERM, HUP and QUIT end
-  vincs. Three INT or TERM within a second end vincs at any time, for a guest that does not react.
+  vincs. Three INT or TERM within a second end vincs at any time, for a guest that does not react. Of several ranks
+  only rank 0 takes them; the others end with it.
 
 Environment:
+  OMPI_COMM_WORLD_RANK, PMIX_RANK, PMI_RANK, SLURM_PROCID
+             the first that is set says which rank this is; OMPI_COMM_WORLD_SIZE, SLURM_STEP_NUM_TASKS or PMI_SIZE how
+             many there are. CMD does not see what a launcher tells one rank.
   VINCS_LOG  what vincs logs to stderr, as a tracing filter: `info`, `vincs_vmm=debug`. Default: nothing.";
 
 /// Runs CMD in a virtual machine of its own, under a stock Linux kernel, with this host's files and this directory.
@@ -46,6 +57,9 @@ Environment:
 ///
 /// Without CMD, vincs boots --initrd or the first --disk to the console on this terminal; Ctrl-a x ends it,
 /// Ctrl-a Ctrl-a sends a Ctrl-a.
+///
+/// Started as one of several ranks, it is a part of one machine: each rank gives it processors and memory, rank 0 the devices, files and
+/// standard streams. All ranks are given the same arguments. `vincs-rank` is the same program, and refuses to run alone.
 #[derive(Debug, Parser)]
 #[command(name = "vincs", version, after_long_help = EXIT_STATUS_HELP, max_term_width = 120)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
@@ -88,15 +102,16 @@ pub(crate) struct RunArgs {
     /// Directory of the guest kernel's modules [default: the one that belongs to the kernel]
     #[arg(long, value_name = "DIR")]
     pub(crate) modules: Option<PathBuf>,
-    /// Number of virtual processors [default: the host processors that vincs may run on]
+    /// Number of virtual processors of the machine [default: the host processors that vincs may run on; the number of ranks]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) vcpus: Option<u32>,
-    /// Guest memory in bytes, or with a binary suffix K, M, G, T [default: 1G, or half of the host's when that is less]
+    /// Guest memory of the machine in bytes, or with a binary suffix K, M, G, T [default: 1G, or half of the host's when that is
+    /// less]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     pub(crate) mem: Option<u64>,
-    /// Number of virtual NUMA nodes that processors and memory are split into
-    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
-    pub(crate) numa: u32,
+    /// Number of virtual NUMA nodes that processors and memory are split into [default: 1; always one for each rank]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) numa: Option<u32>,
     /// Raw disk image or block device, as /dev/vda, /dev/vdb, ... in order; `,ro` makes it read-only. Repeatable
     #[arg(long = "disk", value_name = "FILE[,ro]")]
     pub(crate) disks: Vec<DiskArg>,
@@ -119,6 +134,8 @@ pub(crate) struct RunArgs {
     /// Seconds from kernel entry within which CMD must start
     #[arg(long, value_name = "SECS", default_value_t = DEFAULT_BOOT_TIMEOUT_SECS, allow_negative_numbers = true)]
     boot_timeout: u64,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
     /// KVM device to use instead of /dev/kvm
     #[arg(long, value_name = "PATH", default_value = DEFAULT_KVM, hide = true)]
     pub(crate) kvm: PathBuf,

@@ -98,21 +98,9 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<bool, DoctorError> {
     Ok(worst_allowed)
 }
 
-/// Where a program is on PATH.
-fn on_path(program: &str) -> Option<std::path::PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_shell_is_on_path_and_nonsense_is_not() {
-        assert!(on_path("sh").is_some());
-        assert_eq!(on_path("no such program"), None);
-    }
 
     #[test]
     fn an_unknown_check_lists_the_known_ones() {

@@ -2,6 +2,8 @@
 
 pub(crate) mod mounts;
 
+use std::path::PathBuf;
+
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
@@ -19,6 +21,29 @@ pub(crate) fn available_cpus() -> u32 {
 /// The host's name, which becomes the guest's: /etc/hosts, which it shares, knows it.
 pub(crate) fn name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Where a program is on PATH.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+/// Which host this is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Place {
+    /// Its name.
+    pub(crate) host: String,
+    /// What tells this boot of it from all others; empty where the kernel does not tell.
+    pub(crate) boot_id: String,
+}
+
+impl Place {
+    /// This one.
+    pub(crate) fn here() -> Self {
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self { host: name(), boot_id: boot_id.trim().to_owned() }
+    }
 }
 
 /// Makes this process fit to serve files: a file that the guest knows of takes two or three descriptors here, so the
@@ -40,6 +65,17 @@ mod tests {
         assert_eq!(total_memory("MemFree: 1 kB\n"), None);
         let here = total_memory(&std::fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
         assert!(here > 64 << 20, "{here}");
+    }
+
+    #[test]
+    fn a_shell_is_on_path_and_nonsense_is_not() {
+        assert!(on_path("sh").is_some());
+        assert_eq!(on_path("no such program"), None);
+    }
+
+    #[test]
+    fn this_boot_has_a_name() {
+        assert_eq!((Place::here().boot_id.len(), Place::here()), (36, Place::here()));
     }
 
     #[test]

@@ -5,26 +5,34 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::time::Duration;
 
 use vincs_guest_protocol::{CONTROL_PORT, STDERR_PORT, STDIN_PORT, STDOUT_PORT, Share, ShareMode};
 use vincs_vmm::boot::KernelImage;
 use vincs_vmm::layout::MAX_VIRTIO_DEVICES;
-use vincs_vmm::machine::{Machine, MachineConfig, MachineError, MachineStats, StopReason, Stopper};
+use vincs_vmm::machine::{Equipment, Machine, MachineConfig, MachineError, Role, Running, StopReason, Stopper};
 use vincs_vmm::topology::Topology;
 use vincs_vmm::virtio::blk::{Blk, Disk};
 use vincs_vmm::virtio::console::{Console, Port};
 use vincs_vmm::virtio::p9::{self, P9, P9Error};
 use vincs_vmm::virtio::{Rng, VirtioDevice};
 
+use crate::cluster::Others;
 use crate::run::console::{ConsoleOutput, SharedTail};
 use crate::run::streams::Streams;
 use crate::run::supervision::{Event, Stopped};
+use crate::stats::{Counters, ranks};
 
 /// How long a machine may take to stop; past that vincs ends without its counters. A virtual processor may be waiting
 /// for a console that nobody reads.
 const STOP_TIME: Duration = Duration::from_secs(3);
+
+/// How long other ranks may take to tell what they have counted.
+const GATHER_TIME: Duration = Duration::from_secs(2);
+
+/// How long a machine of several ranks may take to stop: it gathers, tells all of the end and waits until they know.
+const RANKS_STOP_TIME: Duration = Duration::from_secs(STOP_TIME.as_secs() + 2 * GATHER_TIME.as_secs());
 
 /// Devices that every machine has besides disks and shares: entropy, and the console device of CMD's streams.
 const OWN_DEVICES: usize = 2;
@@ -49,6 +57,8 @@ pub(crate) struct Parts {
     pub(crate) ports: Option<Ports>,
     pub(crate) serial_output: ConsoleOutput,
     pub(crate) serial_input: Option<OwnedFd>,
+    /// The other ranks, if there are any.
+    pub(crate) others: Option<Others>,
 }
 
 /// The host's sides of the console device's ports.
@@ -88,7 +98,10 @@ pub(crate) fn is_servable(dir: &Path) -> bool {
 #[derive(Debug)]
 pub(crate) struct Guest {
     stopper: Stopper,
-    stopped: Receiver<MachineStats>,
+    /// Takes the status that other ranks end with.
+    end: Sender<u8>,
+    stopped: Receiver<Counters>,
+    patience: Duration,
 }
 
 /// The devices in the order in which the guest sees them: disks become /dev/vda, /dev/vdb, ...
@@ -131,10 +144,7 @@ impl Guest {
         events: SyncSender<Event>,
         entering: impl FnOnce(),
     ) -> Result<Self, StartError> {
-        let machine = Machine::new(MachineConfig {
-            kvm: parts.kvm,
-            topology: parts.topology,
-            memory: parts.memory,
+        let equipment = Equipment {
             kernel: parts.kernel,
             initrd: parts.initrd,
             command_line: parts.cmdline,
@@ -142,41 +152,69 @@ impl Guest {
             serial_input: parts.serial_input,
             devices: devices(parts.disks, parts.shares, parts.ports)?,
             ports: Vec::new(),
-        })?;
+        };
+        let (role, others) = match parts.others {
+            None => (Role::Whole(equipment), None),
+            Some(others) => (Role::First(equipment, others.cluster.clone()), Some(others)),
+        };
+        let config = MachineConfig { kvm: parts.kvm, topology: parts.topology, memory: parts.memory, role };
+        let machine = Machine::new(config)?;
         entering();
         let running = machine.start()?;
         let stopper = running.stopper();
+        let patience = if others.is_some() { RANKS_STOP_TIME } else { STOP_TIME };
+        let (end, ending) = channel();
         let (sender, stopped) = channel();
         let watch = move || {
-            if let Some(reason) = running.wait(None).and_then(|reason| stop_event(reason, &tail)) {
+            let reason = running.wait(None);
+            let is_loss = matches!(reason, Some(StopReason::RankLost { .. }));
+            if let Some(stopped) = reason.and_then(|reason| stop_event(reason, &tail, others.as_ref())) {
                 // Nobody to tell, here and below, means that vincs is ending.
-                let _ = events.send(reason);
+                let _ = events.send(stopped);
             }
-            let stats = running.stats();
+            let counters =
+                if others.is_some() { end_ranks(&running, &ending) } else { Counters::alone(&running.stats()) };
             drop(running);
-            let _ = sender.send(stats);
+            let _ = sender.send(counters);
         };
         std::thread::Builder::new().name("watcher".into()).spawn(watch)?;
-        Ok(Self { stopper, stopped })
+        Ok(Self { stopper, end, stopped, patience })
     }
 
-    /// Stops the machine and drops its devices, which close their ends of the ports; its counters. Nothing if it does
-    /// not stop in [`STOP_TIME`].
-    pub(crate) fn stop(self) -> Option<MachineStats> {
+    /// Stops the machine on all ranks and drops its devices, which close their ends of the ports; its counters. Nothing if it does
+    /// not stop in its time. `status` is what the other ranks end with.
+    pub(crate) fn stop(self, status: u8) -> Option<Counters> {
+        // Both fail only for a machine that has stopped.
+        let _ = self.end.send(status);
         self.stopper.stop();
-        self.stopped.recv_timeout(STOP_TIME).ok()
+        self.stopped.recv_timeout(self.patience).ok()
     }
 }
 
+/// Ends the machine on all ranks with the status that comes: what they have counted, rank 0 first.
+fn end_ranks(running: &Running, ending: &Receiver<u8>) -> Counters {
+    // Without a status vincs is ending anyhow, and the others lose this rank.
+    let Ok(status) = ending.recv() else { return Counters::alone(&running.stats()) };
+    let others = running.gather_statistics(GATHER_TIME);
+    if !running.end_cluster(status.into()) {
+        tracing::warn!("not all ranks know of the end");
+    }
+    ranks::counters(&running.stats(), &others)
+}
+
 /// Why the machine stopped by itself. A panicked kernel resets (`panic=-1`), so only its console tells it from others.
-fn stop_event(reason: StopReason, tail: &SharedTail) -> Option<Event> {
+fn stop_event(reason: StopReason, tail: &SharedTail, others: Option<&Others>) -> Option<Event> {
     let stopped = match reason {
         StopReason::PowerOff => Stopped::PowerOff { init_line: tail.with(|tail| tail.init_line()) },
         StopReason::Reset if tail.with(|tail| tail.panic_line()).is_some() => Stopped::Panic,
         StopReason::Reset => Stopped::Reset,
         StopReason::TripleFault { vcpu } => Stopped::TripleFault { vcpu },
         StopReason::Failed { vcpu, message } => Stopped::Failed(format!("virtual processor {vcpu} failed: {message}")),
-        StopReason::Stopped => return None,
+        StopReason::RankLost { rank, reason } => {
+            Stopped::RankLost(others.map_or(reason.clone(), |others| others.loss(rank, &reason)))
+        }
+        // Only rank 0 ends a machine.
+        StopReason::Ended { .. } | StopReason::Stopped => return None,
     };
     Some(Event::Stopped(stopped))
 }
@@ -188,7 +226,7 @@ mod tests {
     #[test]
     fn a_reset_after_a_panic_message_is_a_panic() {
         let tail = SharedTail::default();
-        let event = |reason| stop_event(reason, &tail);
+        let event = |reason| stop_event(reason, &tail, None);
         assert_eq!(event(StopReason::Reset), Some(Event::Stopped(Stopped::Reset)));
         tail.with(|tail| tail.push(b"Kernel panic - not syncing: x\n"));
         assert_eq!(event(StopReason::Reset), Some(Event::Stopped(Stopped::Panic)));

@@ -137,11 +137,11 @@ pub(crate) enum PrepareError {
     Kvm(#[from] KvmError),
 }
 
-/// Checks all inputs and puts the parts together, cheap checks first.
+/// Checks all inputs of a machine of so many ranks and puts rank 0's parts together, cheap checks first.
 ///
 /// # Errors
 /// [`PrepareError`], the first thing that is wrong.
-pub(crate) fn prepare(args: &RunArgs) -> Result<Plan, PrepareError> {
+pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> {
     if args.command.is_empty() && args.initrd.is_none() && args.disks.is_empty() {
         return Err(PrepareError::NothingToRun);
     }
@@ -149,7 +149,7 @@ pub(crate) fn prepare(args: &RunArgs) -> Result<Plan, PrepareError> {
     if args.boot_timeout().is_zero() {
         return Err(PrepareError::NoTime);
     }
-    let size = size(args)?;
+    let size = size(args, ranks)?;
     let topology = Topology::new(size.vcpus, size.numa_nodes)?;
     let (shares, cwd) = directories(args)?;
     let devices = args.disks.len() + shares.len();
@@ -190,13 +190,14 @@ pub(crate) fn prepare(args: &RunArgs) -> Result<Plan, PrepareError> {
     Ok(Plan { machine, kernel_path, stats })
 }
 
-fn size(args: &RunArgs) -> Result<MachineSize, PrepareError> {
+fn size(args: &RunArgs, ranks: u32) -> Result<MachineSize, PrepareError> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let limits = Limits {
         max_vcpus: MAX_VCPUS,
         min_memory: MIN_MEMORY,
         host_memory: host::total_memory(&meminfo).ok_or(PrepareError::HostMemory)?,
         host_cpus: host::available_cpus(),
+        ranks,
     };
     Ok(machine_size(Asked { vcpus: args.vcpus, numa: args.numa, memory: args.mem }, limits)?)
 }

@@ -1,7 +1,9 @@
 //! `--stats FILE.json`: what a run took, written at its end.
 //!
 //! Keys: `config` (the machine), `ending` and `status` (how it ended), `times` (see [`Times`], seconds), `machine` (the
-//! vmm's counters). Keys may be added; the meaning of a key does not change.
+//! vmm's counters), of several ranks also `ranks` (each one's). Keys may be added; the meaning of a key does not change.
+
+pub(crate) mod ranks;
 
 use std::fs::Permissions;
 use std::io;
@@ -11,7 +13,9 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use serde::Serialize;
+use serde_json::Value;
 use tempfile::NamedTempFile;
+use vincs_vmm::machine::MachineStats;
 
 use crate::input::machine_size::MachineSize;
 use crate::prepare::Machine;
@@ -71,14 +75,32 @@ pub(crate) struct Stats {
     /// The machine that ran.
     pub(crate) config: Config,
     /// How it ended: `exited`, `killed`, `not started`, `console`, `panic`, `triple fault`, `boot hang`, `powered off`,
-    /// `reset`, `failed` or `signal`.
+    /// `reset`, `failed`, `rank lost` or `signal`.
     pub(crate) ending: &'static str,
     /// vincs's exit status.
     pub(crate) status: u8,
     /// When things happened.
     pub(crate) times: Times,
-    /// The machine's own counters: exits of its virtual processors by kind, and more.
-    pub(crate) machine: serde_json::Value,
+    /// The machine's own counters, if it was started and stopped.
+    #[serde(flatten)]
+    pub(crate) counters: Option<Counters>,
+}
+
+/// What a machine has counted.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Counters {
+    /// Of the whole machine, the ranks' counters added up: exits of its virtual processors by kind, and more.
+    pub(crate) machine: Value,
+    /// Of each rank by itself, by rank; null where it told nothing in time. Only when there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ranks: Vec<Value>,
+}
+
+impl Counters {
+    /// Of a machine of one rank.
+    pub(crate) fn alone(stats: &MachineStats) -> Self {
+        Self { machine: serde_json::to_value(stats).unwrap_or_default(), ranks: Vec::new() }
+    }
 }
 
 /// The machine that ran.
@@ -191,7 +213,7 @@ mod tests {
             ending: "exited",
             status: 3,
             times: Clock::start().times(),
-            machine: serde_json::json!({"x": 1}),
+            counters: Some(Counters { machine: serde_json::json!({"x": 1}), ranks: Vec::new() }),
         }
     }
 

@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "vincs-launcher",
         &[
+            "vincs-coherence",
             "vincs-guest-image",
             "vincs-guest-protocol",
             "vincs-slurm",
@@ -25,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("vincs-guest-image", &[]),
     ("vincs-guest-init", &["vincs-guest-protocol"]),
     ("vincs-guest-protocol", &[]),
+    ("vincs-mpi", &[]),
     ("vincs-vmm", &["vincs-coherence"]),
     ("vincs-coherence", &[]),
     ("vincs-transport-rdma", &["vincs-coherence"]),
@@ -44,7 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("vincs-testbed", &["vincs-guest-image"]),
-    ("vincs-micro-guest", &["vincs-micro-guest-payload", "vincs-vmm"]),
+    ("vincs-micro-guest", &["vincs-coherence", "vincs-micro-guest-payload", "vincs-transport-tcp", "vincs-vmm"]),
     ("vincs-micro-guest-payload", &[]),
     (
         "vincs-tests",
@@ -54,6 +56,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vincs-guest-protocol",
             "vincs-micro-guest",
             "vincs-testbed",
+            "vincs-transport-rdma",
+            "vincs-transport-tcp",
             "vincs-vmm",
         ],
     ),

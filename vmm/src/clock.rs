@@ -19,6 +19,12 @@ impl GuestClock {
         Self { offset: host_ticks().wrapping_neg(), khz }
     }
 
+    /// The clock that is this host's counter plus `offset`, at `khz` thousand ticks a second.
+    #[must_use]
+    pub(crate) fn with(offset: u64, khz: u32) -> Self {
+        Self { offset, khz }
+    }
+
     /// The same clock with the offset that KVM applies in fact.
     #[must_use]
     pub(crate) fn with_offset(self, offset: u64) -> Self {
@@ -58,7 +64,8 @@ impl GuestClock {
     }
 }
 
-fn host_ticks() -> u64 {
+/// This host's time-stamp counter.
+pub(crate) fn host_ticks() -> u64 {
     // SAFETY: RDTSC has no preconditions; every x86-64 processor has it, and Linux does not disable it.
     unsafe { std::arch::x86_64::_rdtsc() }
 }

@@ -1,6 +1,7 @@
 //! One rank's share of the machine: virtual processors, interrupt controllers, guest memory and devices on KVM.
 //!
 //! - [`machine`]: puts a machine together, runs it, says why it stopped.
+//! - [`cluster`]: the other ranks of a machine that is spread over several, and what it tells them and they it.
 //! - [`boot`]: loads a kernel and prepares the bootstrap processor for it.
 //! - [`vcpu`]: the threads that run the guest.
 //! - [`apic`]: local APICs, the IOAPIC and the messages between them.
@@ -16,6 +17,7 @@ pub mod apic;
 pub mod boot;
 pub mod bus;
 pub mod clock;
+pub mod cluster;
 pub mod cpuid;
 pub mod interrupt;
 pub mod kvm;

@@ -6,8 +6,12 @@
 
 mod build;
 mod config;
+mod devices;
+mod ranks;
 mod running;
+mod vcpus;
 
 pub use build::Machine;
-pub use config::{MachineConfig, MachineError, PortDevice};
+pub use config::{Equipment, MachineConfig, MachineError, PortDevice, Role};
+pub use ranks::RankStats;
 pub use running::{MachineStats, Running, StopReason, Stopper};

@@ -59,6 +59,12 @@ impl Topology {
         Ok(topology)
     }
 
+    /// One processor in one node.
+    #[must_use]
+    pub fn single() -> Self {
+        Self { vcpus: 1, nodes: 1 }
+    }
+
     /// Number of vCPUs.
     #[must_use]
     pub fn vcpus(&self) -> u32 {
@@ -79,14 +85,30 @@ impl Topology {
     /// The NUMA node of a vCPU.
     #[must_use]
     pub fn node(&self, vcpu: VcpuId) -> u32 {
-        vcpu.0 / self.per_node()
+        self.place(vcpu).0
+    }
+
+    /// The node of a vCPU and its number there: the first nodes have one more where the vCPUs do not divide evenly.
+    fn place(&self, vcpu: VcpuId) -> (u32, u32) {
+        let (least, larger) = (self.vcpus / self.nodes, self.vcpus % self.nodes);
+        let in_larger = larger * (least + 1);
+        match vcpu.0.checked_sub(in_larger) {
+            None => (vcpu.0 / (least + 1), vcpu.0 % (least + 1)),
+            Some(beyond) => (larger + beyond / least, beyond % least),
+        }
+    }
+
+    /// The vCPUs of a node, in order.
+    pub fn ids_of(&self, node: u32) -> impl Iterator<Item = VcpuId> + use<> {
+        let topology = *self;
+        self.ids().filter(move |id| topology.node(*id) == node)
     }
 
     /// The APIC id of a vCPU: its package above [`Self::core_bits`] bits of its number in it.
     #[must_use]
     pub fn apic_id(&self, vcpu: VcpuId) -> u32 {
-        let per_node = self.per_node();
-        (vcpu.0 / per_node) << self.core_bits() | (vcpu.0 % per_node)
+        let (node, number) = self.place(vcpu);
+        node << self.core_bits() | number
     }
 
     /// Bits of the APIC id that number the vCPUs of one package.
@@ -95,7 +117,7 @@ impl Topology {
         self.per_node().next_power_of_two().trailing_zeros()
     }
 
-    /// vCPUs of a package (the last one may have fewer).
+    /// vCPUs of the first package, which has as many as any.
     #[must_use]
     pub fn per_node(&self) -> u32 {
         self.vcpus.div_ceil(self.nodes)
@@ -123,5 +145,16 @@ mod tests {
         assert_eq!(Topology::new(2, 0), Err(TopologyError::Nodes { nodes: 0, vcpus: 2 }));
         assert!(Topology::new(255, 2).is_ok());
         assert_eq!(Topology::new(255, 3), Err(TopologyError::Ids { nodes: 3, vcpus: 255 }));
+    }
+
+    #[test]
+    fn every_node_has_vcpus_though_they_do_not_divide_evenly() {
+        let topology = Topology::new(5, 4).unwrap();
+        let nodes: Vec<u32> = topology.ids().map(|vcpu| topology.node(vcpu)).collect();
+        assert_eq!(nodes, [0, 0, 1, 2, 3]);
+        let ids: Vec<u32> = topology.ids().map(|vcpu| topology.apic_id(vcpu)).collect();
+        assert_eq!(ids, [0, 1, 2, 4, 6]);
+        assert_eq!(topology.ids_of(0).collect::<Vec<_>>(), [VcpuId(0), VcpuId(1)]);
+        assert_eq!(topology.ids_of(3).collect::<Vec<_>>(), [VcpuId(4)]);
     }
 }

@@ -8,11 +8,15 @@ mod exits;
 mod handle;
 mod kick;
 mod run;
+mod sampling;
 mod state;
 mod stats;
 
+pub(crate) use handle::VcpuShared;
 pub use handle::{CommandError, VcpuHandle};
-pub(crate) use run::{End, Platform, ResetState, Vcpu, spawn};
+pub(crate) use run::{End, Io, Platform, ResetState, Vcpu, spawn};
+pub use sampling::SampledFault;
+pub(crate) use sampling::{Samples, VcpuSampler};
 pub use state::{Activity, STATE_VERSION, StateError, VcpuState};
 pub(crate) use state::{StateShape, write_msr};
 pub use stats::{VcpuStats, VcpuStatsSnapshot};

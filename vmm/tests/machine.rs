@@ -93,7 +93,7 @@ fn a_saved_vcpu_goes_on_in_another_machine_where_it_was() {
         vcpu.pause().unwrap();
         let memory = second.memory();
         let range = vincs_vmm::memory::GuestRange { start: vm_memory::GuestAddress(guest::ENTRY), len: 8 };
-        let held = memory.hold(&[range], vincs_vmm::memory::Access::Write).unwrap();
+        let held = memory.hold(&[(range, vincs_vmm::memory::Access::Write)]).unwrap();
         vm_memory::Bytes::write_slice(&*held, &COUNT, range.start).unwrap();
         let moved: VcpuState = serde_json::from_slice(&json).unwrap();
         assert_eq!(moved, *state);
@@ -162,11 +162,11 @@ fn the_ioapic_moves_with_the_machine() {
         let entry = [0xc7, 0x47, 0x10, 0x51, 0x00, 0x00, 0x00];
         let (first, _) = start(&[select.as_slice(), &entry, &power_off()].concat());
         assert_eq!(first.wait(Some(LONG)), Some(StopReason::PowerOff));
-        let state = first.io_apic().save();
+        let state = first.io_apic().unwrap().save();
         let (second, _) = start(&HALT);
-        assert_ne!(second.io_apic().save(), state);
-        second.io_apic().restore(state.clone()).unwrap();
-        assert_eq!(second.io_apic().save(), state);
+        assert_ne!(second.io_apic().unwrap().save(), state);
+        second.io_apic().unwrap().restore(state.clone()).unwrap();
+        assert_eq!(second.io_apic().unwrap().save(), state);
     }
 }
 

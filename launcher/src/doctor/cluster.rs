@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::doctor::{Finding, on_path};
+use crate::doctor::Finding;
+use crate::host::on_path;
 
 /// Where the kernel lists RDMA devices.
 const RDMA_CLASS: &str = "/sys/class/infiniband";

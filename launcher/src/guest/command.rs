@@ -9,6 +9,8 @@ use rustix::fs::Mode;
 use rustix::process::{getegid, geteuid, getgroups, umask};
 use vincs_guest_protocol::{Command, Stdio};
 
+use crate::rank::is_of_one_rank;
+
 /// The order for the guest's first program: the caller's environment, user and mask.
 ///
 /// # Errors
@@ -16,7 +18,7 @@ use vincs_guest_protocol::{Command, Stdio};
 pub(crate) fn order(argv: &[OsString], cwd: &Path, stdio: Stdio) -> io::Result<Command> {
     Ok(Command {
         argv: argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
-        env: std::env::vars_os().map(|(name, value)| variable(name, &value)).collect(),
+        env: variables(std::env::vars_os()),
         cwd: cwd.as_os_str().as_bytes().to_vec(),
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),
@@ -24,6 +26,11 @@ pub(crate) fn order(argv: &[OsString], cwd: &Path, stdio: Stdio) -> io::Result<C
         umask: current_umask(),
         stdio,
     })
+}
+
+/// The environment without what a launcher tells one rank: CMD runs on the whole machine.
+fn variables(of_vincs: impl Iterator<Item = (OsString, OsString)>) -> Vec<Vec<u8>> {
+    of_vincs.filter(|(name, _)| !is_of_one_rank(name)).map(|(name, value)| variable(name, &value)).collect()
 }
 
 fn variable(name: OsString, value: &OsStr) -> Vec<u8> {
@@ -43,6 +50,13 @@ fn current_umask() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_launcher_tells_one_rank_is_not_the_commands() {
+        let own = [("A", "1"), ("OMPI_COMM_WORLD_RANK", "3"), ("SLURM_JOB_ID", "7"), ("SLURM_PROCID", "3")];
+        let seen = variables(own.into_iter().map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(seen, [b"A=1".to_vec(), b"SLURM_JOB_ID=7".to_vec()]);
+    }
 
     #[test]
     fn the_order_is_the_callers() {

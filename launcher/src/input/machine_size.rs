@@ -19,13 +19,15 @@ pub(crate) struct Limits {
     pub(crate) host_memory: u64,
     /// Host processors that vincs may run on.
     pub(crate) host_cpus: u32,
+    /// Ranks that the machine is spread over; the memory of several hosts is checked when all are known.
+    pub(crate) ranks: u32,
 }
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     pub(crate) vcpus: Option<u32>,
-    pub(crate) numa: u32,
+    pub(crate) numa: Option<u32>,
     pub(crate) memory: Option<u64>,
 }
 
@@ -45,6 +47,10 @@ pub(crate) struct MachineSize {
 pub(crate) enum MachineSizeError {
     #[error("--vcpus {asked}: the machine has at least 1 and at most {max} virtual processors")]
     Vcpus { asked: u32, max: u32 },
+    #[error("--vcpus {asked}: a machine of {ranks} ranks has at least {ranks} virtual processors, one on each")]
+    FewerThanRanks { asked: u32, ranks: u32 },
+    #[error("--numa {asked}: a machine of {ranks} ranks has {ranks} NUMA nodes, one on each: leave it away")]
+    NotRanks { asked: u32, ranks: u32 },
     #[error("--numa {asked}: with {vcpus} virtual processors there can be 1 to {vcpus} NUMA nodes")]
     Numa { asked: u32, vcpus: u32 },
     #[error("--mem {} is too small: the guest needs at least {}", Bytes(*.asked), Bytes(*.min))]
@@ -60,33 +66,43 @@ pub(crate) enum MachineSizeError {
 /// # Errors
 /// [`MachineSizeError`] when it is beyond a limit.
 pub(crate) fn machine_size(asked: Asked, limits: Limits) -> Result<MachineSize, MachineSizeError> {
-    let vcpus = asked.vcpus.unwrap_or(limits.host_cpus.clamp(1, limits.max_vcpus));
+    let ranks = limits.ranks;
+    let default = if ranks > 1 { ranks } else { limits.host_cpus.clamp(1, limits.max_vcpus) };
+    let vcpus = asked.vcpus.unwrap_or(default);
     if vcpus == 0 || vcpus > limits.max_vcpus {
         return Err(MachineSizeError::Vcpus { asked: vcpus, max: limits.max_vcpus });
     }
-    if asked.numa == 0 || asked.numa > vcpus {
-        return Err(MachineSizeError::Numa { asked: asked.numa, vcpus });
+    if vcpus < ranks {
+        return Err(MachineSizeError::FewerThanRanks { asked: vcpus, ranks });
+    }
+    let numa_nodes = asked.numa.unwrap_or(ranks);
+    if ranks > 1 && numa_nodes != ranks {
+        return Err(MachineSizeError::NotRanks { asked: numa_nodes, ranks });
+    }
+    if numa_nodes == 0 || numa_nodes > vcpus {
+        return Err(MachineSizeError::Numa { asked: numa_nodes, vcpus });
     }
     let default = DEFAULT_MEMORY.min(limits.host_memory / 2 / PAGE * PAGE);
     let memory = asked.memory.unwrap_or(default);
     if memory < limits.min_memory {
         return Err(MachineSizeError::TooSmall { asked: memory, min: limits.min_memory });
     }
-    if memory > limits.host_memory {
+    if ranks == 1 && memory > limits.host_memory {
         return Err(MachineSizeError::TooLarge { asked: memory, host: limits.host_memory });
     }
     if !memory.is_multiple_of(PAGE) {
         return Err(MachineSizeError::NotWholePages { asked: memory });
     }
-    Ok(MachineSize { vcpus, numa_nodes: asked.numa, memory })
+    Ok(MachineSize { vcpus, numa_nodes, memory })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { max_vcpus: 64, min_memory: 64 << 20, host_memory: 16 << 30, host_cpus: 8 };
-    const NOTHING: Asked = Asked { vcpus: None, numa: 1, memory: None };
+    const LIMITS: Limits =
+        Limits { max_vcpus: 64, min_memory: 64 << 20, host_memory: 16 << 30, host_cpus: 8, ranks: 1 };
+    const NOTHING: Asked = Asked { vcpus: None, numa: None, memory: None };
 
     #[test]
     fn the_default_is_the_hosts_processors_and_a_gigabyte() {
@@ -105,10 +121,28 @@ mod tests {
 
     #[test]
     fn every_node_has_a_processor() {
-        let ask = |numa| machine_size(Asked { vcpus: Some(4), numa, memory: None }, LIMITS).map(|size| size.numa_nodes);
+        let ask = |numa| {
+            machine_size(Asked { vcpus: Some(4), numa: Some(numa), memory: None }, LIMITS).map(|size| size.numa_nodes)
+        };
         assert_eq!((ask(1), ask(4)), (Ok(1), Ok(4)));
         assert_eq!(ask(0), Err(MachineSizeError::Numa { asked: 0, vcpus: 4 }));
         assert_eq!(ask(5), Err(MachineSizeError::Numa { asked: 5, vcpus: 4 }));
+    }
+
+    #[test]
+    fn every_rank_has_a_processor_and_is_a_node() {
+        let limits = Limits { ranks: 4, ..LIMITS };
+        let ask = |vcpus, numa| {
+            machine_size(Asked { vcpus, numa, memory: None }, limits).map(|size| (size.vcpus, size.numa_nodes))
+        };
+        assert_eq!((ask(None, None), ask(Some(4), Some(4)), ask(Some(9), None)), (Ok((4, 4)), Ok((4, 4)), Ok((9, 4))));
+        assert_eq!(ask(Some(3), None), Err(MachineSizeError::FewerThanRanks { asked: 3, ranks: 4 }));
+        assert_eq!(ask(Some(0), None), Err(MachineSizeError::Vcpus { asked: 0, max: 64 }));
+        for numa in [0, 1, 3, 5] {
+            assert_eq!(ask(Some(8), Some(numa)), Err(MachineSizeError::NotRanks { asked: numa, ranks: 4 }));
+        }
+        let more = Asked { memory: Some(32 << 30), ..NOTHING };
+        assert_eq!(machine_size(more, limits).map(|size| size.memory), Ok(32 << 30), "other hosts have memory too");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use vincs_guest_protocol::Ended;
 
 /// Exit status for a bad command line or input: nothing was started.
 pub(crate) const STATUS_BAD_INPUT: u8 = 2;
+/// Exit status when a rank of the machine was lost.
+pub(crate) const STATUS_RANK_LOST: u8 = 120;
 /// Exit status when the guest kernel panicked.
 pub(crate) const STATUS_PANIC: u8 = 121;
 /// Exit status when a virtual processor shut down.
@@ -44,6 +46,8 @@ pub(crate) enum Ending {
     Reset,
     /// vincs, the machine or the set-up of the guest failed.
     Failed(String),
+    /// A rank was lost: which and why.
+    RankLost(String),
     /// This signal ended vincs.
     Signal(i32),
 }
@@ -65,6 +69,7 @@ impl Ending {
             Self::BootHang(_) => STATUS_BOOT_HANG,
             Self::PoweredOff | Self::Reset => STATUS_GONE,
             Self::Failed(_) => STATUS_OWN_FAILURE,
+            Self::RankLost(_) => STATUS_RANK_LOST,
         }
     }
 
@@ -86,7 +91,7 @@ impl Ending {
             ),
             Self::PoweredOff => format!("the guest powered off before {command} ended"),
             Self::Reset => format!("the guest reset itself before {command} ended"),
-            Self::Failed(what) => what.clone(),
+            Self::Failed(what) | Self::RankLost(what) => what.clone(),
         };
         Some(line)
     }
@@ -117,6 +122,7 @@ impl Ending {
             Self::PoweredOff => "powered off",
             Self::Reset => "reset",
             Self::Failed(_) => "failed",
+            Self::RankLost(_) => "rank lost",
             Self::Signal(_) => "signal",
         }
     }
@@ -174,5 +180,8 @@ mod tests {
             );
         }
         assert_eq!((Ending::Signal(15).status(), Ending::Console.status()), (143, 0));
+        let lost = Ending::RankLost("rank 3 on n3 is lost: it is silent".into());
+        assert_eq!((lost.status(), lost.message("x").unwrap().as_str()), (120, "rank 3 on n3 is lost: it is silent"));
+        assert!(!lost.is_machine_failure(), "its one line says all");
     }
 }

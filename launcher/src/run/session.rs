@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use signal_hook::consts::SIGCONT;
 use vincs_guest_protocol::{Stdio, ToGuest};
 
+use crate::cluster::Others;
 use crate::machine::{Guest, Parts, Ports, StartError};
 use crate::prepare::{Command, Console, Machine};
 use crate::run::console::{self, ConsoleOutput, SharedTail};
@@ -17,7 +18,7 @@ use crate::run::signals;
 use crate::run::streams::{Copier, CopierError, Streams};
 use crate::run::supervision::{Event, Step, Supervision};
 use crate::run::terminal::RawTerminal;
-use crate::stats::{Clock, Mark};
+use crate::stats::{Clock, Counters, Mark};
 
 /// Events that may wait; whoever has another waits too. A guest that floods its control port thus waits for vincs.
 const EVENT_QUEUE: usize = 64;
@@ -31,8 +32,8 @@ pub(crate) struct Outcome {
     pub(crate) ending: Ending,
     /// The console's tail.
     pub(crate) tail: SharedTail,
-    /// The machine's counters, if it was started.
-    pub(crate) counters: serde_json::Value,
+    /// The machine's counters, if it was started and stopped.
+    pub(crate) counters: Option<Counters>,
 }
 
 /// What a run needs besides its machine.
@@ -45,10 +46,10 @@ pub(crate) struct Terms {
 }
 
 /// Starts the machine, sees it to its end and stops it. The terminal is as before then, all output is written.
-pub(crate) fn run(machine: Machine, terms: &Terms) -> Outcome {
+pub(crate) fn run(machine: Machine, others: Option<Others>, terms: &Terms) -> Outcome {
     let tail = SharedTail::default();
-    let mut counters = serde_json::Value::Null;
-    let ending = match Session::start(machine, terms, &tail) {
+    let mut counters = None;
+    let ending = match Session::start(machine, others, terms, &tail) {
         Ok(mut session) => {
             let ending = session.supervise(terms);
             let (stats, ending) = session.stop(ending);
@@ -73,7 +74,7 @@ struct Session {
 }
 
 impl Session {
-    fn start(machine: Machine, terms: &Terms, tail: &SharedTail) -> Result<Self, StartError> {
+    fn start(machine: Machine, others: Option<Others>, terms: &Terms, tail: &SharedTail) -> Result<Self, StartError> {
         let (sender, events) = sync_channel(EVENT_QUEUE);
         let command = machine.command.as_ref();
         let command_has_terminal = command.is_some_and(|Command { stdio, .. }| matches!(stdio, Stdio::Terminal { .. }));
@@ -102,6 +103,7 @@ impl Session {
             ports,
             serial_output: serial.output,
             serial_input: serial.input,
+            others,
         };
         let guest = Guest::start(parts, tail.clone(), sender, || terms.clock.mark(Mark::KernelEntry))?;
         let supervision = Supervision::new(has_command, terms.boot_timeout, Instant::now());
@@ -166,17 +168,17 @@ impl Session {
 
     /// Stops the machine; its counters. Where CMD had its say, the last bytes of a timed stdout, at most two pipes full,
     /// are waited for, and a signal that gives up on them becomes the ending: output that is lost is no success.
-    fn stop(mut self, ending: Ending) -> (serde_json::Value, Ending) {
+    fn stop(mut self, ending: Ending) -> (Option<Counters>, Ending) {
         let copier = self.stdout_copier.take();
-        let Some(stats) = self.guest.stop() else {
+        let Some(counters) = self.guest.stop(ending.status()) else {
             tracing::warn!("the machine does not stop in time: it ends with vincs");
-            return (serde_json::Value::Null, ending);
+            return (None, ending);
         };
         let given_up = match (&ending, copier) {
             (Ending::Command(_), Some(copier)) => wait_for_reader(&copier, &self.events),
             _ => None,
         };
-        (serde_json::to_value(stats).unwrap_or_default(), given_up.map_or(ending, Ending::Signal))
+        (Some(counters), given_up.map_or(ending, Ending::Signal))
     }
 }
 

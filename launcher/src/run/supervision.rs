@@ -32,6 +32,8 @@ pub(crate) enum Stopped {
     TripleFault { vcpu: u32 },
     /// A virtual processor or KVM failed.
     Failed(String),
+    /// A rank is lost: which and why.
+    RankLost(String),
 }
 
 /// What happened.
@@ -177,6 +179,8 @@ impl Supervision {
             Stopped::Panic => Ending::Panic,
             Stopped::TripleFault { vcpu } => Ending::TripleFault { vcpu },
             Stopped::Failed(what) => Ending::Failed(what),
+            // What CMD or the guest still says may come from half a machine.
+            Stopped::RankLost(what) => return Step::End(Ending::RankLost(what)),
         };
         self.phase = Phase::Stopped { ending, deadline: now + LAST_FRAMES_TIME };
         Step::Wait
@@ -269,6 +273,14 @@ mod tests {
                 run.on_event(Event::Stopped(stopped.clone()), now);
                 assert_eq!(run.on_deadline(), Step::End(ending.clone()));
             }
+        }
+    }
+
+    #[test]
+    fn a_lost_rank_is_the_end_whatever_is_on_its_way() {
+        for (mut run, now) in [booting(), running()] {
+            let lost = Event::Stopped(Stopped::RankLost("rank 1 on n1 is lost: closed".into()));
+            assert_eq!(run.on_event(lost, now), Step::End(Ending::RankLost("rank 1 on n1 is lost: closed".into())));
         }
     }
 

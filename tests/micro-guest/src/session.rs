@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use vincs_micro_guest_payload::protocol::{MAX_CPUS, PORT_BASE, PORT_COUNT};
 use vincs_vmm::boot::{KernelError, KernelImage};
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
-use vincs_vmm::machine::{Machine, MachineConfig, MachineError, PortDevice, Running, StopReason};
+use vincs_vmm::machine::{Equipment, Machine, MachineConfig, MachineError, PortDevice, Role, Running, StopReason};
 use vincs_vmm::topology::{Topology, TopologyError};
 use vincs_vmm::vcpu::VcpuHandle;
 
+use crate::ranks::{self, Ranks, RanksError};
 use crate::{End, HostDevice, PAYLOAD, Program, Report, ReportError};
 
 /// How often a waiting session looks whether the machine has failed. (The guest's own end it notices at once.)
@@ -51,6 +52,9 @@ pub enum RunError {
         /// Where each vCPU was.
         where_: String,
     },
+    /// Its ranks are not connected.
+    #[error(transparent)]
+    Ranks(#[from] RanksError),
     /// The report makes no sense.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -71,6 +75,32 @@ pub struct Session {
     vcpus: u32,
     device: Arc<HostDevice>,
     machine: Running,
+    /// Ranks other than 0.
+    others: Vec<Running>,
+}
+
+fn topology(vcpus: u32, nodes: u32) -> Result<Topology, RunError> {
+    if !(1..=MAX_CPUS).contains(&usize::try_from(vcpus).unwrap_or(usize::MAX)) {
+        return Err(RunError::Vcpus(vcpus));
+    }
+    Ok(Topology::new(vcpus, nodes)?)
+}
+
+fn config(program: Program, topology: Topology, role: Role) -> MachineConfig {
+    let memory = program.memory(topology.vcpus());
+    MachineConfig { kvm: PathBuf::from(DEFAULT_KVM_PATH), topology, memory, role }
+}
+
+fn equipment(program: Program, vcpus: u32, device: &Arc<HostDevice>) -> Result<Equipment, RunError> {
+    Ok(Equipment {
+        kernel: KernelImage::from_bytes(Path::new("micro-guest"), PAYLOAD.to_vec())?,
+        initrd: Vec::new(),
+        command_line: program.command_line(vcpus),
+        serial_output: Box::new(io::sink()),
+        serial_input: None,
+        devices: Vec::new(),
+        ports: vec![PortDevice { start: PORT_BASE, len: PORT_COUNT, device: Arc::clone(device) as _ }],
+    })
 }
 
 impl Session {
@@ -79,26 +109,40 @@ impl Session {
     /// # Errors
     /// [`RunError`] when the machine cannot be built or started.
     pub fn start(program: Program, vcpus: u32) -> Result<Self, RunError> {
-        if !(1..=MAX_CPUS).contains(&usize::try_from(vcpus).unwrap_or(usize::MAX)) {
-            return Err(RunError::Vcpus(vcpus));
-        }
+        let topology = topology(vcpus, 1)?;
         let device = Arc::new(HostDevice::default());
-        let machine = Machine::new(MachineConfig {
-            kvm: PathBuf::from(DEFAULT_KVM_PATH),
-            topology: Topology::new(vcpus, 1)?,
-            memory: program.memory(vcpus),
-            kernel: KernelImage::from_bytes(Path::new("micro-guest"), PAYLOAD.to_vec())?,
-            initrd: Vec::new(),
-            command_line: program.command_line(vcpus),
-            serial_output: Box::new(io::sink()),
-            serial_input: None,
-            devices: Vec::new(),
-            ports: vec![PortDevice { start: PORT_BASE, len: PORT_COUNT, device: Arc::clone(&device) as _ }],
-        })?;
-        Ok(Self { program, vcpus, device, machine: machine.start()? })
+        let role = Role::Whole(equipment(program, vcpus, &device)?);
+        let machine = Machine::new(config(program, topology, role))?.start()?;
+        Ok(Self { program, vcpus, device, machine, others: Vec::new() })
     }
 
-    /// Its vCPUs, in order.
+    /// Builds a machine of several ranks, all in this process, and starts the program on it. The guest wants its
+    /// processors to be numbered without gaps, so each rank's number of vCPUs is to be one power of two.
+    ///
+    /// # Errors
+    /// [`RunError`] when the machine cannot be built or started.
+    pub fn start_on(program: Program, vcpus: u32, ranks: &Ranks) -> Result<Self, RunError> {
+        let topology = topology(vcpus, ranks.ranks.into())?;
+        let device = Arc::new(HostDevice::default());
+        let mut configs = Vec::new();
+        for cluster in ranks::connected(ranks)? {
+            let role = match cluster.rank.0 {
+                0 => Role::First(equipment(program, vcpus, &device)?, cluster),
+                _ => Role::Member(cluster),
+            };
+            configs.push(config(program, topology, role));
+        }
+        let mut running = ranks::start(configs)?.into_iter();
+        let machine = running.next().ok_or(RunError::Vcpus(vcpus))?;
+        Ok(Self { program, vcpus, device, machine, others: running.collect() })
+    }
+
+    /// The machine as rank 0 has it, and the other ranks' shares.
+    pub fn machines(&self) -> impl Iterator<Item = &Running> {
+        std::iter::once(&self.machine).chain(&self.others)
+    }
+
+    /// The vCPUs of rank 0, in order; all there are on one rank.
     #[must_use]
     pub fn vcpus(&self) -> &[VcpuHandle] {
         self.machine.vcpus()
@@ -130,6 +174,14 @@ impl Session {
     /// # Errors
     /// [`RunError`] when the guest or the machine has failed or the time is over.
     pub fn wait(self, limit: Duration) -> Result<Report, RunError> {
+        self.wait_here(limit)
+    }
+
+    /// The same with the machine still there afterwards, its vCPUs at rest or not.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_here(&self, limit: Duration) -> Result<Report, RunError> {
         let until = Instant::now() + limit;
         loop {
             let now = Instant::now();
@@ -138,7 +190,7 @@ impl Session {
                 Some(End::Failed(text)) => return Err(RunError::Guest(text)),
                 None => {}
             }
-            if let Some(reason) = self.machine.wait(Some(Duration::ZERO)) {
+            if let Some(reason) = self.machines().find_map(|machine| machine.wait(Some(Duration::ZERO))) {
                 return Err(RunError::Stopped(reason));
             }
             if now >= until {
@@ -149,7 +201,8 @@ impl Session {
 
     /// Where each vCPU is, in words. A vCPU that does not answer is left out of patience, not waited for.
     fn places(&self) -> String {
-        let places = self.vcpus().iter().enumerate().map(|(id, vcpu)| {
+        let vcpus = self.machines().flat_map(Running::vcpus);
+        let places = vcpus.enumerate().map(|(id, vcpu)| {
             let (answer, answered) = channel();
             let vcpu = vcpu.clone();
             // The thread ends with the machine at the latest: then the vCPU's thread answers or is gone.
@@ -167,5 +220,12 @@ impl Session {
             }
         });
         places.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // A rank that is told does not take the others' going for a loss.
+        self.machine.end_cluster(0);
     }
 }

@@ -1,7 +1,9 @@
 //! Interrupt messages: what the interrupt command register and the IOAPIC's redirection entries ask for.
 
+use serde::{Deserialize, Serialize};
+
 /// How a message is delivered (SDM 12.6.1, "Delivery Mode").
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Delivery {
     /// As the vector, to every processor addressed.
     Fixed,
@@ -16,7 +18,7 @@ pub enum Delivery {
 }
 
 /// The processors a message is for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Destination {
     /// The one with this APIC id.
     Physical(u32),
@@ -27,7 +29,7 @@ pub enum Destination {
 }
 
 /// One interrupt on its way to processors.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Message {
     /// Who gets it.
     pub destination: Destination,

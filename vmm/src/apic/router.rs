@@ -3,36 +3,64 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Delivery, Destination, Icr, Mailbox, Message, Shorthand};
+use vincs_coherence::id::{Rank, RankSet};
 
-/// The mailboxes of all vCPUs, by APIC id.
+use super::{Delivery, Destination, Icr, Mailbox, Message, Shorthand};
+use crate::cluster::{Control, ControlLink};
+
+/// Where a processor is.
+#[derive(Debug)]
+enum Place {
+    Here(Arc<Mailbox>),
+    There(Rank),
+}
+
+/// All processors of the machine by APIC id: those of this rank with their mailboxes, the others with their ranks.
 #[derive(Debug)]
 pub struct Router {
-    processors: Vec<(u32, Arc<Mailbox>)>,
+    processors: Vec<(u32, Place)>,
+    /// The way to other ranks, if there are any.
+    link: Option<Arc<ControlLink>>,
     /// Where the next lowest-priority message starts to look, so that they spread.
     turn: AtomicUsize,
 }
 
 impl Router {
-    /// A router to these processors: APIC id and mailbox each.
+    /// A router to these processors, which are all there are: APIC id and mailbox each.
     #[must_use]
     pub fn new(processors: Vec<(u32, Arc<Mailbox>)>) -> Self {
-        Self { processors, turn: AtomicUsize::new(0) }
+        let processors = processors.into_iter().map(|(id, mailbox)| (id, Place::Here(mailbox))).collect();
+        Self { processors, link: None, turn: AtomicUsize::new(0) }
     }
 
-    /// Delivers a message to all (lowest priority: to one) of the processors it addresses.
+    /// The same with these processors on other ranks besides.
+    #[must_use]
+    pub(crate) fn with_others(mut self, others: Vec<(u32, Rank)>, link: Arc<ControlLink>) -> Self {
+        self.processors.extend(others.into_iter().map(|(id, rank)| (id, Place::There(rank))));
+        self.link = Some(link);
+        self
+    }
+
+    /// Delivers a message to all (lowest priority: to one) of the processors it addresses, on whatever rank.
     pub fn deliver(&self, message: Message) {
-        let addressed = |(id, _): &&(u32, Arc<Mailbox>)| message.destination.includes(*id);
-        match message.delivery {
-            Delivery::LowestPriority => {
-                let count = self.processors.iter().filter(addressed).count();
-                if count > 0 {
-                    let turn = self.turn.fetch_add(1, Ordering::Relaxed) % count;
-                    self.processors.iter().filter(addressed).skip(turn).take(1).for_each(|to| leave(to, message));
-                }
-            }
-            Delivery::Fixed | Delivery::Nmi | Delivery::Init | Delivery::StartUp => {
-                self.processors.iter().filter(addressed).for_each(|to| leave(to, message));
+        let addressed = || self.processors.iter().filter(|(id, _)| message.destination.includes(*id));
+        if message.delivery != Delivery::LowestPriority {
+            return self.deliver_to(addressed(), message);
+        }
+        let count = addressed().count();
+        if count > 0 {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % count;
+            let one = addressed().skip(turn).take(1);
+            let destination = one.clone().next().map_or(message.destination, |(id, _)| Destination::Physical(*id));
+            self.deliver_to(one, Message { destination, ..message });
+        }
+    }
+
+    /// Delivers a message of another rank to those of this rank's processors that it addresses.
+    pub(crate) fn deliver_here(&self, message: Message) {
+        for (id, place) in &self.processors {
+            if let (Place::Here(mailbox), true) = (place, message.destination.includes(*id)) {
+                mailbox.leave(message.delivery, message.vector, message.level);
             }
         }
     }
@@ -46,20 +74,35 @@ impl Router {
             }
             Shorthand::AllIncludingSelf => self.deliver(Message { destination: Destination::All, ..icr.message }),
             Shorthand::AllExcludingSelf => {
-                self.processors.iter().filter(|(id, _)| *id != sender).for_each(|to| leave(to, icr.message));
+                // On other ranks that is everybody, as the sender is here.
+                let others = self.processors.iter().filter(|(id, _)| *id != sender);
+                self.deliver_to(others, Message { destination: Destination::All, ..icr.message });
             }
         }
     }
-}
 
-fn leave((_, mailbox): &(u32, Arc<Mailbox>), message: Message) {
-    mailbox.leave(message.delivery, message.vector, message.level);
+    /// Leaves a message with these processors: once for each that is here, once for each rank that has any.
+    fn deliver_to<'a>(&self, processors: impl Iterator<Item = &'a (u32, Place)>, message: Message) {
+        let mut ranks = RankSet::EMPTY;
+        for (_, place) in processors {
+            match place {
+                Place::Here(mailbox) => mailbox.leave(message.delivery, message.vector, message.level),
+                Place::There(rank) => {
+                    ranks.insert(*rank);
+                }
+            }
+        }
+        if let Some(link) = &self.link {
+            ranks.iter().for_each(|rank| link.send(rank, &Control::Interrupt(message), &[]));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{LocalApic, Waker};
     use super::*;
+    use crate::cluster::testing::{End, Hub, heard};
 
     #[derive(Debug)]
     struct Asleep;
@@ -67,16 +110,21 @@ mod tests {
         fn wake(&self) {}
     }
 
+    fn mailbox() -> Arc<Mailbox> {
+        Arc::new(Mailbox::new(Box::new(Asleep)))
+    }
+
     fn router(count: u32) -> Router {
-        Router::new((0..count).map(|id| (id, Arc::new(Mailbox::new(Box::new(Asleep))))).collect())
+        Router::new((0..count).map(|id| (id, mailbox())).collect())
     }
 
     fn reached(router: &Router) -> Vec<u32> {
-        let reached = router.processors.iter().filter(|(_, mailbox)| !mailbox.is_empty()).map(|(id, _)| *id).collect();
-        for (id, mailbox) in &router.processors {
-            mailbox.collect(&mut LocalApic::new(*id));
-        }
-        reached
+        let here = |(id, place): &(u32, Place)| match place {
+            Place::Here(mailbox) => Some((*id, Arc::clone(mailbox))),
+            Place::There(_) => None,
+        };
+        let full = router.processors.iter().filter_map(here).filter(|(_, mailbox)| !mailbox.is_empty());
+        full.inspect(|(id, mailbox)| _ = mailbox.collect(&mut LocalApic::new(*id))).map(|(id, _)| id).collect()
     }
 
     fn fixed(destination: Destination) -> Message {
@@ -123,17 +171,75 @@ mod tests {
 
     #[test]
     fn init_cancels_an_earlier_start_up_and_a_later_one_follows_it() {
-        let router = router(1);
+        let own = mailbox();
+        let router = Router::new(vec![(0, Arc::clone(&own))]);
         let message = |delivery, vector| Message { delivery, vector, ..fixed(Destination::All) };
         router.deliver(message(Delivery::StartUp, 0x10));
         router.deliver(message(Delivery::Init, 0));
         let mut apic = LocalApic::new(0);
-        let signals = router.processors[0].1.collect(&mut apic);
+        let signals = own.collect(&mut apic);
         assert!(signals.init && signals.start_up.is_none());
         router.deliver(message(Delivery::Init, 0));
         router.deliver(message(Delivery::StartUp, 0x9a));
         router.deliver(message(Delivery::Nmi, 0));
-        let signals = router.processors[0].1.collect(&mut apic);
+        let signals = own.collect(&mut apic);
         assert!(signals.init && signals.nmi && signals.start_up == Some(0x9a));
+    }
+
+    /// The router of rank 1 of three with two processors each: 0, 1 on rank 0; 2, 3 here; 4, 5 on rank 2. And the ends of all.
+    fn spread() -> (Router, Vec<Arc<End>>) {
+        let ends = Hub::ends(3);
+        let link = Arc::new(ControlLink::new(Rank(1), 3, ends[1].clone()));
+        let own = vec![(2, mailbox()), (3, mailbox())];
+        let others = vec![(0, Rank(0)), (1, Rank(0)), (4, Rank(2)), (5, Rank(2))];
+        (Router::new(own).with_others(others, link), ends)
+    }
+
+    fn sent(ends: &[Arc<End>]) -> [Vec<Message>; 2] {
+        let message = |(_, control)| match control {
+            Control::Interrupt(message) => message,
+            other => unreachable!("{other:?}"),
+        };
+        [0, 2].map(|rank| heard(&ends[rank]).into_iter().map(message).collect())
+    }
+
+    #[test]
+    fn every_rank_with_addressed_processors_gets_one_message() {
+        let (router, ends) = spread();
+        let all = fixed(Destination::All);
+        router.deliver(all);
+        assert_eq!((reached(&router), sent(&ends)), (vec![2, 3], [vec![all], vec![all]]));
+        let logical = fixed(Destination::Logical(0b11_0101));
+        router.deliver(logical);
+        assert_eq!((reached(&router), sent(&ends)), (vec![2], [vec![logical], vec![logical]]));
+        let one = fixed(Destination::Physical(5));
+        router.deliver(one);
+        assert_eq!((reached(&router), sent(&ends)), (vec![], [vec![], vec![one]]));
+        router.send(Icr { message: one, shorthand: Shorthand::AllExcludingSelf }, 2);
+        assert_eq!((reached(&router), sent(&ends)), (vec![3], [vec![all], vec![all]]));
+        router.send(Icr { message: one, shorthand: Shorthand::Myself }, 2);
+        assert_eq!((reached(&router), sent(&ends)), (vec![2], [vec![], vec![]]));
+    }
+
+    #[test]
+    fn lowest_priority_takes_turns_over_ranks() {
+        let (router, ends) = spread();
+        let message = Message { delivery: Delivery::LowestPriority, ..fixed(Destination::Logical(0b1_0101)) };
+        let mut reached_in_all = Vec::new();
+        for _ in 0..3 {
+            router.deliver(message);
+            let told = sent(&ends).concat();
+            reached_in_all.extend(told.iter().map(|message| message.destination));
+            reached_in_all.extend(reached(&router).into_iter().map(Destination::Physical));
+        }
+        assert_eq!(reached_in_all, [2, 0, 4].map(Destination::Physical), "one each time");
+    }
+
+    #[test]
+    fn what_comes_from_another_rank_stays_here() {
+        let (router, ends) = spread();
+        router.deliver_here(fixed(Destination::All));
+        router.deliver_here(fixed(Destination::Physical(0)));
+        assert_eq!((reached(&router), sent(&ends)), (vec![2, 3], [vec![], vec![]]));
     }
 }

@@ -7,6 +7,7 @@ use super::image::{KernelError, KernelImage, Loaded};
 use super::paging::EntryState;
 use crate::acpi::AREA_START;
 use crate::layout::{DEVICE_GAP_START, HIGH_RAM_START, LOW_RAM_END, PAGE_SIZE, ram_regions};
+use crate::memory::GuestRange;
 
 const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
@@ -89,6 +90,14 @@ impl<'a> BootPlan<'a> {
             Some(initrd_start) => Ok(Self { kernel, initrd, initrd_start, command_line, memory }),
             None => Err(BootError::NoRoom { kernel: kernel_end >> 20, initrd: initrd_len >> 20, memory: low >> 20 }),
         }
+    }
+
+    /// What of guest memory [`Self::load`] and the entry of the kernel write to: all low RAM, the kernel, the initramfs.
+    pub(crate) fn ranges(&self) -> [GuestRange; 3] {
+        let range = |start, len| GuestRange { start: GuestAddress(start), len };
+        let kernel = self.kernel.loaded_range();
+        let kernel = range(kernel.start, kernel.end.saturating_sub(kernel.start));
+        [range(0, LOW_RAM_END), kernel, range(self.initrd_start, self.initrd.len() as u64)]
     }
 
     /// Puts kernel, initramfs and boot parameters into guest memory; returns how the kernel is entered. `tsc_khz` is the

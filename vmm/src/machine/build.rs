@@ -1,116 +1,67 @@
 //! Building a machine: memory, vCPUs, interrupt controllers, devices, tables, kernel.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
-use kvm_bindings::{CpuId, kvm_userspace_memory_region};
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use vincs_coherence::id::Rank;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::config::{MachineConfig, MachineError};
+use super::config::{Equipment, MachineConfig, MachineError, Role};
+use super::devices::{self, Rest};
+use super::ranks::{self, FirstRank, RankBase, Ranks};
 use super::running::{Event, Parts, Running};
-use crate::acpi::{self, AREA_START, AcpiConfig, MemoryRange, Processor, SerialPort, VirtioMmio};
-use crate::apic::{IoApic, IoApicPin, Router};
+use super::vcpus::{self, Raw};
+use crate::acpi::{self, AREA_START};
+use crate::apic::{Mailbox, Router};
 use crate::boot::{BootPlan, enter_long_mode};
-use crate::bus::{Bus, MmioDevice};
 use crate::clock::GuestClock;
-use crate::cpuid;
-use crate::kvm::{self, Hypervisor, KvmError};
-use crate::layout::{
-    CLOCK_PORT, IO_APIC_SIZE, IO_APIC_START, POWER_PORT, SERIAL_GSI, SERIAL_PORT, VIRTIO_FIRST_GSI, VIRTIO_START,
-    node_ranges, ram_regions,
+use crate::cluster::{
+    Cluster, ClusterEvent, Control, ControlLink, ControlNotes, DEVICE_RANK, Devices, Forwarder, notes,
 };
-use crate::legacy::{NoIntervalTimer, PowerRegisters, RealTimeClock, SerialConsole};
-use crate::memory::GuestRam;
+use crate::kvm::{self, Hypervisor, KvmError};
+use crate::layout::ram_regions;
+use crate::memory::engine::Engine;
+use crate::memory::{Access, GuestRam, GuestRange, HoldError};
 use crate::topology::{Topology, VcpuId};
-use crate::vcpu::{Activity, Platform, ResetState, StateShape, Vcpu, VcpuHandle, spawn, write_msr};
-use crate::virtio::{MMIO_SIZE, MmioTransport, NOTIFY_OFFSET};
+use crate::vcpu::{End, Io, Platform, ResetState, Samples, Vcpu, VcpuHandle, spawn};
 
-/// IA32_MISC_ENABLE and its bit for fast string operations, which firmware sets (SDM volume 4, table 2-2).
-const MSR_MISC_ENABLE: u32 = 0x1a0;
-const MISC_ENABLE_FAST_STRING: u64 = 1;
-
-/// A machine that is built and loaded, not yet running.
+/// A machine, or a rank's share of it, that is built and loaded, not yet running.
 #[derive(Debug)]
 pub struct Machine {
-    ram: GuestRam,
     vcpus: Vec<(Vcpu, ResetState)>,
-    handles: Vec<VcpuHandle>,
     platform: Arc<Platform>,
-    transports: Vec<Arc<MmioTransport>>,
     ended: Sender<Event>,
     events: Receiver<Event>,
-    clock: GuestClock,
-    vm: VmFd,
+    parts: Parts,
 }
 
 impl Machine {
-    /// Builds a machine and loads its kernel.
+    /// Builds a machine and loads its kernel. With other ranks, their machines are to be built at the same time: they
+    /// need each other's memory and clock.
     ///
     /// # Errors
-    /// [`MachineError`] naming what is wrong or cannot be had.
+    /// [`MachineError`] naming what is wrong or cannot be had; the other ranks are told.
     pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
         config.check()?;
-        let hypervisor = Hypervisor::open(&config.kvm)?;
-        let (topology, limit) = (config.topology, hypervisor.max_vcpus());
-        if topology.vcpus() as usize > limit {
-            return Err(MachineError::Vcpus { vcpus: topology.vcpus(), limit });
-        }
-        let vm = hypervisor.create_vm()?;
-        let ram = create_ram(&vm, config.memory)?;
-        let (vcpus, handles, clock) = create_vcpus(&hypervisor, &vm, &topology)?;
-
-        let ids = topology.ids().map(|id| topology.apic_id(id));
-        let router =
-            Arc::new(Router::new(ids.zip(handles.iter().map(|handle| Arc::clone(handle.mailbox()))).collect()));
-        let io_apic = Arc::new(IoApic::new(Arc::clone(&router)));
-        let (ended, events) = channel();
-        let mut bus = Bus::default();
-        bus.add_mmio(IO_APIC_START, IO_APIC_SIZE, Arc::new(IoApicRegisters(Arc::clone(&io_apic))))?;
-        let line = |gsi: u32| Arc::new(IoApicPin::new(Arc::clone(&io_apic), gsi as usize));
-        let serial = SerialConsole::new(line(SERIAL_GSI), config.serial_output);
-        if let Some(input) = config.serial_input {
-            serial.feed_from(input).map_err(MachineError::Thread)?;
-        }
-        bus.add_pio(SERIAL_PORT, SerialConsole::COUNT, serial)?;
-        bus.add_pio(CLOCK_PORT, RealTimeClock::COUNT, Arc::new(RealTimeClock::default()))?;
-        bus.add_pio(NoIntervalTimer::START, NoIntervalTimer::COUNT, Arc::new(NoIntervalTimer))?;
-        let report = ended.clone();
-        let reported = AtomicBool::new(false);
-        let power = PowerRegisters::new(Box::new(move |event| {
-            // The first counts: a guest that asks again and again must not fill memory with events.
-            if !reported.swap(true, Ordering::Relaxed) {
-                // Nobody waits any more when the machine is being taken down.
-                let _ = report.send(Event::Power(event));
+        let MachineConfig { kvm, topology, memory, role } = config;
+        let ground = |node| Ground::new(&kvm, topology, memory, node);
+        match role {
+            Role::Whole(equipment) => ground(None)?.whole(equipment),
+            Role::First(equipment, cluster) => {
+                let link = ranks::link(&cluster);
+                let built = ground(Some(cluster.rank)).and_then(|ground| ground.first(equipment, cluster, &link));
+                built.inspect_err(|error| tell_failure(&link, error))
             }
-        }));
-        bus.add_pio(POWER_PORT, PowerRegisters::COUNT, Arc::new(power))?;
-        for port in config.ports {
-            bus.add_pio(port.start, port.len, port.device)?;
+            Role::Member(cluster) => {
+                let link = ranks::link(&cluster);
+                let built = ground(Some(cluster.rank)).and_then(|ground| ground.member(cluster, &link));
+                built.inspect_err(|error| tell_failure(&link, error))
+            }
         }
-        let mut transports = Vec::new();
-        let mut virtio = Vec::new();
-        for (device, (gsi, address)) in config.devices.into_iter().zip(virtio_places()) {
-            let transport = Arc::new(MmioTransport::new(device, ram.device_memory(), line(gsi))?);
-            register_notifications(&vm, &transport, address)?;
-            bus.add_mmio(address.into(), MMIO_SIZE, Arc::clone(&transport) as Arc<dyn MmioDevice>)?;
-            virtio.push(VirtioMmio { address, len: MMIO_LEN, gsi });
-            transports.push(transport);
-        }
-        let tables = acpi::build(&acpi_config(&topology, config.memory, virtio))?;
-        ram.alias_mapping().write_slice(&tables, GuestAddress(AREA_START))?;
-
-        let plan = BootPlan::new(&config.kernel, &config.initrd, &config.command_line, config.memory)?;
-        ram.make_resident(config.kernel.loaded_range());
-        let entry = plan.load(ram.alias_mapping(), clock.khz())?;
-        if let Some((bootstrap, reset)) = vcpus.first() {
-            let (registers, special) = enter_long_mode(ram.alias_mapping(), entry, reset.special)?;
-            bootstrap.fd.set_sregs(&special).map_err(KvmError::ioctl("set the first special registers"))?;
-            bootstrap.fd.set_regs(&registers).map_err(KvmError::ioctl("set the first registers"))?;
-        }
-        let platform = Arc::new(Platform { bus, router, io_apic });
-        Ok(Self { ram, vcpus, handles, platform, transports, ended, events, clock, vm })
     }
 
     /// Goes on with the clock of a machine whose vCPUs' states this one takes over: timers and the guest's idea of
@@ -119,8 +70,9 @@ impl Machine {
     /// # Errors
     /// [`MachineError::Clock`] when this host's counter has another rate, [`MachineError::Kvm`] when KVM refuses.
     pub fn continue_clock(&mut self, clock: GuestClock) -> Result<(), MachineError> {
-        if clock.khz() != self.clock.khz() {
-            return Err(MachineError::Clock { host: self.clock.khz(), guest: clock.khz() });
+        let khz = self.parts.clock.khz();
+        if clock.khz() != khz {
+            return Err(MachineError::Clock { host: khz, guest: clock.khz() });
         }
         for (vcpu, _) in &mut self.vcpus {
             if kvm::set_tsc_offset(&vcpu.fd, clock.offset())? != clock.offset() {
@@ -128,7 +80,7 @@ impl Machine {
             }
             vcpu.clock = clock;
         }
-        self.clock = clock;
+        self.parts.clock = clock;
         Ok(())
     }
 
@@ -137,22 +89,170 @@ impl Machine {
     /// # Errors
     /// [`MachineError::Thread`] when a thread cannot be started; those that were are stopped.
     pub fn start(self) -> Result<Running, MachineError> {
-        let Self { ram, vcpus, handles, platform, transports, ended, events, clock, vm } = self;
-        let parts = Parts { handles, io_apic: Arc::clone(&platform.io_apic), clock, transports, vm, ram };
+        let Self { vcpus, platform, ended, events, parts } = self;
         let mut running = Running::new(parts, events, ended.clone());
         for (vcpu, reset) in vcpus {
-            let thread = spawn(vcpu, reset, Arc::clone(&platform), vcpu_ended(&ended)).map_err(MachineError::Thread)?;
+            let told = vcpu_ended(&ended, running.ranks());
+            let thread = spawn(vcpu, reset, Arc::clone(&platform), told).map_err(MachineError::Thread)?;
             running.add_thread(thread);
         }
         Ok(running)
     }
 }
 
-fn vcpu_ended(events: &Sender<Event>) -> impl FnOnce(VcpuId, crate::vcpu::End) + Send + 'static {
+/// Who hears of a vCPU's end: this rank, or of a failure on another rank than 0, rank 0, which ends the machine.
+fn vcpu_ended(events: &Sender<Event>, ranks: Option<&Ranks>) -> impl FnOnce(VcpuId, End) + Send + 'static {
     let events = events.clone();
-    move |id, end| {
+    let tell = ranks.and_then(Ranks::failure_teller);
+    move |id, end| match (tell, &end) {
+        (Some(tell), End::TripleFault | End::Failed(_)) => tell(id, &end),
         // Nobody waits any more when the machine is being taken down.
-        let _ = events.send(Event::Vcpu(id, end));
+        _ => _ = events.send(Event::Vcpu(id, end)),
+    }
+}
+
+/// Tells the others that this rank cannot take part.
+fn tell_failure(link: &ControlLink, error: &MachineError) {
+    let message = Control::lost(link.rank(), &error.to_string());
+    if link.rank() == DEVICE_RANK {
+        link.send_to_others(&message);
+    } else {
+        link.send(DEVICE_RANK, &message, &[]);
+    }
+}
+
+/// The reason for an error that only says that the machine has ended: it comes on another way, a little later perhaps.
+fn with_reason(error: MachineError, events: &Receiver<Event>) -> MachineError {
+    if !matches!(error, MachineError::Ended | MachineError::Hold(HoldError::Ended)) {
+        return error;
+    }
+    match events.recv_timeout(REASON_PATIENCE) {
+        Ok(Event::Cluster(ClusterEvent::Lost(rank, reason))) => MachineError::RankLost { rank: rank.0, reason },
+        _ => error,
+    }
+}
+
+/// How long the reason why memory has ended may be under way: longer than the control thread waits for a better one.
+const REASON_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What every rank has, whatever its role.
+struct Ground {
+    hypervisor: Hypervisor,
+    topology: Topology,
+    memory: u64,
+    vm: VmFd,
+    ram: GuestRam,
+    raw: Vec<Raw>,
+    handles: Vec<VcpuHandle>,
+    samples: Arc<Samples>,
+    ended: Sender<Event>,
+    events: Receiver<Event>,
+}
+
+impl Ground {
+    /// With the vCPUs of one rank, or with all.
+    fn new(kvm: &Path, topology: Topology, memory: u64, rank: Option<Rank>) -> Result<Self, MachineError> {
+        let hypervisor = Hypervisor::open(kvm)?;
+        let own: Vec<VcpuId> = match rank {
+            Some(rank) => topology.ids_of(rank.0.into()).collect(),
+            None => topology.ids().collect(),
+        };
+        let limit = hypervisor.max_vcpus();
+        if own.len() > limit {
+            return Err(MachineError::Vcpus { vcpus: u32::try_from(own.len()).unwrap_or(u32::MAX), limit });
+        }
+        let vm = hypervisor.create_vm()?;
+        let ram = create_ram(&vm, memory)?;
+        let samples = Arc::new(Samples::default());
+        let (raw, handles) = vcpus::create(&vm, &own, &samples)?;
+        let (ended, events) = channel();
+        Ok(Self { hypervisor, topology, memory, vm, ram, raw, handles, samples, ended, events })
+    }
+
+    fn own_processors(&self) -> Vec<(u32, Arc<Mailbox>)> {
+        let ids = self.raw.iter().map(|vcpu| self.topology.apic_id(vcpu.id));
+        ids.zip(self.handles.iter().map(|handle| Arc::clone(handle.mailbox()))).collect()
+    }
+
+    /// A router to all processors of a machine with several ranks.
+    fn wide_router(&self, link: &Arc<ControlLink>) -> Arc<Router> {
+        let rank = |id| Rank(u16::try_from(self.topology.node(id)).unwrap_or(u16::MAX));
+        let others = self.topology.ids().filter(|id| rank(*id) != link.rank());
+        let others = others.map(|id| (self.topology.apic_id(id), rank(id))).collect();
+        Arc::new(Router::new(self.own_processors()).with_others(others, Arc::clone(link)))
+    }
+
+    fn spread(&self, cluster: &Cluster, notes: &ControlNotes) -> Result<Engine, MachineError> {
+        ranks::spread_memory(&self.ram, cluster, (&self.topology, self.memory), &self.handles, notes)
+    }
+
+    fn whole(self, equipment: Equipment) -> Result<Machine, MachineError> {
+        let router = Arc::new(Router::new(self.own_processors()));
+        let clock = vcpus::new_clock(&self.raw)?;
+        let memory = self.ram.device_memory();
+        let (devices, rest) = devices::attach(equipment, &self.vm, &memory, &router, &self.ended)?;
+        self.ram.make_resident(rest.kernel.loaded_range());
+        self.load(rest, Arc::new(devices), router, clock, None)
+    }
+
+    fn first(self, equipment: Equipment, cluster: Cluster, link: &Arc<ControlLink>) -> Result<Machine, MachineError> {
+        let (notes, note_box) = notes().map_err(MachineError::Thread)?;
+        let engine = self.spread(&cluster, &notes)?;
+        let router = self.wide_router(link);
+        let clock = vcpus::new_clock(&self.raw)?;
+        let (devices, rest) = devices::attach(equipment, &self.vm, &engine.device_memory(), &router, &self.ended)?;
+        let (devices, link) = (Arc::new(devices), Arc::clone(link));
+        let first = FirstRank { topology: self.topology, devices: Arc::clone(&devices), clock, link };
+        let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
+        let ranks = ranks::start_first(base, note_box, first, &router, &self.ended)?;
+        self.load(rest, devices, router, clock, Some(ranks))
+    }
+
+    fn member(self, cluster: Cluster, link: &Arc<ControlLink>) -> Result<Machine, MachineError> {
+        let (notes, note_box) = notes().map_err(MachineError::Thread)?;
+        let engine = self.spread(&cluster, &notes)?;
+        let router = self.wide_router(link);
+        let forwarder = Arc::new(Forwarder::new(Arc::clone(link), self.raw.iter().map(|vcpu| vcpu.id)));
+        let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
+        let (ranks, measured) = ranks::start_member(base, note_box, &forwarder, &router, &self.ended)?;
+        let clock = ranks.take_clock(&measured, &self.raw).map_err(|error| with_reason(error, &self.events))?;
+        let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock)?;
+        let platform = Arc::new(Platform { io: Io::There(forwarder), router });
+        let Self { vm, ram, handles, ended, events, .. } = self;
+        let parts = Parts { handles, ranks: Some(ranks), platform: Arc::clone(&platform), clock, vm, ram };
+        Ok(Machine { vcpus, platform, ended, events, parts })
+    }
+
+    /// Loads tables and kernel.
+    fn load(
+        self,
+        rest: Rest,
+        devices: Arc<Devices>,
+        router: Arc<Router>,
+        clock: GuestClock,
+        ranks: Option<Ranks>,
+    ) -> Result<Machine, MachineError> {
+        let Self { hypervisor, topology, memory, vm, ram, raw, handles, ended, events, .. } = self;
+        let vcpus = vcpus::equip(&hypervisor, &topology, raw, clock)?;
+        let Rest { kernel, initrd, command_line, virtio } = rest;
+        let tables = acpi::build(&devices::acpi_config(&topology, memory, virtio))?;
+        let plan = BootPlan::new(&kernel, &initrd, &command_line, memory)?;
+        let window = ranks.as_ref().map_or_else(|| ram.device_memory(), Ranks::device_memory);
+        let tables_range = GuestRange { start: GuestAddress(AREA_START), len: tables.len() as u64 };
+        let ranges = plan.ranges().into_iter().chain([tables_range]).map(|range| (range, Access::Write));
+        let held = window.hold(&ranges.collect::<Vec<_>>());
+        let held = held.map_err(|error| with_reason(MachineError::Hold(error), &events))?;
+        held.write_slice(&tables, GuestAddress(AREA_START))?;
+        let entry = plan.load(&held, clock.khz())?;
+        if let Some((bootstrap, reset)) = vcpus.first() {
+            let (registers, special) = enter_long_mode(&held, entry, reset.special)?;
+            bootstrap.fd.set_sregs(&special).map_err(KvmError::ioctl("set the first special registers"))?;
+            bootstrap.fd.set_regs(&registers).map_err(KvmError::ioctl("set the first registers"))?;
+        }
+        drop(held);
+        let platform = Arc::new(Platform { io: Io::Here(devices), router });
+        let parts = Parts { handles, ranks, platform: Arc::clone(&platform), clock, vm, ram };
+        Ok(Machine { vcpus, platform, ended, events, parts })
     }
 }
 
@@ -176,109 +276,4 @@ fn create_ram(vm: &VmFd, bytes: u64) -> Result<GuestRam, MachineError> {
         unsafe { vm.set_user_memory_region(region) }.map_err(KvmError::ioctl("take guest memory"))?;
     }
     Ok(ram)
-}
-
-type Vcpus = (Vec<(Vcpu, ResetState)>, Vec<VcpuHandle>, GuestClock);
-
-fn create_vcpus(hypervisor: &Hypervisor, vm: &VmFd, topology: &Topology) -> Result<Vcpus, MachineError> {
-    let supported = hypervisor.supported_cpuid()?;
-    let (candidates, xsave_size) = (hypervisor.state_msrs()?, hypervisor.xsave_size());
-    let mut clock = None;
-    let mut shape = None;
-    let (mut vcpus, mut handles) = (Vec::new(), Vec::new());
-    for id in topology.ids() {
-        let fd = vm.create_vcpu(id.0.into()).map_err(KvmError::ioctl("create a vCPU"))?;
-        let clock = match clock {
-            Some(clock) => clock,
-            None => {
-                let khz = fd.get_tsc_khz().map_err(KvmError::ioctl("tell the time-stamp counter's rate"))?;
-                let wanted = GuestClock::start(khz);
-                let offset = kvm::set_tsc_offset(&fd, wanted.offset())?;
-                *clock.insert(wanted.with_offset(offset))
-            }
-        };
-        let leaves = CpuId::from_entries(&cpuid::for_vcpu(&supported, topology, id, clock.khz()))
-            .map_err(|_| KvmError::Missing("room for this machine's CPUID leaves"))?;
-        fd.set_cpuid2(&leaves).map_err(KvmError::ioctl("set CPUID"))?;
-        kvm::set_tsc_offset(&fd, clock.offset())?;
-        // Hosts without this Intel register need not have it set.
-        let _ = write_msr(&fd, MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING);
-        let shape = shape.get_or_insert_with(|| StateShape::probe(&fd, &candidates, xsave_size)).clone();
-        let reset = ResetState {
-            registers: fd.get_regs().map_err(KvmError::ioctl("read registers"))?,
-            special: fd.get_sregs().map_err(KvmError::ioctl("read special registers"))?,
-            debug: fd.get_debug_regs().map_err(KvmError::ioctl("read debug registers"))?,
-        };
-        let activity = if id.0 == 0 { Activity::Running } else { Activity::WaitForStartUp };
-        let (vcpu, handle) = Vcpu::new(id, topology.apic_id(id), fd, shape, clock, activity);
-        vcpus.push((vcpu, reset));
-        handles.push(handle);
-    }
-    let clock = clock.ok_or(KvmError::Missing("a vCPU"))?;
-    Ok((vcpus, handles, clock))
-}
-
-const MMIO_LEN: u32 = 0x1000;
-const _: () = assert!(MMIO_LEN as u64 == MMIO_SIZE);
-const VIRTIO_BASE: u32 = 0xd000_0000;
-const _: () = assert!(VIRTIO_BASE as u64 == VIRTIO_START);
-
-/// Interrupt and address of each virtio device.
-fn virtio_places() -> impl Iterator<Item = (u32, u32)> {
-    (VIRTIO_FIRST_GSI..).zip((VIRTIO_BASE..).step_by(MMIO_LEN as usize))
-}
-
-/// Lets KVM itself take the driver's notifications, which saves an exit to user space each time.
-fn register_notifications(vm: &VmFd, transport: &MmioTransport, address: u32) -> Result<(), KvmError> {
-    let register = IoEventAddress::Mmio(u64::from(address) + NOTIFY_OFFSET);
-    for (queue, fd) in (0u32..).zip(transport.notify_fds()) {
-        vm.register_ioevent(fd, &register, queue).map_err(KvmError::ioctl("take a device's notifications"))?;
-    }
-    Ok(())
-}
-
-fn acpi_config(topology: &Topology, memory: u64, virtio: Vec<VirtioMmio>) -> AcpiConfig {
-    let processor = |id| Processor { x2apic_id: topology.apic_id(id), node: topology.node(id) };
-    let range = |(start, len, node)| MemoryRange { start, len, node };
-    AcpiConfig {
-        base: AREA_START,
-        processors: topology.ids().map(processor).collect(),
-        memory: node_ranges(memory, topology.nodes()).into_iter().map(range).collect(),
-        nodes: topology.nodes(),
-        io_apic: acpi::IoApic { id: 0, address: IO_APIC_ADDRESS, gsi_base: 0 },
-        virtio,
-        serial: SerialPort { io_port: SERIAL_PORT, gsi: SERIAL_GSI },
-        power: PowerRegisters::PORTS,
-    }
-}
-
-const IO_APIC_ADDRESS: u32 = 0xfec0_0000;
-const _: () = assert!(IO_APIC_ADDRESS as u64 == IO_APIC_START);
-
-/// The IOAPIC's registers on the bus: the first 32 bits of an access count, a narrower one is ignored.
-#[derive(Debug)]
-struct IoApicRegisters(Arc<IoApic>);
-
-impl MmioDevice for IoApicRegisters {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        if let Some(register) = data.first_chunk_mut::<4>() {
-            *register = self.0.read(offset).to_le_bytes();
-        }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        if let Some(register) = data.first_chunk::<4>() {
-            self.0.write(offset, u32::from_le_bytes(*register));
-        }
-    }
-}
-
-impl MmioDevice for MmioTransport {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        Self::read(self, offset, data);
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        Self::write(self, offset, data);
-    }
 }

@@ -6,24 +6,46 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use vincs_coherence::home::HomeMapError;
+
 use crate::acpi::AcpiError;
 use crate::boot::{BootError, BootPlan, KernelImage};
 use crate::bus::{Overlap, PioDevice};
+use crate::cluster::{ClockError, Cluster, ClusterError};
 use crate::kvm::KvmError;
 use crate::layout::{MAX_MEMORY, MAX_VIRTIO_DEVICES, MIN_MEMORY};
-use crate::memory::RamError;
+use crate::memory::engine::EngineError;
+use crate::memory::{HoldError, RamError};
 use crate::topology::Topology;
 use crate::vcpu::StateError;
 use crate::virtio::{TransportError, VirtioDevice};
 
-/// What a machine is made of.
+/// What a machine is made of, as far as it is on this rank.
+#[derive(Debug)]
 pub struct MachineConfig {
     /// KVM's device node, usually [`crate::kvm::DEFAULT_KVM_PATH`].
     pub kvm: PathBuf,
-    /// vCPUs and their arrangement.
+    /// vCPUs of the whole machine and their arrangement.
     pub topology: Topology,
-    /// RAM in bytes.
+    /// RAM of the whole machine in bytes.
     pub memory: u64,
+    /// What this rank is in the machine.
+    pub role: Role,
+}
+
+/// What a rank is in its machine.
+#[derive(Debug)]
+pub enum Role {
+    /// All of it.
+    Whole(Equipment),
+    /// Rank 0 of several: it has the kernel and all devices.
+    First(Equipment, Cluster),
+    /// Another rank: it has vCPUs and memory alone.
+    Member(Cluster),
+}
+
+/// What a machine has besides vCPUs and memory.
+pub struct Equipment {
     /// The kernel.
     pub kernel: KernelImage,
     /// Its initramfs; empty for none.
@@ -51,11 +73,9 @@ pub struct PortDevice {
     pub device: Arc<dyn PioDevice>,
 }
 
-impl fmt::Debug for MachineConfig {
+impl fmt::Debug for Equipment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MachineConfig")
-            .field("topology", &self.topology)
-            .field("memory", &self.memory)
+        f.debug_struct("Equipment")
             .field("command_line", &self.command_line)
             .field("devices", &self.devices)
             .finish_non_exhaustive()
@@ -113,6 +133,32 @@ pub enum MachineError {
         /// Rate of the guest's clock in kHz.
         guest: u32,
     },
+    /// This rank's place in the machine is none.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// This rank cannot have the machine's clock.
+    #[error(transparent)]
+    SharedClock(#[from] ClockError),
+    /// Memory cannot be spread over ranks.
+    #[error(transparent)]
+    Homes(#[from] HomeMapError),
+    /// The fault path cannot be had.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The kernel's place in memory cannot be had.
+    #[error("cannot load the kernel: {0}")]
+    Hold(HoldError),
+    /// Another rank is lost, or gives up, before this one has started.
+    #[error("rank {rank} is lost: {reason}")]
+    RankLost {
+        /// Which one.
+        rank: u16,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Rank 0 has ended the machine before this rank has started.
+    #[error("the machine has ended before this rank had started")]
+    Ended,
     /// The host has no thread left.
     #[error("cannot start a thread of the machine: {0}; raise the limit on processes (ulimit -u)")]
     Thread(io::Error),
@@ -127,10 +173,20 @@ impl MachineConfig {
         if !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
             return Err(MachineError::Memory(self.memory));
         }
-        if self.devices.len() > MAX_VIRTIO_DEVICES {
-            return Err(MachineError::Devices(self.devices.len()));
+        let (equipment, cluster) = match &self.role {
+            Role::Whole(equipment) => (Some(equipment), None),
+            Role::First(equipment, cluster) => (Some(equipment), Some(cluster)),
+            Role::Member(cluster) => (None, Some(cluster)),
+        };
+        if let Some(cluster) = cluster {
+            cluster.check(&self.topology, equipment.is_some())?;
         }
-        BootPlan::new(&self.kernel, &self.initrd, &self.command_line, self.memory)?;
+        if let Some(equipment) = equipment {
+            if equipment.devices.len() > MAX_VIRTIO_DEVICES {
+                return Err(MachineError::Devices(equipment.devices.len()));
+            }
+            BootPlan::new(&equipment.kernel, &equipment.initrd, &equipment.command_line, self.memory)?;
+        }
         Ok(())
     }
 }

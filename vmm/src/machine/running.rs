@@ -8,19 +8,21 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::VmFd;
 use serde::Serialize;
 
+use super::ranks::{RankStats, Ranks};
 use crate::apic::IoApic;
 use crate::clock::GuestClock;
+use crate::cluster::{ClusterEvent, VcpuFailure};
 use crate::legacy::PowerEvent;
 use crate::memory::{DeviceMemory, GuestRam};
 use crate::topology::VcpuId;
-use crate::vcpu::{End, VcpuHandle, VcpuStatsSnapshot};
-use crate::virtio::MmioTransport;
+use crate::vcpu::{End, Io, Platform, VcpuHandle, VcpuStatsSnapshot};
 
 /// What happens to a running machine.
 #[derive(Debug)]
 pub(super) enum Event {
     Power(PowerEvent),
     Vcpu(VcpuId, End),
+    Cluster(ClusterEvent),
     Stop,
 }
 
@@ -43,6 +45,18 @@ pub enum StopReason {
         /// What happened.
         message: String,
     },
+    /// Another rank is lost, gives up or breaks the rules; without it there is no machine.
+    RankLost {
+        /// Which one.
+        rank: u16,
+        /// Why, in words.
+        reason: String,
+    },
+    /// On ranks other than 0: rank 0 has ended the machine.
+    Ended {
+        /// The status it gave.
+        status: i32,
+    },
     /// A [`Stopper`] was used.
     Stopped,
 }
@@ -50,8 +64,10 @@ pub enum StopReason {
 /// What a machine has done.
 #[derive(Clone, Debug, Serialize)]
 pub struct MachineStats {
-    /// Counters of each vCPU, in order.
+    /// Counters of each vCPU of this rank, in order.
     pub vcpus: Vec<VcpuStatsSnapshot>,
+    /// What this rank has told the others, if there are any.
+    pub ranks: Option<RankStats>,
 }
 
 /// Stops a running machine from anywhere.
@@ -66,15 +82,14 @@ impl Stopper {
     }
 }
 
-/// What a machine at work consists of, in the order in which it is dropped: devices, then KVM's machine, then the
-/// memory that both use.
+/// What a machine at work consists of, in the order in which it is dropped: dealings with other ranks, devices, then
+/// KVM's machine, then the memory that all use.
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) handles: Vec<VcpuHandle>,
-    pub(super) io_apic: Arc<IoApic>,
+    pub(super) ranks: Option<Ranks>,
+    pub(super) platform: Arc<Platform>,
     pub(super) clock: GuestClock,
-    #[expect(dead_code, reason = "kept until the threads have ended")]
-    pub(super) transports: Vec<Arc<MmioTransport>>,
     #[expect(dead_code, reason = "kept until the devices are gone")]
     pub(super) vm: VmFd,
     pub(super) ram: GuestRam,
@@ -111,6 +126,14 @@ impl Running {
             Ok(Event::Power(PowerEvent::Reset)) => Some(StopReason::Reset),
             Ok(Event::Vcpu(vcpu, End::TripleFault)) => Some(StopReason::TripleFault { vcpu: vcpu.0 }),
             Ok(Event::Vcpu(vcpu, End::Failed(message))) => Some(StopReason::Failed { vcpu: vcpu.0, message }),
+            Ok(Event::Cluster(ClusterEvent::VcpuFailed(vcpu, VcpuFailure::TripleFault))) => {
+                Some(StopReason::TripleFault { vcpu })
+            }
+            Ok(Event::Cluster(ClusterEvent::VcpuFailed(vcpu, VcpuFailure::Host(message)))) => {
+                Some(StopReason::Failed { vcpu, message })
+            }
+            Ok(Event::Cluster(ClusterEvent::Lost(rank, reason))) => Some(StopReason::RankLost { rank: rank.0, reason }),
+            Ok(Event::Cluster(ClusterEvent::Ended(status))) => Some(StopReason::Ended { status }),
             Ok(Event::Vcpu(_, End::Stopped) | Event::Stop) => Some(StopReason::Stopped),
             // This end holds a sender, so the channel cannot be disconnected.
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
@@ -123,16 +146,46 @@ impl Running {
         Stopper(self.sender.clone())
     }
 
-    /// Its vCPUs, in order.
+    /// On rank 0 of several: tells the others that the machine has ended with this status, and waits a little until all
+    /// know. Says whether they do; otherwise a rank takes this one for lost. Elsewhere nobody has to be told.
+    pub fn end_cluster(&self, status: i32) -> bool {
+        self.parts.ranks.as_ref().is_none_or(|ranks| ranks.end(status))
+    }
+
+    /// On rank 0 of several: what each other rank says it has counted ([`Self::set_statistics`]), as far as it comes
+    /// within `limit`.
+    #[must_use]
+    pub fn gather_statistics(&self, limit: Duration) -> Vec<(u16, Vec<u8>)> {
+        let gathered = self.parts.ranks.as_ref().map(|ranks| ranks.gather(limit)).unwrap_or_default();
+        gathered.into_iter().map(|(rank, bytes)| (rank.0, bytes)).collect()
+    }
+
+    /// On ranks other than 0: what to tell rank 0 when it gathers statistics. Called by a thread that answers other
+    /// ranks' signs of life: it must not wait.
+    pub fn set_statistics(&self, source: Box<dyn Fn() -> Vec<u8> + Send>) {
+        if let Some(ranks) = &self.parts.ranks {
+            ranks.set_statistics(source);
+        }
+    }
+
+    pub(super) fn ranks(&self) -> Option<&Ranks> {
+        self.parts.ranks.as_ref()
+    }
+
+    /// This rank's vCPUs, in order.
     #[must_use]
     pub fn vcpus(&self) -> &[VcpuHandle] {
         &self.parts.handles
     }
 
-    /// Its IOAPIC, whose state belongs to the machine's as the local APICs' belong to the vCPUs'.
+    /// Its IOAPIC, whose state belongs to the machine's as the local APICs' belong to the vCPUs'. Ranks other than 0
+    /// have none.
     #[must_use]
-    pub fn io_apic(&self) -> &IoApic {
-        &self.parts.io_apic
+    pub fn io_apic(&self) -> Option<&IoApic> {
+        match &self.parts.platform.io {
+            Io::Here(devices) => Some(&devices.io_apic),
+            Io::There(_) => None,
+        }
     }
 
     /// Its clock, to which the times in the vCPUs' states refer.
@@ -144,7 +197,7 @@ impl Running {
     /// Its memory, as devices see it.
     #[must_use]
     pub fn memory(&self) -> DeviceMemory {
-        self.parts.ram.device_memory()
+        self.parts.ranks.as_ref().map_or_else(|| self.parts.ram.device_memory(), Ranks::device_memory)
     }
 
     /// When its vCPUs were started: the kernel's entry.
@@ -156,13 +209,17 @@ impl Running {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> MachineStats {
-        MachineStats { vcpus: self.parts.handles.iter().map(|handle| handle.stats().snapshot()).collect() }
+        let vcpus = self.parts.handles.iter().map(|handle| handle.stats().snapshot()).collect();
+        MachineStats { vcpus, ranks: self.parts.ranks.as_ref().map(Ranks::stats) }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.parts.handles.iter().for_each(VcpuHandle::stop);
+        if let Some(ranks) = &mut self.parts.ranks {
+            ranks.stop_waiting();
+        }
         for thread in self.threads.drain(..) {
             // A panic of a thread has ended the process already.
             let _ = thread.join();

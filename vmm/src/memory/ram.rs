@@ -39,7 +39,7 @@ pub enum RamError {
 /// Guest RAM of the whole machine.
 #[derive(Debug)]
 pub struct GuestRam {
-    guest: GuestMemoryMmap,
+    guest: Arc<GuestMemoryMmap>,
     alias: Arc<GuestMemoryMmap>,
 }
 
@@ -64,7 +64,7 @@ impl GuestRam {
             });
             GuestMemoryMmap::from_ranges_with_files(ranges)
         };
-        Ok(Self { guest: mapping()?, alias: Arc::new(mapping()?) })
+        Ok(Self { guest: Arc::new(mapping()?), alias: Arc::new(mapping()?) })
     }
 
     /// Makes a range of guest-physical addresses resident and mapped at once, in both mappings, for what is about to be
@@ -90,6 +90,11 @@ impl GuestRam {
     #[must_use]
     pub fn guest_mapping(&self) -> &GuestMemoryMmap {
         &self.guest
+    }
+
+    /// The guest mapping, for who has to keep it.
+    pub(super) fn guest_arc(&self) -> Arc<GuestMemoryMmap> {
+        Arc::clone(&self.guest)
     }
 
     /// The mapping for loaders, devices and protocol code; it never faults to user space.

@@ -4,18 +4,21 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuExit;
 use tracing::debug;
 
-use super::run::Platform;
+use super::run::{Io, Platform};
 use super::stats::{VcpuStats, count};
 use crate::apic::{ApicWrite, LocalApic};
-use crate::bus::Bus;
 use crate::clock::GuestClock;
+use crate::cluster::{Closed, Place};
 use crate::kvm::KvmError;
+use crate::topology::VcpuId;
 
 /// What an exit leaves to do once the bus has answered it.
 #[derive(Debug)]
 pub(super) enum Exit {
     /// Nothing.
     Served,
+    /// The machine ends: the access will have no answer.
+    Abandoned,
     /// A signal ended the entry.
     Kicked,
     /// The guest reads this MSR, which KVM does not answer itself.
@@ -32,32 +35,29 @@ pub(super) enum Exit {
     Failed(String),
 }
 
-/// Takes a device access to the bus; says what any other exit asks for.
+/// Takes a device access to the device; says what any other exit asks for.
 pub(super) fn serve(
     exit: Result<VcpuExit<'_>, kvm_ioctls::Error>,
-    bus: &Bus,
+    vcpu: VcpuId,
+    io: &Io,
     stats: &VcpuStats,
 ) -> Result<Exit, KvmError> {
     Ok(match exit {
         Ok(VcpuExit::IoIn(port, data)) => {
             count(&stats.port_io);
-            bus.pio_read(port, data);
-            Exit::Served
+            read(io, vcpu, Place::Port(port), data, stats)
         }
         Ok(VcpuExit::IoOut(port, data)) => {
             count(&stats.port_io);
-            bus.pio_write(port, data);
-            Exit::Served
+            write(io, vcpu, Place::Port(port), data, stats)
         }
         Ok(VcpuExit::MmioRead(address, data)) => {
             count(&stats.mmio);
-            bus.mmio_read(address, data);
-            Exit::Served
+            read(io, vcpu, Place::Memory(address), data, stats)
         }
         Ok(VcpuExit::MmioWrite(address, data)) => {
             count(&stats.mmio);
-            bus.mmio_write(address, data);
-            Exit::Served
+            write(io, vcpu, Place::Memory(address), data, stats)
         }
         Ok(VcpuExit::X86Rdmsr(exit)) => Exit::ReadMsr(exit.index),
         Ok(VcpuExit::X86Wrmsr(exit)) => Exit::WriteMsr(exit.index, exit.data),
@@ -81,6 +81,33 @@ pub(super) fn serve(
         Err(error) if error.errno() == libc::EAGAIN => Exit::Served,
         Err(error) => return Err(KvmError::ioctl("run it")(error)),
     })
+}
+
+fn read(io: &Io, vcpu: VcpuId, place: Place, data: &mut [u8], stats: &VcpuStats) -> Exit {
+    match (io, place) {
+        (Io::Here(devices), Place::Port(port)) => devices.bus.pio_read(port, data),
+        (Io::Here(devices), Place::Memory(address)) => devices.bus.mmio_read(address, data),
+        (Io::There(forwarder), place) => {
+            count(&stats.forwarded);
+            if forwarder.read(vcpu, place, data) == Err(Closed) {
+                return Exit::Abandoned;
+            }
+        }
+    }
+    Exit::Served
+}
+
+fn write(io: &Io, vcpu: VcpuId, place: Place, data: &[u8], stats: &VcpuStats) -> Exit {
+    match (io, place) {
+        (Io::Here(devices), Place::Port(port)) => devices.bus.pio_write(port, data),
+        (Io::Here(devices), Place::Memory(address)) => devices.bus.mmio_write(address, data),
+        (Io::There(forwarder), place) => match forwarder.write(vcpu, place, data) {
+            Ok(true) => count(&stats.posted),
+            Ok(false) => count(&stats.forwarded),
+            Err(Closed) => return Exit::Abandoned,
+        },
+    }
+    Exit::Served
 }
 
 /// The value of an MSR that the guest reads; nothing stands for a general-protection exception.
@@ -110,7 +137,10 @@ pub(super) fn write_msr(
             count(&stats.interprocessor_interrupts);
             platform.router.send(icr, apic.id());
         }
-        ApicWrite::EndOfLevel(vector) => platform.io_apic.end_of_interrupt(vector),
+        ApicWrite::EndOfLevel(vector) => match &platform.io {
+            Io::Here(devices) => devices.io_apic.end_of_interrupt(vector),
+            Io::There(forwarder) => forwarder.end_of_interrupt(vector),
+        },
     }
     Some(())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::kick::{Kick, KickWaker};
+use super::sampling::{SampleSlot, Samples, Wanted};
 use super::{StateError, VcpuState, VcpuStats};
 use crate::apic::Mailbox;
 
@@ -40,33 +41,45 @@ pub struct VcpuHandle {
     kick: Arc<Kick>,
     commands: SyncSender<Command>,
     stats: Arc<VcpuStats>,
+    wanted: Arc<Wanted>,
 }
 
 /// The same things as the vCPU's thread holds them.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct VcpuShared {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) kick: Arc<Kick>,
     pub(super) commands: Receiver<Command>,
     pub(super) stats: Arc<VcpuStats>,
+    pub(super) sample: SampleSlot,
 }
 
 /// Commands that may wait for one vCPU before a sender has to.
 const COMMAND_QUEUE: usize = 4;
 
 impl VcpuHandle {
-    pub(super) fn new() -> (Self, Shared) {
+    /// What others hold of a vCPU, and what its thread does.
+    ///
+    /// `samples`: where the thread notes which instructions run into faults, when it is asked to.
+    pub(crate) fn new(samples: Arc<Samples>) -> (Self, VcpuShared) {
         let (commands, receiver) = sync_channel(COMMAND_QUEUE);
         let kick = Arc::new(Kick::default());
         let mailbox = Arc::new(Mailbox::new(Box::new(KickWaker(Arc::clone(&kick)))));
         let stats = Arc::new(VcpuStats::default());
-        let shared = Shared {
+        let wanted = Arc::new(Wanted::default());
+        let shared = VcpuShared {
             mailbox: Arc::clone(&mailbox),
             kick: Arc::clone(&kick),
             commands: receiver,
             stats: Arc::clone(&stats),
+            sample: SampleSlot { wanted: Arc::clone(&wanted), samples },
         };
-        (Self { mailbox, kick, commands, stats }, shared)
+        (Self { mailbox, kick, commands, stats, wanted }, shared)
+    }
+
+    /// How to ask the thread which instruction ran into a fault.
+    pub(super) fn sampled_by(&self) -> (Arc<Kick>, Arc<Wanted>) {
+        (Arc::clone(&self.kick), Arc::clone(&self.wanted))
     }
 
     /// Where its interrupts are left.

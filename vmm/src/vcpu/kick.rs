@@ -50,6 +50,11 @@ impl Kick {
         Ok(())
     }
 
+    /// Whether it is the thread with this Linux id.
+    pub(super) fn is_thread(&self, id: i32) -> bool {
+        self.thread.get().is_some_and(|(tid, _)| *tid == id)
+    }
+
     /// Asks the thread to look at its commands.
     pub(super) fn call_attention(&self) {
         self.attention.store(true, Ordering::SeqCst);

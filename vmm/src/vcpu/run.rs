@@ -10,22 +10,30 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 
 use super::exits::{self, Exit};
-use super::handle::{Command, Shared, VcpuHandle};
+use super::handle::{Command, VcpuShared};
 use super::kick::{KickTimer, drain_signal, kick_signal};
 use super::state::{Activity, MSR_TSC, StateShape, VcpuState, read_msr};
 use super::stats::count;
-use crate::apic::{IoApic, LocalApic, Router, Signals};
-use crate::bus::Bus;
+use crate::apic::{LocalApic, Router, Signals};
 use crate::clock::GuestClock;
+use crate::cluster::{Devices, Forwarder};
 use crate::kvm::{self, KvmError};
 use crate::topology::VcpuId;
 
 /// What all vCPUs of the machine share.
 #[derive(Debug)]
 pub(crate) struct Platform {
-    pub(crate) bus: Bus,
+    pub(crate) io: Io,
     pub(crate) router: Arc<Router>,
-    pub(crate) io_apic: Arc<IoApic>,
+}
+
+/// Where the machine's devices are.
+#[derive(Debug)]
+pub(crate) enum Io {
+    /// On this rank.
+    Here(Arc<Devices>),
+    /// On another one.
+    There(Arc<Forwarder>),
 }
 
 /// Why a vCPU's thread ended.
@@ -49,22 +57,7 @@ pub(crate) struct Vcpu {
     pub(crate) clock: GuestClock,
     /// The bootstrap processor runs from the start; the others wait for a start-up message.
     pub(crate) activity: Activity,
-    shared: Shared,
-}
-
-impl Vcpu {
-    /// A vCPU and what others hold of it.
-    pub(crate) fn new(
-        id: VcpuId,
-        apic_id: u32,
-        fd: VcpuFd,
-        shape: StateShape,
-        clock: GuestClock,
-        activity: Activity,
-    ) -> (Self, VcpuHandle) {
-        let (handle, shared) = VcpuHandle::new();
-        (Self { id, apic_id, fd, shape, clock, activity, shared }, handle)
-    }
+    pub(crate) shared: VcpuShared,
 }
 
 /// Runs a vCPU on a thread of its own, which calls `ended` at its end.
@@ -93,6 +86,7 @@ pub(crate) struct ResetState {
 }
 
 struct Runner {
+    id: VcpuId,
     fd: VcpuFd,
     shape: StateShape,
     clock: GuestClock,
@@ -101,7 +95,7 @@ struct Runner {
     paused: bool,
     reset: ResetState,
     platform: Arc<Platform>,
-    shared: Shared,
+    shared: VcpuShared,
     timer: KickTimer,
 }
 
@@ -125,6 +119,7 @@ impl Runner {
         let timer = prepare().map_err(|error| format!("its thread cannot be prepared: {error}"))?;
         kvm::set_run_signal(&vcpu.fd, kick_signal()).map_err(|error| error.to_string())?;
         Ok(Self {
+            id: vcpu.id,
             fd: vcpu.fd,
             shape: vcpu.shape,
             clock: vcpu.clock,
@@ -195,7 +190,7 @@ impl Runner {
 
     fn sleep(&mut self, until_timer: bool) {
         let limit = if until_timer { self.apic.timer_expiry().map(|tick| self.clock.until(tick)) } else { None };
-        let Shared { kick, mailbox, .. } = &self.shared;
+        let VcpuShared { kick, mailbox, .. } = &self.shared;
         kick.sleep(|| !mailbox.is_empty(), limit);
     }
 
@@ -256,11 +251,13 @@ impl Runner {
         self.timer.arm(self.apic.timer_expiry(), |tick| self.clock.until(tick));
         self.fd.get_kvm_run().cr8 = self.apic.cr8();
         count(&self.shared.stats.entries);
-        let Shared { kick, mailbox, stats, .. } = &self.shared;
+        let VcpuShared { kick, mailbox, stats, .. } = &self.shared;
         let Some(exit) = kick.in_guest(|| !mailbox.is_empty(), || self.fd.run()) else { return Ok(Step::Continue) };
-        let exit = exits::serve(exit, &self.platform.bus, stats)?;
+        let exit = exits::serve(exit, self.id, &self.platform.io, stats)?;
         let step = self.answer(exit);
-        if matches!(step, Step::Kicked) {
+        let kicked = matches!(step, Step::Kicked);
+        self.shared.sample.look(kicked, || self.fd.get_regs().ok().map(|registers| registers.rip));
+        if kicked {
             count(&self.shared.stats.kicks);
             drain_signal();
             // The signal was perhaps the timer's, which has to be armed again then.
@@ -278,6 +275,7 @@ impl Runner {
         }
         match exit {
             Exit::Served => Step::Continue,
+            Exit::Abandoned => Step::End(End::Stopped),
             Exit::Kicked => Step::Kicked,
             Exit::ReadMsr(index) => {
                 let value = exits::read_msr(index, &self.apic, &self.clock, &self.shared.stats);
@@ -306,7 +304,7 @@ impl Runner {
         for _ in 0..MAX_EXITS_OF_AN_INSTRUCTION {
             let run = self.fd.get_kvm_run();
             (run.cr8, run.immediate_exit) = (self.apic.cr8(), 1);
-            let exit = exits::serve(self.fd.run(), &self.platform.bus, &self.shared.stats);
+            let exit = exits::serve(self.fd.run(), self.id, &self.platform.io, &self.shared.stats);
             self.fd.set_kvm_immediate_exit(0);
             match self.answer(exit?) {
                 Step::Continue => {}

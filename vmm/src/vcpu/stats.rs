@@ -35,6 +35,10 @@ counters! {
     port_io,
     /// Exits for memory-mapped I/O.
     mmio,
+    /// Device accesses that another rank answered.
+    forwarded,
+    /// Notifications of queues sent to another rank, which are not answered.
+    posted,
     /// Exits for reads and writes of the local APIC's registers.
     apic_registers,
     /// Exits for other MSRs, which do not exist in this machine.

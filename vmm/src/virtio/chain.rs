@@ -4,10 +4,10 @@
 use std::io;
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
 use super::DeviceError;
-use crate::memory::{Access, DeviceMemory, GuestRange, Held, HoldError};
+use crate::memory::{Access, DeviceMemory, GuestRange, Held};
 
 /// Longest chain in descriptors, through an indirect table too; what one preadv(2) takes (IOV_MAX).
 pub const MAX_CHAIN_LEN: u16 = 1024;
@@ -28,6 +28,15 @@ pub struct Chain {
     writable: Vec<GuestRange>,
 }
 
+/// How far a walk along the descriptors came.
+#[derive(Debug)]
+pub(super) enum Walk {
+    /// To the end.
+    Whole(Chain),
+    /// To an indirect table, which has the rest.
+    Indirect(Chain, Table),
+}
+
 /// Where the descriptors of a chain are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Table {
@@ -40,14 +49,25 @@ pub(super) struct Table {
 }
 
 impl Chain {
-    /// Follows the chain that begins at `head`.
-    pub(super) fn walk(memory: &DeviceMemory, queue: usize, table: Table, head: u16) -> Result<Self, DeviceError> {
+    /// Follows the chain that begins at `head` of a table that is held. At an indirect table it stops, as that is not held.
+    pub(super) fn walk(memory: &GuestMemoryMmap, queue: usize, table: Table, head: u16) -> Result<Walk, DeviceError> {
+        let chain = Self { queue, head, readable: Vec::new(), writable: Vec::new() };
+        chain.follow(memory, table, head)
+    }
+
+    /// Goes on with the indirect table at which [`Self::walk`] stopped.
+    pub(super) fn walk_indirect(self, memory: &DeviceMemory, table: Table) -> Result<Self, DeviceError> {
+        let held = memory.hold(&[(table.range(), Access::Read)]).map_err(|error| self.broken(&error.to_string()))?;
+        match self.follow(&held, table, 0)? {
+            Walk::Whole(chain) | Walk::Indirect(chain, _) => Ok(chain),
+        }
+    }
+
+    /// Adds the buffers of the descriptors from this one on.
+    fn follow(mut self, memory: &GuestMemoryMmap, table: Table, first: u16) -> Result<Walk, DeviceError> {
+        let (queue, head) = (self.queue, self.head);
         let broken = |what: String| DeviceError::Ring { queue, what: format!("chain {head}: {what}") };
-        let not_ram = |error: HoldError| broken(error.to_string());
-        let mut chain = Self { queue, head, readable: Vec::new(), writable: Vec::new() };
-        let mut table = table;
-        let mut held = memory.hold(&[table.range()], Access::Read).map_err(not_ram)?;
-        let (mut index, mut left, mut bytes, mut inside_indirect) = (head, table.entries, 0, false);
+        let (mut index, mut left, mut bytes) = (first, table.entries, self.readable_len() + self.writable_len());
         loop {
             if index >= table.entries {
                 return Err(broken(format!("descriptor {index} is outside its table of {}", table.entries)));
@@ -55,24 +75,22 @@ impl Chain {
             left = left.checked_sub(1).ok_or_else(|| broken("descriptors form a loop".into()))?;
             let offset = u64::from(index) * u64::from(DESCRIPTOR_BYTES);
             let address = table.start.0.checked_add(offset).map(GuestAddress);
-            let descriptor = address.and_then(|at| held.read_obj::<Descriptor>(at).ok());
+            let descriptor = address.and_then(|at| memory.read_obj::<Descriptor>(at).ok());
             let descriptor = descriptor.ok_or_else(|| broken(format!("descriptor {index} cannot be read")))?;
             if descriptor.refers_to_indirect_table() {
-                if inside_indirect || !table.indirect_allowed {
+                // Within an indirect table no further one is allowed.
+                if !table.indirect_allowed {
                     return Err(broken(format!("descriptor {index} may not be indirect")));
                 }
-                table = Table::indirect(descriptor).map_err(broken)?;
-                held = memory.hold(&[table.range()], Access::Read).map_err(not_ram)?;
-                (index, left, inside_indirect) = (0, table.entries, true);
-                continue;
+                return Ok(Walk::Indirect(self, Table::indirect(descriptor).map_err(broken)?));
             }
             bytes += u64::from(descriptor.len());
             if bytes > MAX_CHAIN_BYTES {
                 return Err(broken("longer than 4 GiB".into()));
             }
-            chain.add(descriptor).map_err(broken)?;
+            self.add(descriptor).map_err(broken)?;
             if !descriptor.has_next() {
-                return Ok(chain);
+                return Ok(Walk::Whole(self));
             }
             index = descriptor.next();
         }
@@ -108,26 +126,50 @@ impl Chain {
     /// Length in bytes of what the driver has written for the device.
     #[must_use]
     pub fn readable_len(&self) -> u64 {
-        self.readable.iter().map(|range| range.len).sum()
+        length(&self.readable)
     }
 
     /// Length in bytes of the room for the device's answer.
     #[must_use]
     pub fn writable_len(&self) -> u64 {
-        self.writable.iter().map(|range| range.len).sum()
+        length(&self.writable)
     }
 
-    /// Makes all of its buffers accessible until the returned guard is dropped.
+    /// Makes all of its buffers accessible until the returned guard is dropped. A thread has one hold at a time, and waits
+    /// for nothing else but the host's disks while it has one.
     ///
     /// # Errors
-    /// [`DeviceError::Ring`] when a buffer is not wholly guest RAM.
+    /// [`DeviceError::Ring`] when a buffer is not wholly guest RAM, or they are too long.
     pub fn hold<'a>(&'a self, memory: &'a DeviceMemory) -> Result<HeldChain<'a>, DeviceError> {
-        let broken = |error: HoldError| self.broken(&error.to_string());
-        Ok(HeldChain {
-            readable: memory.hold(&self.readable, Access::Read).map_err(broken)?,
-            writable: memory.hold(&self.writable, Access::Write).map_err(broken)?,
-            chain: self,
-        })
+        self.hold_parts(memory, &self.readable, &self.writable)
+    }
+
+    /// Like [`Self::hold`], but only of what the driver has written for the device; the rest reads as if there were none.
+    ///
+    /// # Errors
+    /// As [`Self::hold`].
+    pub fn hold_readable<'a>(&'a self, memory: &'a DeviceMemory) -> Result<HeldChain<'a>, DeviceError> {
+        self.hold_parts(memory, &self.readable, &[])
+    }
+
+    /// Like [`Self::hold`], but only of the room for the device's answer; the rest reads as if there were none.
+    ///
+    /// # Errors
+    /// As [`Self::hold`].
+    pub fn hold_writable<'a>(&'a self, memory: &'a DeviceMemory) -> Result<HeldChain<'a>, DeviceError> {
+        self.hold_parts(memory, &[], &self.writable)
+    }
+
+    fn hold_parts<'a>(
+        &'a self,
+        memory: &'a DeviceMemory,
+        readable: &'a [GuestRange],
+        writable: &'a [GuestRange],
+    ) -> Result<HeldChain<'a>, DeviceError> {
+        let to_read = readable.iter().map(|range| (*range, Access::Read));
+        let ranges: Vec<_> = to_read.chain(writable.iter().map(|range| (*range, Access::Write))).collect();
+        let held = memory.hold(&ranges).map_err(|error| self.broken(&error.to_string()))?;
+        Ok(HeldChain { chain: self, held, readable, writable })
     }
 
     /// The error that says what is wrong with this chain.
@@ -137,8 +179,13 @@ impl Chain {
     }
 }
 
+/// Length of all ranges together in bytes.
+fn length(ranges: &[GuestRange]) -> u64 {
+    ranges.iter().map(|range| range.len).sum()
+}
+
 impl Table {
-    fn range(&self) -> GuestRange {
+    pub(super) fn range(&self) -> GuestRange {
         GuestRange { start: self.start, len: u64::from(self.entries) * u64::from(DESCRIPTOR_BYTES) }
     }
 
@@ -159,8 +206,9 @@ impl Table {
 #[derive(Debug)]
 pub struct HeldChain<'a> {
     chain: &'a Chain,
-    readable: Held<'a>,
-    writable: Held<'a>,
+    held: Held<'a>,
+    readable: &'a [GuestRange],
+    writable: &'a [GuestRange],
 }
 
 impl HeldChain<'_> {
@@ -181,7 +229,7 @@ impl HeldChain<'_> {
     /// # Errors
     /// [`DeviceError::Ring`] when that is more than `limit` bytes.
     pub fn read_all(&self, limit: usize) -> Result<Vec<u8>, DeviceError> {
-        let len = usize::try_from(self.chain.readable_len()).ok().filter(|len| *len <= limit);
+        let len = usize::try_from(length(self.readable)).ok().filter(|len| *len <= limit);
         let len = len.ok_or_else(|| self.chain.broken(&format!("a request of more than {limit} bytes")))?;
         let mut bytes = vec![0; len];
         let read = Slices::new(self.readable_slices()).copy_to(&mut bytes);
@@ -192,13 +240,13 @@ impl HeldChain<'_> {
     /// The readable buffers in host memory, for vectored I/O.
     #[must_use]
     pub fn readable_slices(&self) -> Vec<VolatileSlice<'_>> {
-        slices_of(&self.readable, &self.chain.readable, Permissions::Read)
+        slices_of(&self.held, self.readable, Permissions::Read)
     }
 
     /// The writable buffers in host memory, for vectored I/O.
     #[must_use]
     pub fn writable_slices(&self) -> Vec<VolatileSlice<'_>> {
-        slices_of(&self.writable, &self.chain.writable, Permissions::Write)
+        slices_of(&self.held, self.writable, Permissions::Write)
     }
 }
 

@@ -98,7 +98,7 @@ impl Console {
     fn receive_control(&mut self, queues: &mut Queues) -> Result<(), DeviceError> {
         while let Some(chain) = queues.pop(CONTROL_TRANSMIT_QUEUE)? {
             let mut message = [0; MESSAGE_BYTES];
-            let whole = chain.hold(&queues.memory)?.reader().read_exact(&mut message).is_ok();
+            let whole = chain.hold_readable(&queues.memory)?.reader().read_exact(&mut message).is_ok();
             queues.push_used(chain, 0)?;
             if whole {
                 self.obey(FromDriver::decode(message), queues)?;
@@ -148,7 +148,7 @@ impl Console {
             while let Some(message) = port.due() {
                 let message = message.encode(index);
                 let Some(chain) = queues.pop(CONTROL_RECEIVE_QUEUE)? else { return Ok(()) };
-                if chain.hold(&queues.memory)?.writer().write_all(&message).is_err() {
+                if chain.hold_writable(&queues.memory)?.writer().write_all(&message).is_err() {
                     return Err(chain.broken("a control buffer too small for a message"));
                 }
                 queues.push_used(chain, message.len())?;

@@ -94,12 +94,17 @@ impl P9 {
         let failed = |source| DeviceError::Host { what: "cannot copy a 9p message".into(), source };
         self.message.clear();
         // What lies beyond the largest message cannot be one: the share finds the message cut short.
-        chain.hold(&queues.memory)?.reader().take(MSIZE.into()).read_to_end(&mut self.message).map_err(failed)?;
+        chain
+            .hold_readable(&queues.memory)?
+            .reader()
+            .take(MSIZE.into())
+            .read_to_end(&mut self.message)
+            .map_err(failed)?;
 
         // Not held here: the host's files may keep us waiting.
         self.share.answer(&mut self.message, &mut self.reply);
 
-        let held = chain.hold(&queues.memory)?;
+        let held = chain.hold_writable(&queues.memory)?;
         let mut to = held.writer();
         if self.reply.len() > to.remaining() {
             wire::shrink_to_error(&mut self.reply);

@@ -94,8 +94,9 @@ impl QueueSetup {
         if [queue.desc_table(), queue.avail_ring(), queue.used_ring()].contains(&0) {
             return Err(SetupError::AtZero);
         }
-        memory.hold(&[desc_table(&queue), avail_ring(&queue)], Access::Read)?;
-        memory.hold(&[used_ring(&queue)], Access::Write)?;
+        let to_read = [desc_table(&queue), avail_ring(&queue)].map(|range| (range, Access::Read));
+        memory.check(&to_read)?;
+        memory.check(&[(used_ring(&queue), Access::Write)])?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::DeviceError;
-use super::chain::{Chain, DESCRIPTOR_BYTES, Table};
+use super::chain::{Chain, DESCRIPTOR_BYTES, Table, Walk};
 use crate::memory::{Access, DeviceMemory, GuestRange, Held};
 
 /// Chains that one call of a handler gets from each queue before the worker looks at its other work. A driver that
@@ -61,16 +61,17 @@ impl Queues {
             progress.unfinished = true;
             return Ok(None);
         }
-        let mut head = next_head(&self.memory, queue, ring)?;
+        let mut walk = next(&self.memory, queue, ring, self.indirect_allowed)?;
         // Asking for a notification and the driver adding a chain may cross: look again after asking.
-        if head.is_none() && rearm(&self.memory, queue, ring)? {
-            head = next_head(&self.memory, queue, ring)?;
+        if walk.is_none() && rearm(&self.memory, queue, ring)? {
+            walk = next(&self.memory, queue, ring, self.indirect_allowed)?;
         }
-        let Some(head) = head else { return Ok(None) };
+        let Some(walk) = walk else { return Ok(None) };
         progress.taken += 1;
-        let start = GuestAddress(ring.desc_table());
-        let table = Table { start, entries: ring.size(), indirect_allowed: self.indirect_allowed };
-        Chain::walk(&self.memory, queue, table, head).map(Some)
+        match walk {
+            Walk::Whole(chain) => Ok(Some(chain)),
+            Walk::Indirect(chain, table) => chain.walk_indirect(&self.memory, table).map(Some),
+        }
     }
 
     /// Gives a chain back to the driver, with the number of bytes written to it from its first writable byte.
@@ -83,7 +84,7 @@ impl Queues {
             return Err(chain.broken("its queue does not exist"));
         };
         let written = u32::try_from((written as u64).min(chain.writable_len())).unwrap_or(u32::MAX);
-        let held = hold(&self.memory, queue, used_ring(ring), Access::Write)?;
+        let held = hold(&self.memory, queue, &[(used_ring(ring), Access::Write)])?;
         ring.add_used(&*held, chain.head(), written).map_err(|error| ring_error(queue, &error))?;
         progress.used = true;
         Ok(())
@@ -95,7 +96,7 @@ impl Queues {
     /// [`DeviceError::Ring`] when the available ring breaks the rules.
     pub fn waiting(&self, queue: usize) -> Result<u16, DeviceError> {
         let Some(ring) = self.queues.get(queue).filter(|ring| ring.ready()) else { return Ok(0) };
-        let held = hold(&self.memory, queue, avail_ring(ring), Access::Read)?;
+        let held = hold(&self.memory, queue, &[(avail_ring(ring), Access::Read)])?;
         let end = ring.avail_idx(&*held, Ordering::Acquire).map_err(|error| ring_error(queue, &error))?;
         let waiting = end.0.wrapping_sub(ring.next_avail());
         if waiting > ring.size() {
@@ -122,7 +123,7 @@ impl Queues {
         let each = self.queues.iter_mut().zip(&mut self.progress).enumerate();
         for (queue, (ring, progress)) in each.filter(|(_, (_, progress))| progress.used) {
             progress.used = false;
-            let held = hold(&self.memory, queue, avail_ring(ring), Access::Read)?;
+            let held = hold(&self.memory, queue, &[(avail_ring(ring), Access::Read)])?;
             wanted |= if ring.event_idx_enabled() {
                 ring.needs_notification(&*held).map_err(|error| ring_error(queue, &error))?
             } else {
@@ -149,22 +150,28 @@ pub(super) fn used_ring(ring: &Queue) -> GuestRange {
     GuestRange { start: GuestAddress(ring.used_ring()), len: 6 + 8 * u64::from(ring.size()) }
 }
 
-/// Takes the next head from the available ring.
-fn next_head(memory: &DeviceMemory, queue: usize, ring: &mut Queue) -> Result<Option<u16>, DeviceError> {
-    let held = hold(memory, queue, avail_ring(ring), Access::Read)?;
+/// Takes the next chain from the available ring, as far as its descriptors are in the queue's own table.
+fn next(
+    memory: &DeviceMemory,
+    queue: usize,
+    ring: &mut Queue,
+    indirect_allowed: bool,
+) -> Result<Option<Walk>, DeviceError> {
+    let table = Table { start: GuestAddress(ring.desc_table()), entries: ring.size(), indirect_allowed };
+    let held = hold(memory, queue, &[(avail_ring(ring), Access::Read), (table.range(), Access::Read)])?;
     let mut heads = ring.iter(&*held).map_err(|error| ring_error(queue, &error))?;
-    Ok(heads.next().map(|chain| chain.head_index()))
+    let Some(head) = heads.next().map(|chain| chain.head_index()) else { return Ok(None) };
+    Chain::walk(&held, queue, table, head).map(Some)
 }
 
 /// Asks the driver to notify when it adds a chain; true when it has added one meanwhile.
 fn rearm(memory: &DeviceMemory, queue: usize, ring: &mut Queue) -> Result<bool, DeviceError> {
-    let _avail = hold(memory, queue, avail_ring(ring), Access::Read)?;
-    let used = hold(memory, queue, used_ring(ring), Access::Write)?;
-    ring.enable_notification(&*used).map_err(|error| ring_error(queue, &error))
+    let held = hold(memory, queue, &[(avail_ring(ring), Access::Read), (used_ring(ring), Access::Write)])?;
+    ring.enable_notification(&*held).map_err(|error| ring_error(queue, &error))
 }
 
-fn hold(memory: &DeviceMemory, queue: usize, range: GuestRange, access: Access) -> Result<Held<'_>, DeviceError> {
-    memory.hold(&[range], access).map_err(|error| DeviceError::Ring { queue, what: error.to_string() })
+fn hold<'a>(memory: &'a DeviceMemory, queue: usize, ranges: &[(GuestRange, Access)]) -> Result<Held<'a>, DeviceError> {
+    memory.hold(ranges).map_err(|error| DeviceError::Ring { queue, what: error.to_string() })
 }
 
 fn ring_error(queue: usize, error: &virtio_queue::Error) -> DeviceError {

@@ -55,10 +55,11 @@ impl VirtioDevice for Rng {
         let failed = |source| DeviceError::Host { what: "cannot get random bytes".into(), source };
         while let Some(chain) = queues.pop(queue)? {
             let written = {
-                let held = chain.hold(&queues.memory)?;
-                let mut to = held.writer();
-                let mut bytes = vec![0; to.remaining().min(MAX_BYTES)];
+                let room = usize::try_from(chain.writable_len()).unwrap_or(MAX_BYTES);
+                let mut bytes = vec![0; room.min(MAX_BYTES)];
                 fill(&mut bytes).map_err(failed)?;
+                let held = chain.hold_writable(&queues.memory)?;
+                let mut to = held.writer();
                 to.write_all(&bytes).map_err(failed)?;
                 to.written()
             };

@@ -13,7 +13,7 @@ use vincs_vmm::boot::KernelImage;
 use vincs_vmm::bus::PioDevice;
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
 use vincs_vmm::legacy::PowerRegisters;
-use vincs_vmm::machine::{Machine, MachineConfig, PortDevice, Running};
+use vincs_vmm::machine::{Equipment, Machine, MachineConfig, PortDevice, Role, Running};
 use vincs_vmm::topology::Topology;
 
 /// Where the instructions are.
@@ -79,13 +79,15 @@ pub(crate) fn machine(code: &[u8], vcpus: u32) -> (Machine, Receiver<u32>) {
         kvm: DEFAULT_KVM_PATH.into(),
         topology: Topology::new(vcpus, 1).unwrap(),
         memory: 64 << 20,
-        kernel: KernelImage::from_bytes(Path::new("test"), elf(code)).unwrap(),
-        initrd: Vec::new(),
-        command_line: String::new(),
-        serial_output: Box::new(std::io::sink()),
-        serial_input: None,
-        devices: Vec::new(),
-        ports: vec![PortDevice { start: PROBE_PORT.into(), len: 1, device: Arc::new(Probe(sender)) }],
+        role: Role::Whole(Equipment {
+            kernel: KernelImage::from_bytes(Path::new("test"), elf(code)).unwrap(),
+            initrd: Vec::new(),
+            command_line: String::new(),
+            serial_output: Box::new(std::io::sink()),
+            serial_input: None,
+            devices: Vec::new(),
+            ports: vec![PortDevice { start: PROBE_PORT.into(), len: 1, device: Arc::new(Probe(sender)) }],
+        }),
     };
     (Machine::new(config).unwrap(), written)
 }

@@ -180,7 +180,7 @@ impl PortState {
             match read {
                 Ok(count) if count > 0 => {
                     let data = bytes.get(..count).unwrap_or_default();
-                    let filled = chain.hold(&queues.memory)?.writer().write_all(data);
+                    let filled = chain.hold_writable(&queues.memory)?.writer().write_all(data);
                     filled.map_err(|error| chain.broken(&error.to_string()))?;
                     queues.push_used(chain, count)?;
                     continue;
@@ -270,7 +270,7 @@ impl PortState {
         let mut bytes = [0; CHUNK];
         while let Some(output) = &self.port.output {
             let count = {
-                let held = chain.hold(&queues.memory)?;
+                let held = chain.hold_readable(&queues.memory)?;
                 let mut reader = held.reader();
                 reader.skip(done);
                 reader.read(&mut bytes).map_err(|error| chain.broken(&error.to_string()))?

@@ -1,28 +1,34 @@
-//! `vincs`: boots a stock Linux kernel and runs a command in it.
+//! `vincs` and `vincs-rank`: boot a stock Linux kernel and run a command in it, on this host or over several ranks.
 //!
 //! - [`cli`] says what can be asked, [`input`] and [`prepare`] check it before anything is started;
 //! - [`guest`] makes what the guest is given, [`machine`] puts the machine together, [`mod@run`] sees it to its end;
+//! - [`rank`] finds out whether this is one rank of several, [`wireup`] connects them, [`mod@cluster`] runs one;
 //! - [`doctor`] tells what this host can do.
 
 mod cli;
+mod cluster;
 mod doctor;
 mod guest;
 mod host;
 mod input;
 mod machine;
 mod prepare;
+mod rank;
 mod run;
 mod stats;
+mod wireup;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 
 use cli::{Action, Cli, DoctorArgs, RunArgs};
+use cluster::Others;
 use prepare::{Console, Plan};
+use rank::{Environment, RankError};
 use run::ending::{STATUS_BAD_INPUT, STATUS_OWN_FAILURE};
 use run::session::{self, Outcome, Terms};
 use stats::{Clock, Config, Stats};
@@ -30,22 +36,48 @@ use stats::{Clock, Config, Stats};
 /// Environment variable that turns logging on, as a filter of tracing-subscriber.
 const LOG_VARIABLE: &str = "VINCS_LOG";
 
-fn main() -> ExitCode {
+/// Which of the two programs this is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Program {
+    /// `vincs`: one rank of several where a launcher says so, else alone.
+    Vincs,
+    /// `vincs-rank`: always a rank.
+    VincsRank,
+}
+
+/// Runs the program with this process's arguments, environment and standard streams; its exit status.
+#[must_use]
+pub fn main(program: Program) -> ExitCode {
     let clock = Arc::new(Clock::start());
     log_if_asked();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let mut command = Cli::command();
+    let asked = command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| {
+        let arguments = cli::arguments::list(&command, &matches);
+        Ok((Cli::from_arg_matches(&matches)?, arguments))
+    });
+    let (cli, asked) = match asked {
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return match error.print() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::from(STATUS_OWN_FAILURE),
             };
         }
-        Err(error) => return refuse(&cli::one_line(&error)),
+        Err(error) => (None, Err(cli::one_line(&error))),
+        Ok((Cli { action: Some(Action::Doctor(args)), .. }, _)) => return diagnose(&args),
+        Ok((Cli { run, .. }, arguments)) => (Some((run.cluster.rank, run.cluster.ranks)), Ok((run, arguments))),
     };
-    match cli.action {
-        Some(Action::Doctor(args)) => diagnose(&args),
-        None => run(&cli.run, &clock),
+    let environment: Environment = std::env::vars_os().collect();
+    let (rank, ranks) = cli.unwrap_or_default();
+    let info = rank::from_options(rank, ranks).and_then(|info| match info {
+        Some(info) => Ok(Some(info)),
+        None => rank::discover(&environment),
+    });
+    match (info, asked) {
+        (Ok(None), _) if program == Program::VincsRank => refuse(&RankError::None.to_string()),
+        (Ok(Some(info)), asked) if info.ranks > 1 => cluster::run(info, &environment, asked, &clock),
+        (Ok(_), Ok((args, _))) => run(&args, &clock),
+        (_, Err(line)) => refuse(&line),
+        (Err(error), _) => refuse(&error.to_string()),
     }
 }
 
@@ -63,25 +95,35 @@ fn diagnose(args: &DoctorArgs) -> ExitCode {
     }
 }
 
+/// Runs a machine of one rank.
 fn run(args: &RunArgs, clock: &Arc<Clock>) -> ExitCode {
-    let Plan { machine, kernel_path, stats } = match prepare::prepare(args) {
-        Ok(plan) => plan,
-        Err(error) => return refuse(&error.to_string()),
-    };
+    match prepare::prepare(args, 1) {
+        Ok(plan) => run_plan(args, plan, None, clock),
+        Err(error) => refuse(&error.to_string()),
+    }
+}
+
+/// Runs a machine, alone or as rank 0 of several, and says how it ended.
+fn run_plan(args: &RunArgs, plan: Plan, others: Option<Others>, clock: &Arc<Clock>) -> ExitCode {
+    let Plan { machine, kernel_path, stats } = plan;
     let config = Config::of(&machine, kernel_path);
     let command = machine.command.as_ref().map_or_else(|| "the guest".to_owned(), |command| command.name.clone());
     let console_is_seen = matches!(machine.console, Console::Stderr | Console::Terminal);
     let terms = Terms { boot_timeout: args.boot_timeout(), time_stdout: stats.is_some(), clock: Arc::clone(clock) };
-    let outcome = session::run(machine, &terms);
+    let outcome = session::run(machine, others.clone(), &terms);
     let times = clock.times();
     report(&outcome, &command, console_is_seen);
     let mut status = outcome.ending.status();
     if let Some(file) = stats {
-        let stats = Stats { config, ending: outcome.ending.name(), status, times, machine: outcome.counters };
+        let stats = Stats { config, ending: outcome.ending.name(), status, times, counters: outcome.counters };
         if let Err(error) = file.write(&stats) {
             say(&error.to_string());
             status = if status == 0 { STATUS_OWN_FAILURE } else { status };
         }
+    }
+    // Last: what starts the ranks may end them all when the first of them ends.
+    if let Some(others) = others {
+        others.part(status);
     }
     ExitCode::from(status)
 }

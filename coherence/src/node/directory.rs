@@ -1,0 +1,150 @@
+//! What a home knows about the pages homed here.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::deferral::Stamp;
+use super::table::Table;
+use crate::id::{Access, Page, Rank, RankSet, Version};
+
+/// Where the copies of a page are. The home has no other state for its own copy: see [`DirectoryState::own_access`].
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub(super) enum DirectoryState {
+    /// Nobody has used it yet: all zeros, no copy anywhere.
+    #[default]
+    Untouched,
+    /// One rank, perhaps the home itself, may read and write it; nobody else has a copy.
+    Owned(Rank),
+    /// The home and these other ranks may have a copy to read.
+    Shared(RankSet),
+    /// A transaction waits until this owner has given it back. The home itself does so when its minimum hold time and its devices allow.
+    Recalling {
+        /// Who has it.
+        owner: Rank,
+    },
+    /// A transaction waits until these ranks have given up their copies. The home is one of them until its minimum hold time and its
+    /// devices allow; its copy itself stays until the transaction ends.
+    Invalidating {
+        /// Who may still have a copy, or may not lose it yet.
+        waiting: RankSet,
+    },
+}
+
+impl DirectoryState {
+    /// What the home itself may do with the page.
+    pub(super) fn own_access(self, home: Rank) -> Option<Access> {
+        match self {
+            Self::Untouched => None,
+            Self::Owned(owner) | Self::Recalling { owner } => (owner == home).then_some(Access::Write),
+            Self::Shared(_) | Self::Invalidating { .. } => Some(Access::Read),
+        }
+    }
+
+    /// Whether a transaction is under way.
+    pub(super) fn is_transient(self) -> bool {
+        match self {
+            Self::Untouched | Self::Owned(_) | Self::Shared(_) => false,
+            Self::Recalling { .. } | Self::Invalidating { .. } => true,
+        }
+    }
+}
+
+/// One page homed here.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub(super) struct DirectoryEntry {
+    pub(super) version: Version,
+    pub(super) state: DirectoryState,
+    /// When this home's own copy came.
+    pub(super) came: Stamp,
+    /// Devices of this rank that hold it.
+    pub(super) pins: u16,
+}
+
+/// Somebody wants a page. A rank has one request for a page at most, so there are never more of them than ranks.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Request {
+    /// Who; perhaps the home itself.
+    pub(super) from: Rank,
+    /// What for.
+    pub(super) access: Access,
+    /// The version of the copy that the requester has.
+    pub(super) have: Version,
+}
+
+/// Requests for one page.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Transaction {
+    /// The one under way.
+    pub(super) current: Request,
+    /// Those behind it, in the order in which they came.
+    pub(super) queue: VecDeque<Request>,
+}
+
+/// All pages homed here.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Directory {
+    pub(super) table: Table<DirectoryEntry>,
+    /// Of pages in a transient state.
+    transactions: BTreeMap<Page, Transaction>,
+}
+
+impl Directory {
+    pub(super) fn new(pages: u32) -> Self {
+        Self { table: Table::new(pages), transactions: BTreeMap::new() }
+    }
+
+    /// The request under way for a page.
+    pub(super) fn current(&self, page: Page) -> Option<Request> {
+        self.transactions.get(&page).map(|transaction| transaction.current)
+    }
+
+    /// Whether a rank has a request for this page that is not answered yet.
+    pub(super) fn has_request(&self, page: Page, from: Rank) -> bool {
+        let Some(Transaction { current, queue }) = self.transactions.get(&page) else { return false };
+        current.from == from || queue.iter().any(|request| request.from == from)
+    }
+
+    /// Who may have a copy of a page.
+    pub(super) fn holders(&self, page: Page, home: Rank) -> RankSet {
+        let (mut ranks, home_has) = match self.table.get(page).state {
+            DirectoryState::Untouched => (RankSet::EMPTY, false),
+            DirectoryState::Owned(owner) | DirectoryState::Recalling { owner } => (RankSet::one(owner), false),
+            DirectoryState::Shared(sharers) => (sharers, true),
+            DirectoryState::Invalidating { waiting } => {
+                // A requester that has a copy keeps it.
+                let mut ranks = waiting;
+                if let Some(request) = self.current(page).filter(|request| request.have != Version::NONE) {
+                    ranks.insert(request.from);
+                }
+                (ranks, true)
+            }
+        };
+        if home_has {
+            ranks.insert(home);
+        }
+        ranks
+    }
+
+    /// A transaction for this request begins; those behind it, if any, stay behind it.
+    pub(super) fn begin(&mut self, page: Page, request: Request) {
+        self.transactions
+            .entry(page)
+            .and_modify(|transaction| transaction.current = request)
+            .or_insert(Transaction { current: request, queue: VecDeque::new() });
+    }
+
+    /// A request waits behind the one under way.
+    pub(super) fn queue(&mut self, page: Page, request: Request) {
+        if let Some(transaction) = self.transactions.get_mut(&page) {
+            transaction.queue.push_back(request);
+        }
+    }
+
+    /// The next request for a page whose transaction has ended; none is the end of all of them.
+    pub(super) fn next(&mut self, page: Page) -> Option<Request> {
+        let next = self.transactions.get_mut(&page)?.queue.pop_front();
+        if next.is_none() {
+            self.transactions.remove(&page);
+        }
+        next
+    }
+}

@@ -1,0 +1,107 @@
+//! Random histories of small machines: processors, devices and time in any order. What each step checks is in the machine.
+
+use super::machine::Machine;
+use crate::id::{Access, Page, Run};
+
+/// A xorshift generator (Marsaglia, "Xorshift RNGs", 2003).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit
+    }
+
+    fn pick<T: Copy>(&mut self, values: &[T]) -> T {
+        values[usize::try_from(self.below(values.len() as u64)).expect("an index")]
+    }
+
+    fn rank(&mut self, ranks: u16) -> u16 {
+        u16::try_from(self.below(ranks.into())).expect("a rank")
+    }
+
+    fn access(&mut self) -> Access {
+        if self.below(2) == 0 { Access::Read } else { Access::Write }
+    }
+}
+
+const RANKS: u16 = 3;
+const PAGES: u32 = 4;
+const STEPS: u32 = 400;
+
+/// One step of a random history; `holds` counts the holds made so far.
+fn step(machine: &mut Machine, random: &mut Random, holds: &mut u64) {
+    let rank = random.rank(RANKS);
+    let page = u32::try_from(random.below((u32::from(RANKS) * PAGES).into())).expect("a page");
+    match random.below(20) {
+        0..8 => {
+            machine.deliver(rank, random.rank(RANKS));
+        }
+        8..13 => machine.touch(rank, page, random.access()),
+        13 => machine.retry(),
+        14 => machine.pass(random.below(30)),
+        15 => {
+            *holds += 1;
+            let count = u16::try_from(1 + random.below((u32::from(RANKS) * PAGES - page).into())).expect("a run");
+            let mut runs = vec![(Run { first: Page(page), count }, random.access())];
+            if random.below(3) == 0 {
+                runs.push((Run::one(Page(0)), random.access()));
+            }
+            machine.hold(rank, *holds, &runs);
+        }
+        16 | 17 => {
+            let ids: Vec<u64> = machine.holds[usize::from(rank)].keys().map(|id| id.0).collect();
+            let may_give_up = random.below(8) == 0;
+            for id in ids {
+                let is_ready = machine.holds[usize::from(rank)][&crate::node::HoldId(id)].1;
+                if (is_ready || may_give_up) && random.below(2) == 0 {
+                    machine.release(rank, id);
+                }
+            }
+        }
+        _ => {
+            // A reader of pages in order.
+            (0..PAGES).for_each(|at| machine.touch(rank, at, Access::Read));
+        }
+    }
+}
+
+/// Everybody who waits gets what it waits for, and every hold becomes ready as long as others are released.
+fn end(machine: &mut Machine) {
+    for _ in 0..1000 {
+        machine.run();
+        for rank in 0..RANKS {
+            let holds = &machine.holds[usize::from(rank)];
+            let ready: Vec<u64> = holds.iter().filter(|(_, (_, is_ready))| *is_ready).map(|(id, _)| id.0).collect();
+            ready.into_iter().for_each(|id| machine.release(rank, id));
+        }
+        if !machine.has_waiters() && machine.holds.iter().all(|holds| holds.is_empty()) {
+            return machine.run();
+        }
+    }
+    panic!("somebody waits for ever");
+}
+
+#[test]
+fn random_histories_are_coherent_and_come_to_rest() {
+    for seed in 1..=400 {
+        eprintln!("seed {seed}");
+        let mut random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+        let (hold, ahead) = (random.pick(&[0, 7, 20]), random.pick(&[0, 1, 3, 8]));
+        let (first_touch, cache) = (random.pick(&[1, 2, 4]), random.pick(&[None, Some(2), Some(4)]));
+        let mut machine = Machine::new(RANKS, PAGES, |config| {
+            config.hold.0 = hold;
+            config.read_ahead = ahead;
+            config.first_touch = first_touch;
+        });
+        // Smaller than a real cache may be.
+        machine.nodes.iter_mut().for_each(|node| node.config.cache_pages = cache);
+        let mut holds = 0;
+        for _ in 0..STEPS {
+            step(&mut machine, &mut random, &mut holds);
+        }
+        end(&mut machine);
+    }
+}

@@ -1,0 +1,136 @@
+//! Plain memory as a segment.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Segment;
+
+/// A segment in memory of its own, made of words: for flags, counters, benchmarks and tests.
+#[derive(Debug)]
+pub struct WordSegment(Box<[AtomicU64]>);
+
+impl WordSegment {
+    /// A segment of so many words of 8 bytes, all zero.
+    #[must_use]
+    pub fn new(words: usize) -> Self {
+        Self((0..words).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Its words, for the rank that it belongs to.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        &self.0
+    }
+
+    /// The aligned word at this offset in bytes.
+    fn word(&self, offset: u64) -> Option<&AtomicU64> {
+        let index = usize::try_from(offset / 8).ok().filter(|_| offset.is_multiple_of(8))?;
+        self.0.get(index)
+    }
+
+    /// The words that hold `len` bytes from `offset` on, and where in the first of them these begin; nothing if it ends before.
+    fn span(&self, offset: u64, len: usize) -> Option<(&[AtomicU64], usize)> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(len)?;
+        self.0
+            .get(start / 8..end.div_ceil(8).max(start / 8))
+            .filter(|_| end <= self.0.len() * 8)
+            .map(|words| (words, start % 8))
+    }
+}
+
+impl Segment for WordSegment {
+    fn len(&self) -> u64 {
+        self.0.len() as u64 * 8
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
+        let Some((words, mut skip)) = self.span(offset, bytes.len()) else { return false };
+        let mut rest = bytes;
+        for word in words {
+            let word = word.load(Ordering::Acquire).to_le_bytes();
+            let from = word.get(skip..).unwrap_or_default();
+            let count = from.len().min(rest.len());
+            let (now, later) = rest.split_at_mut(count);
+            now.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            (rest, skip) = (later, 0);
+        }
+        true
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        let Some((words, mut skip)) = self.span(offset, bytes.len()) else { return false };
+        let mut rest = bytes;
+        for word in words {
+            let (now, later) = rest.split_at((8 - skip).min(rest.len()));
+            let merge = |old: u64| {
+                let mut new = old.to_le_bytes();
+                new.iter_mut().skip(skip).zip(now).for_each(|(to, from)| *to = *from);
+                u64::from_le_bytes(new)
+            };
+            match now.as_array() {
+                Some(whole) => word.store(u64::from_le_bytes(*whole), Ordering::Release),
+                // The bytes around it are somebody else's, who may write them at the same time.
+                None => drop(word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| Some(merge(old)))),
+            }
+            (rest, skip) = (later, 0);
+        }
+        true
+    }
+
+    fn compare_and_swap(&self, offset: u64, expected: u64, new: u64) -> Option<u64> {
+        let result = self.word(offset)?.compare_exchange(expected, new, Ordering::AcqRel, Ordering::Acquire);
+        Some(result.unwrap_or_else(|old| old))
+    }
+
+    fn fetch_and_add(&self, offset: u64, add: u64) -> Option<u64> {
+        Some(self.word(offset)?.fetch_add(add, Ordering::AcqRel))
+    }
+
+    fn base(&self) -> *const u8 {
+        self.0.as_ptr().cast()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn bytes_are_where_they_were_written(offset in 0..70_u64, bytes in vec(1..u8::MAX, 0..70)) {
+            let segment = WordSegment::new(8);
+            let mut expected = [0; 64];
+            let start = usize::try_from(offset).unwrap();
+            let within = start + bytes.len() <= 64;
+            if within {
+                expected[start..start + bytes.len()].copy_from_slice(&bytes);
+            }
+            prop_assert_eq!(segment.write(offset, &bytes), within);
+            let mut all = [0; 64];
+            prop_assert!(segment.read(0, &mut all));
+            prop_assert_eq!(all, expected);
+            let mut back = vec![0; bytes.len()];
+            prop_assert_eq!(segment.read(offset, &mut back), within);
+            prop_assert_eq!(back, if within { bytes } else { vec![0; bytes.len()] });
+        }
+    }
+
+    #[test]
+    fn words_are_aligned_and_within() {
+        let segment = WordSegment::new(2);
+        assert_eq!(segment.fetch_and_add(8, 5), Some(0));
+        assert_eq!(segment.compare_and_swap(8, 4, 9), Some(5));
+        assert_eq!(segment.compare_and_swap(8, 5, 9), Some(5));
+        assert_eq!(segment.words()[1].load(Ordering::Relaxed), 9);
+        for offset in [1, 4, 16, u64::MAX - 7, u64::MAX] {
+            assert_eq!(segment.fetch_and_add(offset, 1), None);
+            assert_eq!(segment.compare_and_swap(offset, 0, 1), None);
+        }
+        assert!(!segment.read(u64::MAX, &mut [0]));
+        assert!(segment.read(16, &mut []));
+        assert!(!segment.read(17, &mut []));
+    }
+}

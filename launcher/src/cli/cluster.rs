@@ -1,0 +1,80 @@
+//! Options that matter when vincs is one of several ranks; a machine of one rank takes them too, and has no use for them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::input::size::parse_size;
+
+/// Seconds that all ranks may take to come to rank 0: a batch system starts them within moments of each other, a busy host later.
+const DEFAULT_WIREUP_TIMEOUT_SECS: u64 = 60;
+
+/// Pages of read-ahead: 128 KiB, which hides a round trip on any network without filling small caches.
+const DEFAULT_READ_AHEAD: u32 = 32;
+
+/// Most shards: the transport has 16 channel classes, and one is for control messages.
+pub(crate) const MAX_SHARDS: u32 = 15;
+
+/// How ranks are connected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum TransportArg {
+    /// The best that all ranks have.
+    Auto,
+    /// TCP.
+    Tcp,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Several ranks (mpirun -n N vincs ... -- CMD, srun vincs-rank ... -- CMD)")]
+pub(crate) struct ClusterArgs {
+    /// File by which ranks find rank 0 where MPI is of no use. Rank 0 writes it, for this user alone, and removes it at the end;
+    /// all ranks have to see it [default: by MPI; for Slurm without MPI .vincs-JOB.STEP in the current directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) address_file: Option<PathBuf>,
+    /// Network between the ranks: an interface, an address, or a network as in 10.1.0.0/16 [default: loopback when all ranks share
+    /// a host, else the interface of the route to rank 0]
+    #[arg(long, value_name = "IF|ADDRESS|CIDR")]
+    pub(crate) net_if: Option<String>,
+    /// How ranks are connected
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = TransportArg::Auto)]
+    pub(crate) transport: TransportArg,
+    /// Seconds that all ranks may take to come to rank 0
+    #[arg(long, value_name = "SECS", default_value_t = DEFAULT_WIREUP_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..))]
+    wireup_timeout: u64,
+    /// Memory of other ranks that a rank keeps at most, in bytes, or with a suffix K, M, G, T [default: all of it, or half of the host's
+    /// memory shared among its ranks when that is less]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
+    pub(crate) cache: Option<u64>,
+    /// Microseconds that a rank keeps a page at least before another gets it [default: four times what a page fault takes there, 50 to
+    /// 10000]
+    #[arg(long, value_name = "US")]
+    pub(crate) hold_time: Option<u32>,
+    /// Most pages of 4 KiB that are fetched ahead of sequential reads; 0 for none
+    #[arg(long, value_name = "PAGES", default_value_t = DEFAULT_READ_AHEAD)]
+    pub(crate) read_ahead: u32,
+    /// Shards of the memory, each with a thread and connections of its own [default: 1 on up to 4 processors, 2 on up to 8, else 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
+    pub(crate) shards: Option<u32>,
+    /// The guest kernel's System.map, to name in --stats the functions that share the hottest pages
+    #[arg(long, value_name = "FILE")]
+    pub(crate) system_map: Option<PathBuf>,
+    /// This rank, for ranks that are started by hand with --address-file
+    #[arg(long, value_name = "R", hide_short_help = true)]
+    pub(crate) rank: Option<u32>,
+    /// Number of ranks, with --rank
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub(crate) ranks: Option<u32>,
+}
+
+impl ClusterArgs {
+    /// How long all ranks may take to come.
+    pub(crate) fn wireup_timeout(&self) -> Duration {
+        Duration::from_secs(self.wireup_timeout)
+    }
+}
+
+/// How the ranks find each other when the command line cannot be read.
+pub(crate) fn default_wireup_timeout() -> Duration {
+    Duration::from_secs(DEFAULT_WIREUP_TIMEOUT_SECS)
+}

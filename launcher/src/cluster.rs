@@ -1,0 +1,119 @@
+//! A run as one of several ranks: the wire-up, then this rank's share of the machine.
+
+pub(crate) mod member;
+pub(crate) mod others;
+mod settings;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use vincs_vmm::cluster::Features;
+
+use crate::cli::RunArgs;
+use crate::cli::cluster::default_wireup_timeout;
+use crate::host::{self, Place};
+use crate::prepare;
+use crate::rank::{Environment, RankInfo};
+use crate::stats::Clock;
+use crate::wireup::message::{Argument, Hello};
+use crate::wireup::{self, Means, Own, Refusal, network};
+pub(crate) use others::Others;
+
+/// A command line as far as it could be read: the options and what is compared, or what is wrong with it.
+pub(crate) type Asked = Result<(RunArgs, Vec<Argument>), String>;
+
+/// Runs this rank to its end; its exit status.
+pub(crate) fn run(info: RankInfo, environment: &Environment, asked: Asked, clock: &Arc<Clock>) -> ExitCode {
+    let place = Place::here();
+    let means = means(&asked, environment);
+    if info.rank == 0 { first(info, &place, &means, asked, clock) } else { member(info, &place, &means, asked) }
+}
+
+/// How the ranks find each other; by the defaults when the command line cannot be read, to tell the others.
+fn means(asked: &Asked, environment: &Environment) -> Means {
+    match asked {
+        Ok((args, _)) => {
+            let address_file = args.cluster.address_file.clone().or_else(|| slurms_file(environment));
+            Means { address_file, timeout: args.cluster.wireup_timeout() }
+        }
+        Err(_) => Means { address_file: slurms_file(environment), timeout: default_wireup_timeout() },
+    }
+}
+
+/// The address file of a Slurm step, of which there is one with this number only, in the directory that it was started in.
+fn slurms_file(environment: &Environment) -> Option<PathBuf> {
+    let value = |name: &str| environment.get(std::ffi::OsStr::new(name))?.to_str();
+    let restarts = value("SLURM_RESTART_COUNT").map(|count| format!(".{count}")).unwrap_or_default();
+    Some(PathBuf::from(format!(".vincs-{}.{}{restarts}", value("SLURM_JOB_ID")?, value("SLURM_STEP_ID")?)))
+}
+
+/// What this rank says of itself. What is wrong here is said by rank 0.
+fn hello(place: &Place, asked: &Asked, problem: Option<String>) -> Hello {
+    let (args, arguments) = asked.as_ref().map_or((None, Vec::new()), |(args, list)| (Some(args), list.clone()));
+    let net_if = args.and_then(|args| args.cluster.net_if.as_deref()).map(network::chosen).transpose();
+    let (net_if, no_network) = match net_if {
+        Ok(address) => (address, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let features = args.map(|args| Features::probe(&args.kvm).map_err(|error| error.to_string())).transpose();
+    let (features, no_kvm) = match features {
+        Ok(features) => (features, None),
+        Err(error) => (None, Some(error)),
+    };
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    Hello {
+        protocols: vec![
+            ("coherence".to_owned(), vincs_coherence::codec::VERSION.into()),
+            ("control".to_owned(), vincs_vmm::cluster::VERSION.into()),
+            ("transport".to_owned(), vincs_transport_tcp::auth::PROTOCOL_VERSION),
+        ],
+        arguments,
+        boot_id: place.boot_id.clone(),
+        memory: host::total_memory(&meminfo).unwrap_or_default(),
+        processors: host::available_cpus(),
+        features,
+        net_if,
+        problem: problem.or(no_network).or(no_kvm),
+    }
+}
+
+fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc<Clock>) -> ExitCode {
+    let prepared = match &asked {
+        Ok((args, _)) => prepare::prepare(args, info.ranks).map_err(|error| error.to_string()),
+        Err(line) => Err(line.clone()),
+    };
+    let own = Own::new(info, place, hello(place, &asked, prepared.as_ref().err().cloned()));
+    let decide = |hellos: &[&Hello]| match (&asked, &prepared) {
+        (Ok((args, _)), Ok(plan)) => {
+            settings::decide(&args.cluster, plan.machine.size, hellos).map_err(|error| error.to_string())
+        }
+        (Err(line), _) | (_, Err(line)) => Err(line.clone()),
+    };
+    let met = wireup::as_rank_0(info, place, &own, means, crate::say, decide);
+    match (met, asked, prepared) {
+        (Ok(machine), Ok((args, _)), Ok(plan)) => {
+            let wireup::Machine { mesh, roster, channels, published } = machine;
+            match others::cluster(0, &roster, mesh) {
+                Some(cluster) => {
+                    let others = Others::new(cluster, &roster, channels);
+                    let status = crate::run_plan(&args, plan, Some(others), clock);
+                    drop(published);
+                    status
+                }
+                None => crate::refuse("there is no channel to the other ranks"),
+            }
+        }
+        // What is wrong here is said even when the others cannot be told.
+        (_, Err(line), _) | (_, _, Err(line)) | (Err(Refusal { line, .. }), _, _) => crate::refuse(&line),
+    }
+}
+
+fn member(info: RankInfo, place: &Place, means: &Means, asked: Asked) -> ExitCode {
+    let own = Own::new(info, place, hello(place, &asked, asked.as_ref().err().cloned()));
+    match (wireup::as_member(info, place, &own, means), asked) {
+        (Ok(machine), Ok((args, _))) => member::run(u16::try_from(info.rank).unwrap_or(u16::MAX), args.kvm, machine),
+        (Err(Refusal { line, said: false }), _) => crate::refuse(&line),
+        (Ok(_) | Err(_), _) => ExitCode::from(crate::run::ending::STATUS_BAD_INPUT),
+    }
+}

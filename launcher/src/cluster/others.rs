@@ -1,0 +1,111 @@
+//! The other ranks, as rank 0 sees them while the machine runs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use vincs_coherence::id::Rank;
+use vincs_coherence::transport::Transport;
+use vincs_vmm::cluster::Cluster;
+
+use crate::wireup::channel::Channel;
+use crate::wireup::mesh::Mesh;
+use crate::wireup::message::{Roster, ToCoordinator, ToMember};
+
+/// How long a rank that is lost may take to have said why: it has said so before it went.
+const LAST_WORD_TIME: Duration = Duration::from_millis(200);
+
+/// How long a rank may take to hear that the machine has ended.
+const BYE_TIME: Duration = Duration::from_millis(500);
+
+/// The other ranks.
+#[derive(Clone, Debug)]
+pub(crate) struct Others {
+    /// What the machine needs of them.
+    pub(crate) cluster: Cluster,
+    hosts: Vec<String>,
+    /// To each, by rank without rank 0.
+    channels: Arc<Mutex<Vec<Channel>>>,
+}
+
+/// What the machine needs of the other ranks, as this rank sees them; nothing when there is no channel for control messages.
+pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster> {
+    let mut endpoints = mesh.into_iter().map(|endpoint| Arc::new(endpoint) as Arc<dyn Transport>);
+    let control = endpoints.next()?;
+    let ranks = u16::try_from(roster.hosts.len()).ok()?;
+    Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control })
+}
+
+impl Others {
+    /// The other ranks of this machine.
+    pub(crate) fn new(cluster: Cluster, roster: &Roster, channels: Vec<Channel>) -> Self {
+        let channels = Arc::new(Mutex::new(channels));
+        Self { cluster, hosts: roster.hosts.clone(), channels }
+    }
+
+    /// One line about a rank that is lost: why it said it goes, else what the others noticed.
+    pub(crate) fn loss(&self, rank: u16, reason: &str) -> String {
+        let unknown = String::new();
+        let host = self.hosts.get(usize::from(rank)).unwrap_or(&unknown);
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = usize::from(rank).checked_sub(1).and_then(|at| channels.get_mut(at));
+        let last_word = channel.and_then(|channel| channel.receive(Instant::now() + LAST_WORD_TIME).ok());
+        match last_word {
+            Some(ToCoordinator::Failed(cause)) => format!("rank {rank} on {host} failed: {cause}"),
+            Some(ToCoordinator::Listening(_) | ToCoordinator::Connected) | None => {
+                format!("rank {rank} on {host} is lost: {reason}")
+            }
+        }
+    }
+
+    /// Tells all ranks to end with this status, when all is done here.
+    pub(crate) fn part(&self, status: u8) {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        for channel in channels.iter_mut() {
+            if let Err(error) = channel.send(&ToMember::Bye { status }, Instant::now() + BYE_TIME) {
+                tracing::info!(peer = %channel.peer(), %error, "a rank is gone before the end");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vincs_transport_tcp::endpoint::Timing;
+
+    use super::*;
+    use crate::wireup::channel::tests::{pair, soon};
+    use crate::wireup::message::Settings;
+
+    fn roster(hosts: &[&str]) -> Roster {
+        let settings = Settings { vcpus: 2, memory: 1 << 30, cache: 1 << 28, hold_us: None, read_ahead: 8, shards: 1 };
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        Roster { addresses: Vec::new(), hosts, boots: Vec::new(), settings }
+    }
+
+    fn endpoint() -> vincs_transport_tcp::endpoint::TcpTransport {
+        vincs_transport_tcp::endpoint::TcpTransport::new(Rank(0), vec![None], None, Timing::default()).unwrap()
+    }
+
+    #[test]
+    fn the_first_channel_class_is_for_control_and_the_rest_for_pages() {
+        let cluster = |classes| cluster(0, &roster(&["a", "b"]), (0..classes).map(|_| endpoint()).collect());
+        let place = cluster(3).unwrap();
+        assert_eq!((place.rank, place.ranks, place.coherence.len()), (Rank(0), 2, 2));
+        assert!(cluster(0).is_none());
+    }
+
+    #[test]
+    fn what_a_rank_said_before_it_went_is_why() {
+        let roster = roster(&["n0", "n1", "n2"]);
+        let ((one, mut at_one), (two, at_two)) = (pair(), pair());
+        let place = cluster(0, &roster, vec![endpoint(), endpoint()]).unwrap();
+        let others = Others::new(place, &roster, vec![one, two]);
+        at_one.send(&ToCoordinator::Failed("no memory left".into()), soon()).unwrap();
+        assert_eq!(others.loss(1, "closed"), "rank 1 on n1 failed: no memory left");
+        drop(at_two);
+        assert_eq!(others.loss(2, "closed"), "rank 2 on n2 is lost: closed");
+        assert!(others.loss(9, "closed").starts_with("rank 9 on"), "a rank that there is none of is no panic");
+        others.part(7);
+        assert_eq!(at_one.receive::<ToMember>(soon()).unwrap(), ToMember::Bye { status: 7 });
+    }
+}

@@ -1,0 +1,122 @@
+//! What the machine is, from what the user asks for and what the ranks' hosts are: rank 0 decides for all.
+
+use crate::cli::cluster::ClusterArgs;
+use crate::input::machine_size::MachineSize;
+use crate::input::size::Bytes;
+use crate::wireup::message::{Hello, Settings};
+
+/// Least memory in bytes for copies of other ranks' pages: a device's longest transfer holds some hundred pages at once, and each
+/// virtual processor needs several.
+const MIN_CACHE: u64 = 8 << 20;
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
+/// Why the ranks' hosts do not hold the machine.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum SettingsError {
+    #[error(
+        "--mem {}: {ranks} ranks on one host hold {} of it, and that host has {}: ask for less, or use more hosts",
+        Bytes(*.memory), Bytes(*.share), Bytes(*.host)
+    )]
+    Memory { memory: u64, ranks: u64, share: u64, host: u64 },
+    #[error("--cache {} is too small: a rank needs at least {} for other ranks' pages", Bytes(*.asked), Bytes(MIN_CACHE))]
+    Cache { asked: u64 },
+}
+
+/// The machine's settings. Each rank holds its share of the memory, and copies of the others'.
+///
+/// # Errors
+/// [`SettingsError`], with what to change.
+pub(crate) fn decide(args: &ClusterArgs, size: MachineSize, hellos: &[&Hello]) -> Result<Settings, SettingsError> {
+    let ranks = u64::try_from(hellos.len()).unwrap_or(u64::MAX).max(1);
+    let share = size.memory.div_ceil(ranks);
+    let mut cache = size.memory.saturating_sub(size.memory / ranks);
+    let mut processors = u32::MAX;
+    for hello in hellos {
+        let on_host = hellos.iter().filter(|other| other.boot_id == hello.boot_id).count();
+        let on_host = u64::try_from(on_host).unwrap_or(u64::MAX).max(1);
+        let shares = share.saturating_mul(on_host);
+        if shares > hello.memory {
+            let (memory, host) = (size.memory, hello.memory);
+            return Err(SettingsError::Memory { memory, ranks: on_host, share: shares, host });
+        }
+        cache = cache.min(hello.memory / 2 / on_host);
+        processors = processors.min(hello.processors / u32::try_from(on_host).unwrap_or(u32::MAX));
+    }
+    if let Some(asked) = args.cache.filter(|asked| *asked < MIN_CACHE) {
+        return Err(SettingsError::Cache { asked });
+    }
+    let cache = args.cache.unwrap_or(cache.max(MIN_CACHE)) / PAGE * PAGE;
+    let shards = args.shards.unwrap_or(match processors {
+        0..=4 => 1,
+        5..=8 => 2,
+        _ => 4,
+    });
+    let (vcpus, memory) = (size.vcpus, size.memory);
+    Ok(Settings { vcpus, memory, cache, hold_us: args.hold_time, read_ahead: args.read_ahead, shards })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    const GIB: u64 = 1 << 30;
+
+    fn args(arguments: &[&str]) -> ClusterArgs {
+        Cli::try_parse_from([&["vincs"], arguments].concat()).unwrap().run.cluster
+    }
+
+    fn size(memory: u64) -> MachineSize {
+        MachineSize { vcpus: 8, numa_nodes: 4, memory }
+    }
+
+    /// Ranks by host: each host's memory, processors and number of ranks.
+    fn hosts(hosts: &[(u64, u32, usize)]) -> Vec<Hello> {
+        let hello = |(host, &(memory, processors, ranks)): (usize, &(u64, u32, usize))| {
+            vec![Hello { boot_id: host.to_string(), memory, processors, ..Hello::default() }; ranks]
+        };
+        hosts.iter().enumerate().flat_map(hello).collect()
+    }
+
+    fn decided(arguments: &[&str], memory: u64, ranks: &[Hello]) -> Result<Settings, SettingsError> {
+        decide(&args(arguments), size(memory), &ranks.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_machine_may_have_more_memory_than_each_host() {
+        let ranks = hosts(&[(GIB, 2, 1), (GIB, 2, 1), (GIB, 2, 1), (GIB, 2, 1)]);
+        let settings = decided(&[], 4 * GIB, &ranks).unwrap();
+        assert_eq!((settings.vcpus, settings.memory, settings.cache), (8, 4 * GIB, GIB / 2));
+        let error = decided(&[], 4 * GIB + PAGE, &ranks).unwrap_err();
+        assert_eq!(error, SettingsError::Memory { memory: 4 * GIB + PAGE, ranks: 1, share: GIB + PAGE / 4, host: GIB });
+    }
+
+    #[test]
+    fn ranks_of_one_host_share_its_memory() {
+        let ranks = hosts(&[(2 * GIB, 2, 2)]);
+        assert_eq!(decided(&[], 2 * GIB, &ranks).unwrap().cache, GIB / 2);
+        assert!(matches!(decided(&[], 3 * GIB, &ranks), Err(SettingsError::Memory { ranks: 2, .. })));
+        assert_eq!(decided(&[], GIB / 2, &ranks).unwrap().cache, GIB / 4, "no more than there is elsewhere");
+    }
+
+    #[test]
+    fn the_users_cache_is_taken_down_to_its_least() {
+        let ranks = hosts(&[(2 * GIB, 2, 2)]);
+        assert_eq!(decided(&["--cache", "8M"], GIB, &ranks).unwrap().cache, 8 << 20);
+        let less = ((8 << 20) - 1).to_string();
+        assert_eq!(decided(&["--cache", &less], GIB, &ranks), Err(SettingsError::Cache { asked: (8 << 20) - 1 }));
+    }
+
+    #[test]
+    fn shards_follow_the_fewest_processors_that_a_rank_has() {
+        let shards = |processors, ranks| decided(&[], GIB, &hosts(&[(GIB, processors, ranks)])).unwrap().shards;
+        assert_eq!([shards(4, 1), shards(5, 1), shards(8, 1), shards(9, 1), shards(9, 2)], [1, 2, 2, 4, 1]);
+        let mixed = hosts(&[(GIB, 64, 1), (GIB, 6, 1)]);
+        assert_eq!(decided(&[], GIB, &mixed).unwrap().shards, 2);
+        assert_eq!(decided(&["--shards", "3"], GIB, &mixed).unwrap().shards, 3);
+    }
+}

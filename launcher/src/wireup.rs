@@ -1,0 +1,194 @@
+//! How ranks find each other, make sure that they are alike, and connect.
+//!
+//! Rank 0 opens a [`door`] and publishes a [`card`], by [`mpi`] or in an [`address_file`]. The others come ([`member`]), prove to
+//! know the card's secret and say what they are ([`message`]). Rank 0 ([`coordinator`]) compares them ([`difference`]), says who
+//! listens where ([`placement`], [`network`]), and all connect with all ([`mesh`]). On a difference every rank ends, and one of
+//! them says why. MPI is not used after the card is there.
+
+pub(crate) mod address_file;
+pub(crate) mod card;
+pub(crate) mod channel;
+pub(crate) mod coordinator;
+pub(crate) mod difference;
+pub(crate) mod door;
+pub(crate) mod member;
+pub(crate) mod mesh;
+pub(crate) mod message;
+pub(crate) mod mpi;
+pub(crate) mod network;
+pub(crate) mod placement;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vincs_transport_tcp::secret::{MachineId, Secret};
+
+use crate::host::Place;
+use crate::rank::RankInfo;
+use address_file::Published;
+use card::Card;
+use channel::Channel;
+use door::{Door, Reach};
+use mesh::Mesh;
+use message::{Hello, Introduction, Roster, Settings, VERSION};
+use mpi::{MPI_TIME, MpiError};
+
+/// How long a step of the wire-up may take once all ranks are there; connecting is the longest.
+const STEP_TIME: Duration = Duration::from_secs(40);
+
+const _: () = assert!(STEP_TIME.as_secs() > vincs_transport_tcp::fabric::CONNECT_TIME.as_secs());
+
+/// This rank.
+#[derive(Debug)]
+pub(crate) struct Own {
+    pub(crate) introduction: Introduction,
+    pub(crate) hello: Hello,
+}
+
+impl Own {
+    /// What a rank says of itself.
+    pub(crate) fn new(info: RankInfo, place: &Place, hello: Hello) -> Self {
+        let introduction = Introduction {
+            version: VERSION,
+            rank: info.rank,
+            ranks: info.ranks,
+            host: place.host.clone(),
+            vincs: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        Self { introduction, hello }
+    }
+}
+
+/// What only the ranks of one machine know.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    pub(crate) machine: MachineId,
+    pub(crate) secret: Secret,
+}
+
+/// How the user wants the ranks to find each other.
+#[derive(Clone, Debug)]
+pub(crate) struct Means {
+    /// The file for the card where MPI is of no use.
+    pub(crate) address_file: Option<PathBuf>,
+    /// How long all may take to come.
+    pub(crate) timeout: Duration,
+}
+
+/// Ranks that are connected.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) mesh: Mesh,
+    pub(crate) roster: Roster,
+    /// On rank 0 the connections to all others, by rank; elsewhere that to rank 0.
+    pub(crate) channels: Vec<Channel>,
+    /// Rank 0's address file, removed when this is dropped.
+    pub(crate) published: Option<Published>,
+}
+
+/// There is no machine with this rank.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Refusal {
+    /// Why, in one line.
+    pub(crate) line: String,
+    /// Rank 0 has told the user.
+    pub(crate) said: bool,
+}
+
+impl Refusal {
+    fn new(line: impl Into<String>) -> Self {
+        Self { line: line.into(), said: false }
+    }
+}
+
+/// How the card has come.
+enum Way {
+    Mpi(Box<Card>),
+    File(PathBuf),
+}
+
+/// Wires the machine up as rank 0. `decide` says from the hellos, rank 0's first, what the machine is; `note` tells the user what is
+/// worth a word but no failure.
+///
+/// # Errors
+/// [`Refusal`]; all ranks that can be reached have been told.
+pub(crate) fn as_rank_0(
+    info: RankInfo,
+    place: &Place,
+    own: &Own,
+    means: &Means,
+    note: impl Fn(&str),
+    decide: impl FnOnce(&[&Hello]) -> Result<Settings, String>,
+) -> Result<Machine, Refusal> {
+    let failed = |what: &str, error: std::io::Error| {
+        Refusal::new(format!("rank 0 on {}: {what}: {error}", own.introduction.host))
+    };
+    let reach = match own.hello.net_if {
+        Some(address) => Reach::At(address),
+        None if info.one_host => Reach::ThisHost,
+        None => Reach::Everywhere,
+    };
+    let machine = MachineId::random().map_err(|error| failed("no random numbers", error))?;
+    let secret = Secret::random().map_err(|error| failed("no random numbers", error))?;
+    let keys = Keys { machine, secret };
+    let door =
+        Door::open(reach, keys.secret.clone()).map_err(|error| failed("cannot listen for the other ranks", error))?;
+    let card = Card::new(machine, keys.secret.clone(), place, door.addresses.clone());
+    let published = match way(info, means, card.to_json().as_bytes(), &note).map_err(|line| said_of(own, &line))? {
+        Way::Mpi(_) => None,
+        Way::File(path) => Some(Published::write(&path, &card).map_err(|error| said_of(own, &error.to_string()))?),
+    };
+    let machine = coordinator::coordinate(&door.visitors, own, &keys, means.timeout, decide)?;
+    Ok(Machine { published, ..machine })
+}
+
+/// Wires this rank up with its rank 0.
+///
+/// # Errors
+/// [`Refusal`] when there will be no machine with it.
+pub(crate) fn as_member(info: RankInfo, place: &Place, own: &Own, means: &Means) -> Result<Machine, Refusal> {
+    let about = |refusal: Refusal| if refusal.said { refusal } else { said_of(own, &refusal.line) };
+    // Rank 0 has the same cause and says it.
+    let way = way(info, means, &[], |_| {}).map_err(|line| Refusal { line, said: true })?;
+    let card = || match &way {
+        Way::Mpi(card) => Ok(card.as_ref().clone()),
+        Way::File(path) => {
+            address_file::read(path).map_err(|error| format!("address file {}: {error}", path.display()))
+        }
+    };
+    let (channel, card) = member::reach(card, &place.boot_id, means.timeout).map_err(about)?;
+    let keys = Keys { machine: card.machine, secret: card.secret };
+    member::join(channel, own, &keys, means.timeout).map_err(about)
+}
+
+fn said_of(own: &Own, line: &str) -> Refusal {
+    Refusal::new(format!("{}: {line}", difference::who(&own.introduction)))
+}
+
+/// The card by MPI where there is one; else where the address file is. All ranks come to the same result.
+fn way(info: RankInfo, means: &Means, blob: &[u8], note: impl Fn(&str)) -> Result<Way, String> {
+    let file = means.address_file.as_deref();
+    if !info.source.may_be_mpi() {
+        return match file {
+            Some(path) => Ok(Way::File(path.to_owned())),
+            None => Err(format!(
+                "the ranks ({}) are not started by MPI: give --address-file FILE, a file that all ranks see",
+                info.source
+            )),
+        };
+    }
+    let card = mpi::exchange(info, blob, means.timeout.min(MPI_TIME));
+    match (card.map(|card| Card::from_json(&card)), file) {
+        (Ok(Ok(card)), _) => Ok(Way::Mpi(Box::new(card))),
+        (Ok(Err(error)), _) => Err(format!("rank 0's card by MPI: {error}")),
+        (Err(error), Some(path)) => {
+            note(&without_mpi(&error, path));
+            Ok(Way::File(path.to_owned()))
+        }
+        (Err(error), None) => Err(format!("wire-up by MPI: {error}; give --address-file FILE to do without")),
+    }
+}
+
+fn without_mpi(error: &MpiError, path: &Path) -> String {
+    format!("wire-up by MPI: {error}; the address file {} is used instead", path.display())
+}

@@ -1,0 +1,86 @@
+//! A machine of several ranks within this process, connected over TCP on the loopback interface.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::panic;
+use std::sync::Arc;
+use std::thread;
+
+use vincs_coherence::id::Rank;
+use vincs_coherence::transport::Transport;
+use vincs_transport_tcp::endpoint::Timing;
+use vincs_transport_tcp::fabric::{CONNECT_TIME, ConnectError, FabricConfig, connect};
+use vincs_transport_tcp::listener::{ListenError, Listener};
+use vincs_transport_tcp::secret::{MachineId, Secret};
+use vincs_vmm::cluster::{Cluster, MemorySettings};
+use vincs_vmm::machine::{Machine, MachineConfig, MachineError, Running};
+
+/// How a machine is spread over ranks.
+#[derive(Clone, Debug)]
+pub struct Ranks {
+    /// How many.
+    pub ranks: u16,
+    /// Shards of memory: threads of each rank that serve faults.
+    pub shards: u16,
+    /// How memory is spread.
+    pub memory: MemorySettings,
+}
+
+impl Ranks {
+    /// So many ranks with one shard, the rest as fits this host.
+    #[must_use]
+    pub fn new(ranks: u16) -> Self {
+        Self { ranks, shards: 1, memory: MemorySettings::default() }
+    }
+}
+
+/// Why ranks are not connected.
+#[derive(Debug, thiserror::Error)]
+pub enum RanksError {
+    /// No port on the loopback interface.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// No random bytes for the secret.
+    #[error("the kernel gives no random bytes for the machine's secret: {0}")]
+    Secret(#[from] std::io::Error),
+    /// A connection failed.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+/// The places of all ranks, connected.
+pub(crate) fn connected(ranks: &Ranks) -> Result<Vec<Cluster>, RanksError> {
+    let bind = |_| Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let listeners = (0..ranks.ranks).map(bind).collect::<Result<Vec<_>, _>>()?;
+    let addresses: Vec<_> = listeners.iter().map(Listener::address).collect();
+    let (machine, secret) = (MachineId::random()?, Secret::random()?);
+    let start = |(rank, listener): (u16, Listener)| {
+        let config = FabricConfig {
+            rank: Rank(rank),
+            addresses: addresses.clone(),
+            machine,
+            secret: secret.clone(),
+            segments: vec![None; 1 + usize::from(ranks.shards)],
+            connect_time: CONNECT_TIME,
+            timing: Timing::default(),
+        };
+        thread::spawn(move || connect(&config, listener))
+    };
+    let threads: Vec<_> = (0..).zip(listeners).map(start).collect();
+    let mut clusters = Vec::new();
+    for (rank, thread) in (0..).zip(threads) {
+        let ends = thread.join().unwrap_or_else(|payload| panic::resume_unwind(payload))?;
+        let mut ends = ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>);
+        // The first class is the control channel's; each rank has asked for it.
+        let Some(control) = ends.next() else { continue };
+        let (coherence, memory) = (ends.collect(), ranks.memory.clone());
+        clusters.push(Cluster { rank: Rank(rank), ranks: ranks.ranks, coherence, control, memory });
+    }
+    Ok(clusters)
+}
+
+/// Builds and starts the machines of all ranks at the same time, as they need each other for it.
+pub(crate) fn start(configs: Vec<MachineConfig>) -> Result<Vec<Running>, MachineError> {
+    let build = |config| thread::spawn(move || Machine::new(config)?.start());
+    let threads: Vec<_> = configs.into_iter().map(build).collect();
+    threads.into_iter().map(|thread| thread.join().unwrap_or_else(|payload| panic::resume_unwind(payload))).collect()
+}

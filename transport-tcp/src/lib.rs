@@ -1,0 +1,22 @@
+//! vincs' port to transports over TCP. It knows nothing of what it carries.
+//!
+//! - [`secret`]: what the ranks of a machine know and nobody else does; [`auth`]: connections that have proved it, which the
+//!   launcher's rendezvous uses as well.
+//! - [`listener`]: where others connect to; [`fabric`]: all ranks connect with each other, and say `hello` on each connection.
+//! - [`endpoint`]: one rank's end of one channel class, the port itself. Below it `frame`: what is on the wire; `inbox`: what has been
+//!   received; `outbound`: what is to be sent.
+//!
+//! A connection belongs to one pair of ranks and one channel class, so nothing of one class waits for another one. Whoever sends
+//! writes to the socket itself; whoever polls reads, serves the one-sided operations of other ranks, and flushes what a socket did not take.
+
+#![forbid(unsafe_code)]
+
+pub mod auth;
+pub mod endpoint;
+pub mod fabric;
+mod frame;
+mod hello;
+mod inbox;
+pub mod listener;
+mod outbound;
+pub mod secret;

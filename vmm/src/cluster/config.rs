@@ -1,0 +1,142 @@
+//! A rank's place among the others.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use vincs_coherence::id::{MAX_RANKS, Rank};
+use vincs_coherence::transport::Transport;
+
+use crate::topology::Topology;
+
+/// A rank's place in a machine of several, and its channels to the others, all connected.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// This rank.
+    pub rank: Rank,
+    /// How many there are. The machine has one NUMA node for each, and the vCPUs of a node run on its rank.
+    pub ranks: u16,
+    /// Channels for pages, one per shard of memory.
+    pub coherence: Vec<Arc<dyn Transport>>,
+    /// The channel for everything else.
+    pub control: Arc<dyn Transport>,
+    /// How memory is spread.
+    pub memory: MemorySettings,
+}
+
+/// How memory is spread over ranks. The cache and the times may differ between ranks.
+#[derive(Clone, Debug)]
+pub struct MemorySettings {
+    /// How long this rank keeps a page it got, whoever wants it. None: as measured at the start.
+    pub hold: Option<Duration>,
+    /// Most pages of other ranks that this rank keeps; None is no limit.
+    pub cache_pages: Option<u32>,
+    /// Most pages asked for ahead of a sequential reader; 0 turns it off.
+    pub read_ahead: u16,
+    /// Pages of its own that a rank takes at once when one of them is first touched, a power of two.
+    pub first_touch: u16,
+    /// How long a thread that serves faults looks for work before it sleeps.
+    pub spin: Duration,
+    /// Whether threads that serve faults are bound to processors.
+    pub bind: bool,
+    /// At one of so many faults the instruction is noted that ran into it, for the statistics; it costs the vCPU an exit.
+    /// None: at no fault.
+    pub sample_every: Option<NonZeroU32>,
+}
+
+/// Pages asked for ahead of a sequential reader: 128 KiB, Linux's own read-ahead.
+const READ_AHEAD: u16 = 32;
+/// Pages taken at a first touch: 64 KiB, of which a kernel that has touched one will touch more.
+const FIRST_TOUCH: u16 = 16;
+/// How long looking for work pays off: a round trip to another rank and back.
+const SPIN: Duration = Duration::from_micros(50);
+
+impl Default for MemorySettings {
+    /// Fit for this host: a thread that looks for work only helps where another processor has the vCPU.
+    fn default() -> Self {
+        let alone = thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
+        Self {
+            hold: None,
+            cache_pages: None,
+            read_ahead: READ_AHEAD,
+            first_touch: FIRST_TOUCH,
+            spin: if alone { Duration::ZERO } else { SPIN },
+            bind: false,
+            sample_every: None,
+        }
+    }
+}
+
+/// A rank's place is none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ClusterError {
+    /// Too few or too many ranks, or this one is not of them.
+    #[error("rank {rank} of {ranks}: a machine has 1 to {MAX_RANKS} ranks, numbered from 0")]
+    Rank {
+        /// This rank.
+        rank: u16,
+        /// Number of ranks.
+        ranks: u16,
+    },
+    /// The vCPUs are not arranged in a node per rank.
+    #[error("{nodes} NUMA nodes for {ranks} ranks: a machine has one for each rank")]
+    Nodes {
+        /// Nodes of the machine.
+        nodes: u32,
+        /// Number of ranks.
+        ranks: u16,
+    },
+    /// Rank 0 has the kernel and the devices, the others have none.
+    #[error("rank {0} with the role of another: rank 0 has the kernel and the devices, the others have none")]
+    Role(u16),
+    /// No channel for pages.
+    #[error("no channel for pages; give one for each shard")]
+    Channels,
+}
+
+impl Cluster {
+    /// Whether the place is one; `first` is what the role says.
+    pub(crate) fn check(&self, topology: &Topology, first: bool) -> Result<(), ClusterError> {
+        let (rank, ranks) = (self.rank.0, self.ranks);
+        if !(1..=MAX_RANKS).contains(&ranks) || rank >= ranks {
+            return Err(ClusterError::Rank { rank, ranks });
+        }
+        if topology.nodes() != u32::from(ranks) {
+            return Err(ClusterError::Nodes { nodes: topology.nodes(), ranks });
+        }
+        if first != (rank == 0) {
+            return Err(ClusterError::Role(rank));
+        }
+        if self.coherence.is_empty() {
+            return Err(ClusterError::Channels);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Hub;
+    use super::*;
+
+    fn check(rank: u16, ranks: u16, nodes: u32, first: bool, shards: usize) -> Result<(), ClusterError> {
+        let end = || Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
+        let coherence = (0..shards).map(|_| end()).collect();
+        let cluster = Cluster { rank: Rank(rank), ranks, coherence, control: end(), memory: MemorySettings::default() };
+        cluster.check(&Topology::new(64, nodes).unwrap(), first)
+    }
+
+    #[test]
+    fn places_that_are_none_are_refused() {
+        assert_eq!(check(0, 2, 2, true, 1), Ok(()));
+        assert_eq!(check(63, 64, 64, false, 4), Ok(()));
+        assert_eq!(check(2, 2, 2, false, 1), Err(ClusterError::Rank { rank: 2, ranks: 2 }));
+        assert_eq!(check(0, 0, 1, true, 1), Err(ClusterError::Rank { rank: 0, ranks: 0 }));
+        assert_eq!(check(0, 65, 1, true, 1), Err(ClusterError::Rank { rank: 0, ranks: 65 }));
+        assert_eq!(check(0, 2, 1, true, 1), Err(ClusterError::Nodes { nodes: 1, ranks: 2 }));
+        assert_eq!(check(0, 2, 2, false, 1), Err(ClusterError::Role(0)));
+        assert_eq!(check(1, 2, 2, true, 1), Err(ClusterError::Role(1)));
+        assert_eq!(check(1, 2, 2, false, 0), Err(ClusterError::Channels));
+    }
+}

@@ -1,0 +1,306 @@
+//! The control thread of a rank: polls the control channel and acts on what comes.
+//!
+//! It never waits for anything but messages, so signs of life are answered whatever devices and vCPUs do.
+
+mod first;
+mod member;
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vincs_coherence::id::Rank;
+use vincs_coherence::transport::Event;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::link::ControlLink;
+use super::message::{Control, VcpuFailure};
+use crate::apic::Router;
+
+pub(crate) use first::First;
+pub(crate) use member::{AppliedClock, Member, StatisticsSource};
+
+/// How long a rank's loss that another channel tells waits for what the rank may have said before it went: the end of
+/// the machine, or why it gives up.
+const GRACE: Duration = Duration::from_millis(300);
+/// How long a rank that has told rank 0 of a loss waits for rank 0 to tell all.
+const TELL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a rank that knows of the end keeps its connections open for ranks that do not yet.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often messages that wait for room are tried again.
+const FLUSH_STEP: Duration = Duration::from_millis(1);
+
+/// What the control channel brings to the machine.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum ClusterEvent {
+    /// On rank 0: a vCPU of another rank cannot go on.
+    VcpuFailed(u32, VcpuFailure),
+    /// A rank is lost, gives up or breaks the rules.
+    Lost(Rank, String),
+    /// On other ranks: rank 0 has ended the machine.
+    Ended(i32),
+}
+
+/// What other threads of this rank tell the control thread.
+pub(crate) enum Note {
+    /// Another channel has lost a rank, or its messages make no sense.
+    Lost(Rank, String),
+    /// On rank 0: tell all that the machine has ended, and then this sender.
+    End(i32, Sender<()>),
+    /// On rank 0: ask all for their statistics and send what comes there.
+    Gather(Sender<(Rank, Vec<u8>)>),
+    /// End the thread.
+    Stop,
+}
+
+/// The control thread as the rest of the rank holds it.
+#[derive(Clone, Debug)]
+pub(crate) struct ControlNotes {
+    notes: Sender<Note>,
+    wake: Arc<EventFd>,
+}
+
+impl ControlNotes {
+    /// Tells the control thread; never waits. It may have ended.
+    pub(crate) fn tell(&self, note: Note) {
+        if self.notes.send(note).is_ok() {
+            // A nonblocking eventfd refuses only when its counter is full, and then it is readable all the same.
+            let _ = self.wake.write(1);
+        }
+    }
+}
+
+/// Where notes to a control thread arrive, before it runs.
+#[derive(Debug)]
+pub(crate) struct NoteBox {
+    notes: Receiver<Note>,
+    wake: Arc<EventFd>,
+}
+
+/// A way to tell a control thread, and its end for [`spawn`].
+pub(crate) fn notes() -> io::Result<(ControlNotes, NoteBox)> {
+    let (sender, receiver) = channel();
+    let wake = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+    Ok((ControlNotes { notes: sender, wake: Arc::clone(&wake) }, NoteBox { notes: receiver, wake }))
+}
+
+/// What differs between rank 0 and the others.
+pub(crate) enum Side {
+    /// Rank 0.
+    First(First),
+    /// Another rank.
+    Member(Box<Member>),
+}
+
+/// Starts the control thread. `events` is told what matters to the machine: at most one loss or end, and failures.
+pub(crate) fn spawn(
+    link: Arc<ControlLink>,
+    router: Arc<Router>,
+    side: Side,
+    notes: NoteBox,
+    events: impl Fn(ClusterEvent) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let mut thread = ControlThread {
+        core: Core { link, router, events: Box::new(events), suspect: None, over: false },
+        side,
+        notes: notes.notes,
+        wake: notes.wake,
+    };
+    thread::Builder::new().name("control".into()).spawn(move || thread.run())
+}
+
+/// What both sides work with.
+struct Core {
+    link: Arc<ControlLink>,
+    router: Arc<Router>,
+    events: Box<dyn Fn(ClusterEvent) + Send>,
+    /// A rank that is lost as far as is known, and when that is told unless something better comes.
+    suspect: Option<(Instant, Rank, String)>,
+    /// The end or a loss has been told: nothing that follows from it is news.
+    over: bool,
+}
+
+impl Core {
+    /// Tells the end or a loss, once.
+    fn finish(&mut self, event: ClusterEvent) -> bool {
+        let first = !std::mem::replace(&mut self.over, true);
+        self.suspect = None;
+        if first {
+            (self.events)(event);
+        }
+        first
+    }
+
+    fn suspect(&mut self, rank: Rank, reason: String, patience: Duration) {
+        if !self.over && self.suspect.is_none() {
+            self.suspect = Some((Instant::now() + patience, rank, reason));
+        }
+    }
+}
+
+/// A message, with its body, that the sender had no right to send.
+struct Breach(String);
+
+impl<E: std::error::Error> From<E> for Breach {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Something that has come in by a poll.
+enum Incoming {
+    Message(Rank, Control, Vec<u8>),
+    Lost(Rank, String),
+    Breach(Rank, String),
+}
+
+struct ControlThread {
+    core: Core,
+    side: Side,
+    notes: Receiver<Note>,
+    wake: Arc<EventFd>,
+}
+
+impl ControlThread {
+    fn run(&mut self) {
+        let link = Arc::clone(&self.core.link);
+        link.poll_here();
+        if let Side::Member(member) = &mut self.side {
+            member.begin(&mut self.core);
+        }
+        let mut stopping = None;
+        loop {
+            let worked = self.poll();
+            while let Ok(note) = self.notes.try_recv() {
+                match note {
+                    Note::Stop => stopping = Some(Instant::now() + CLOSE_PATIENCE),
+                    Note::Lost(rank, reason) => self.lost_elsewhere(rank, reason),
+                    Note::End(status, done) => self.end(status, done),
+                    Note::Gather(sender) => self.gather(sender),
+                }
+            }
+            self.keep_time();
+            if let Err(rank) = link.flush() {
+                self.lost(rank, "it does not take its messages".into());
+            }
+            let lingers = matches!(&self.side, Side::Member(member) if member.lingers());
+            if stopping.is_some_and(|until: Instant| Instant::now() >= until || !lingers && !link.has_waiting()) {
+                return;
+            }
+            if !worked {
+                self.wait(stopping);
+            }
+        }
+    }
+
+    /// Takes in what has come; says whether anything has.
+    fn poll(&mut self) -> bool {
+        let mut incoming = Vec::new();
+        // Messages are acted on after the poll, which may hold what sending an answer needs.
+        self.core.link.transport().poll(&mut |event| {
+            incoming.push(match event {
+                Event::Message { from, header, body } => match Control::decode(header, body.len()) {
+                    Ok(message) => Incoming::Message(from, message, body.to_vec()),
+                    Err(error) => Incoming::Breach(from, error.to_string()),
+                },
+                Event::Lost { rank, reason } => Incoming::Lost(rank, reason),
+                Event::Completed { .. } => return,
+            });
+        });
+        let any = !incoming.is_empty();
+        for item in incoming {
+            match item {
+                Incoming::Message(from, message, body) => {
+                    let handled = match &mut self.side {
+                        Side::First(first) => first.handle(&mut self.core, from, message, body),
+                        Side::Member(member) => member.handle(&mut self.core, from, message, body),
+                    };
+                    if let Err(Breach(what)) = handled {
+                        self.lost(from, format!("it sent what it may not: {what}"));
+                    }
+                }
+                Incoming::Lost(rank, reason) => self.lost(rank, reason),
+                Incoming::Breach(from, what) => self.lost(from, format!("it sent what is no message: {what}")),
+            }
+        }
+        any
+    }
+
+    /// A rank is lost on this channel: whatever it had to say has been heard.
+    fn lost(&mut self, rank: Rank, reason: String) {
+        match &mut self.side {
+            Side::First(first) => first.lost(&mut self.core, rank, reason),
+            Side::Member(member) => member.lost(&mut self.core, rank, reason),
+        }
+    }
+
+    /// Another channel has lost a rank, which may still have something to say on this one.
+    fn lost_elsewhere(&mut self, rank: Rank, reason: String) {
+        self.core.suspect(rank, reason, GRACE);
+    }
+
+    fn end(&mut self, status: i32, done: Sender<()>) {
+        if let Side::First(first) = &mut self.side {
+            first.end(&mut self.core, status, done);
+        }
+    }
+
+    fn gather(&mut self, sender: Sender<(Rank, Vec<u8>)>) {
+        if let Side::First(first) = &mut self.side {
+            first.gather(&self.core, sender);
+        }
+    }
+
+    fn keep_time(&mut self) {
+        let now = Instant::now();
+        if self.core.suspect.as_ref().is_some_and(|(due, ..)| *due <= now)
+            && let Some((_, rank, reason)) = self.core.suspect.take()
+        {
+            match &mut self.side {
+                Side::First(first) => first.lost(&mut self.core, rank, reason),
+                Side::Member(_) => {
+                    self.core.finish(ClusterEvent::Lost(rank, reason));
+                }
+            }
+        }
+        if let Side::Member(member) = &mut self.side {
+            member.keep_time(&self.core, now);
+            if self.core.over {
+                member.give_up_clock();
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self, stopping: Option<Instant>) {
+        let link = &self.core.link;
+        let member = if let Side::Member(member) = &self.side { member.due() } else { None };
+        let due = [self.core.suspect.as_ref().map(|(due, ..)| *due), member, stopping].into_iter().flatten().min();
+        let mut limit = link.transport().poll_within();
+        if let Some(due) = due {
+            limit = limit.min(due.saturating_duration_since(Instant::now()));
+        }
+        if link.has_waiting() {
+            limit = limit.min(FLUSH_STEP);
+        }
+        let ready = link.transport().ready();
+        // SAFETY: the descriptor is open as long as the eventfd lives, which this thread shares.
+        let wake = unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) };
+        let mut fds = [PollFd::from_borrowed_fd(ready, PollFlags::IN), PollFd::from_borrowed_fd(wake, PollFlags::IN)];
+        let limit = Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        // Interrupted or failed, the caller looks at everything anyway.
+        let _ = poll(&mut fds, Some(&limit));
+        // It fails only when there is nothing to read.
+        let _ = self.wake.read();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! The other ranks' side of the control channel.
+
+use std::fmt;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use vincs_coherence::id::Rank;
+
+use super::super::clock::{ClockStats, DRIFT_PROBES, Measured, Measurement, Next, START_PROBES};
+use super::super::forward::{DEVICE_RANK, Forwarder};
+use super::super::message::{ClockReading, Control, MAX_STATISTICS};
+use super::{Breach, ClusterEvent, Core, TELL_PATIENCE};
+use crate::clock::host_ticks;
+
+/// How often drift of the clock is measured.
+const DRIFT_STEP: Duration = Duration::from_secs(1);
+
+type Tell = Box<dyn Fn() -> Vec<u8> + Send>;
+
+/// Tells what this rank has counted, as bytes for whoever asks rank 0; nothing before it is set.
+#[derive(Clone, Default)]
+pub(crate) struct StatisticsSource(Arc<Mutex<Option<Tell>>>);
+
+impl StatisticsSource {
+    /// From now on this tells it.
+    pub(crate) fn set(&self, source: Tell) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+
+    fn tell(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|source| source()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for StatisticsSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StatisticsSource").finish_non_exhaustive()
+    }
+}
+
+/// What a rank other than 0 works with.
+pub(crate) struct Member {
+    forwarder: Arc<Forwarder>,
+    statistics: StatisticsSource,
+    boot_id: Option<[u8; 16]>,
+    measurement: Option<Measurement>,
+    /// Where the first measurement goes.
+    first_measured: Option<Sender<Measured>>,
+    /// What the guest's counter is this host's plus, and at which rate, once that is settled; shared with who settles it.
+    applied: Arc<Mutex<AppliedClock>>,
+    next_drift: Option<Instant>,
+    ended: bool,
+    closed: bool,
+}
+
+/// The clock as it was set, and how well it goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AppliedClock {
+    /// What the guest's counter is this host's plus.
+    pub(crate) offset: u64,
+    /// Its rate in kHz.
+    pub(crate) khz: u32,
+    /// How well it goes.
+    pub(crate) stats: ClockStats,
+}
+
+impl Member {
+    /// `first_measured` gets what the first measurement of the clock gives; `applied` is what was made of it.
+    pub(crate) fn new(
+        forwarder: Arc<Forwarder>,
+        statistics: StatisticsSource,
+        boot_id: Option<[u8; 16]>,
+        first_measured: Sender<Measured>,
+        applied: Arc<Mutex<AppliedClock>>,
+    ) -> Self {
+        Self {
+            forwarder,
+            statistics,
+            boot_id,
+            measurement: None,
+            first_measured: Some(first_measured),
+            applied,
+            next_drift: None,
+            ended: false,
+            closed: false,
+        }
+    }
+
+    /// Asks rank 0 for its clock.
+    pub(super) fn begin(&mut self, core: &mut Core) {
+        self.measure(core, START_PROBES);
+    }
+
+    fn measure(&mut self, core: &Core, probes: u32) {
+        let number = self.measurement.as_ref().map_or(0, |last| last.number().wrapping_add(1));
+        self.measurement = Some(Measurement::start(self.boot_id, number, probes, host_ticks()));
+        core.link.send(DEVICE_RANK, &Control::ClockProbe { number }, &[]);
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        core: &mut Core,
+        from: Rank,
+        message: Control,
+        body: Vec<u8>,
+    ) -> Result<(), Breach> {
+        match message {
+            Control::Interrupt(message) => {
+                core.router.deliver_here(message);
+                return Ok(());
+            }
+            _ if from != DEVICE_RANK => {}
+            Control::Answer { vcpu } => return Ok(self.forwarder.answer(vcpu, body)?),
+            Control::ClockAnswer { number, reading } => return self.clock_answer(core, number, reading),
+            Control::Lost { rank, reason } => {
+                core.finish(ClusterEvent::Lost(rank, reason));
+                return Ok(());
+            }
+            Control::StatisticsRequest => {
+                self.tell_statistics(core);
+                return Ok(());
+            }
+            Control::End { status } => {
+                self.ended = true;
+                core.finish(ClusterEvent::Ended(status));
+                core.link.send(DEVICE_RANK, &Control::EndSeen, &[]);
+                return Ok(());
+            }
+            Control::Closed if self.ended => {
+                self.closed = true;
+                return Ok(());
+            }
+            Control::EndOfInterrupt { .. }
+            | Control::Notify { .. }
+            | Control::Access { .. }
+            | Control::ClockProbe { .. }
+            | Control::VcpuFailed { .. }
+            | Control::Statistics
+            | Control::EndSeen
+            | Control::Closed => {}
+        }
+        Err(Breach(format!("{message:?} to rank {}", core.link.rank().0)))
+    }
+
+    /// A rank is lost. Rank 0 tells all which was the first; without rank 0 the machine is over at once.
+    pub(super) fn lost(&mut self, core: &mut Core, rank: Rank, reason: String) {
+        if rank == DEVICE_RANK {
+            self.closed = true;
+            let known = core.suspect.take().map(|(_, rank, reason)| ClusterEvent::Lost(rank, reason));
+            core.finish(known.unwrap_or(ClusterEvent::Lost(rank, reason)));
+        } else if !core.over {
+            core.link.send(DEVICE_RANK, &Control::lost(rank, &reason), &[]);
+            core.suspect(rank, reason, TELL_PATIENCE);
+        }
+    }
+
+    /// Whether other ranks may not know of the end yet, and would take a closed connection for a loss.
+    pub(super) fn lingers(&self) -> bool {
+        self.ended && !self.closed
+    }
+
+    /// When [`Self::keep_time`] has something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.next_drift
+    }
+
+    pub(super) fn keep_time(&mut self, core: &Core, now: Instant) {
+        if self.next_drift.is_some_and(|due| due <= now) {
+            self.next_drift = None;
+            if !core.over {
+                self.measure(core, DRIFT_PROBES);
+            }
+        }
+    }
+
+    /// It is over: who waits for the first measurement need not wait.
+    pub(super) fn give_up_clock(&mut self) {
+        self.first_measured = None;
+    }
+
+    fn clock_answer(&mut self, core: &Core, number: u32, reading: ClockReading) -> Result<(), Breach> {
+        let now = host_ticks();
+        let next = self.measurement.as_mut().and_then(|measurement| measurement.answer(number, reading, now));
+        match next {
+            None => return Err(Breach(format!("an answer to clock probe {number}, which waits for none"))),
+            Some(Next::Probe(number)) => core.link.send(DEVICE_RANK, &Control::ClockProbe { number }, &[]),
+            Some(Next::Done(measured)) => self.measured(measured),
+        }
+        Ok(())
+    }
+
+    fn measured(&mut self, measured: Measured) {
+        // One counter cannot drift from itself.
+        self.next_drift = (!measured.same_counter).then(|| Instant::now() + DRIFT_STEP);
+        match self.first_measured.take() {
+            Some(sender) => {
+                // Whoever waits for it may have given up.
+                let _ = sender.send(measured);
+            }
+            None => {
+                let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+                let (offset, khz) = (applied.offset, applied.khz);
+                applied.stats.measured(measured, offset, khz);
+            }
+        }
+    }
+
+    fn tell_statistics(&self, core: &Core) {
+        let mut bytes = self.statistics.tell();
+        if bytes.len() > MAX_STATISTICS {
+            tracing::warn!("{} bytes of statistics are more than the {MAX_STATISTICS} that can be told", bytes.len());
+            bytes.clear();
+        }
+        core.link.send(DEVICE_RANK, &Control::Statistics, &bytes);
+    }
+}

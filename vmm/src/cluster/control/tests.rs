@@ -1,0 +1,343 @@
+//! Control threads of two or three ranks against each other, and against a peer that breaks the rules.
+
+use std::sync::Mutex;
+use std::sync::mpsc::RecvTimeoutError;
+
+use super::super::clock::Measured;
+use super::super::forward::Forwarder;
+use super::super::message::{Access, Place};
+use super::super::serve::{Devices, Server};
+use super::super::testing::{End, Hub, heard};
+use super::*;
+use crate::apic::{Delivery, Destination, IoApic, LocalApic, Mailbox, Message, Waker};
+use crate::bus::{Bus, PioDevice};
+use crate::clock::GuestClock;
+use crate::topology::{Topology, VcpuId};
+
+/// Far more than anything here takes on a busy host.
+const LONG: Duration = Duration::from_secs(20);
+/// Long enough to see that nothing comes.
+const SHORT: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+struct Asleep;
+impl Waker for Asleep {
+    fn wake(&self) {}
+}
+
+/// Reads as the port's number, keeps what is written.
+#[derive(Debug, Default)]
+struct Kept(Mutex<Vec<u8>>);
+
+impl PioDevice for Kept {
+    fn read(&self, port: u16, data: &mut [u8]) {
+        data.fill(port.to_le_bytes()[0]);
+    }
+
+    fn write(&self, _port: u16, data: &[u8]) {
+        self.0.lock().unwrap().extend(data);
+    }
+}
+
+/// A rank with its control thread. Its processor is the one with the rank's number.
+struct Rig {
+    end: Arc<End>,
+    link: Arc<ControlLink>,
+    notes: ControlNotes,
+    events: Receiver<ClusterEvent>,
+    thread: Option<JoinHandle<()>>,
+    mailbox: Arc<Mailbox>,
+    forwarder: Arc<Forwarder>,
+    measured: Receiver<Measured>,
+    statistics: StatisticsSource,
+    device: Arc<Kept>,
+}
+
+impl Rig {
+    fn start(rank: u16, ends: &[Arc<End>]) -> Self {
+        let end = Arc::clone(&ends[usize::from(rank)]);
+        let ranks = u16::try_from(ends.len()).unwrap();
+        let link = Arc::new(ControlLink::new(Rank(rank), ranks, end.clone()));
+        let mailbox = Arc::new(Mailbox::new(Box::new(Asleep)));
+        let others = link.others().map(|other| (u32::from(other.0), other)).collect();
+        let own = vec![(u32::from(rank), Arc::clone(&mailbox))];
+        let router = Arc::new(Router::new(own).with_others(others, Arc::clone(&link)));
+        let forwarder = Arc::new(Forwarder::new(Arc::clone(&link), [VcpuId(rank.into())]));
+        let (first_measured, measured) = channel();
+        let statistics = StatisticsSource::default();
+        let device = Arc::new(Kept::default());
+        let side = if rank == 0 {
+            let mut bus = Bus::default();
+            bus.add_pio(0x40, 4, Arc::clone(&device) as _).unwrap();
+            let devices =
+                Arc::new(Devices { bus, io_apic: Arc::new(IoApic::new(Arc::clone(&router))), virtio: vec![] });
+            let server = |rank| Server::start(rank, 1, Arc::clone(&devices), Arc::clone(&link)).unwrap().0;
+            let servers = link.others().map(server).collect();
+            let topology = Topology::new(ranks.into(), ranks.into()).unwrap();
+            let clock = GuestClock::start(2_000_000);
+            Side::First(First::new(Arc::clone(&devices), servers, topology, clock, Some([7; 16])))
+        } else {
+            let (forwarder, applied) = (Arc::clone(&forwarder), Arc::default());
+            Side::Member(Box::new(Member::new(forwarder, statistics.clone(), None, first_measured, applied)))
+        };
+        let (notes, note_box) = notes().unwrap();
+        let (told, events) = channel();
+        let thread = spawn(Arc::clone(&link), router, side, note_box, move |event| told.send(event).unwrap());
+        let thread = Some(thread.unwrap());
+        Self { end, link, notes, events, thread, mailbox, forwarder, measured, statistics, device }
+    }
+
+    fn event(&self) -> ClusterEvent {
+        self.events.recv_timeout(LONG).unwrap()
+    }
+
+    fn no_event(&self) {
+        assert_eq!(self.events.recv_timeout(SHORT), Err(RecvTimeoutError::Timeout));
+    }
+
+    fn lost(&self) -> (u16, String) {
+        match self.event() {
+            ClusterEvent::Lost(rank, reason) => (rank.0, reason),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn stop(mut self) {
+        self.notes.tell(Note::Stop);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn rigs(ranks: u16) -> Vec<Rig> {
+    let ends = Hub::ends(ranks);
+    (0..ranks).map(|rank| Rig::start(rank, &ends)).collect()
+}
+
+/// A rank with its control thread, and the bare ends of all.
+fn alone(rank: u16, ranks: u16) -> (Rig, Vec<Arc<End>>) {
+    let ends = Hub::ends(ranks);
+    (Rig::start(rank, &ends), ends)
+}
+
+fn say(end: &End, to: u16, message: &Control, body: &[u8]) {
+    end.send_raw(Rank(to), &message.encode(), body);
+}
+
+/// Waits until the end has got a message that `wanted` picks.
+fn wait_for<T>(end: &End, wanted: impl Fn(&Control) -> Option<T>) -> T {
+    let until = Instant::now() + LONG;
+    loop {
+        if let Some(found) = heard(end).iter().find_map(|(_, message)| wanted(message)) {
+            return found;
+        }
+        assert!(Instant::now() < until, "it does not come");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn device_accesses_go_to_rank_0_and_their_answers_come_back() {
+    let rigs = rigs(3);
+    for rig in &rigs[1..] {
+        let vcpu = VcpuId(rig.link.rank().0.into());
+        let mut data = [0; 4];
+        assert_eq!(rig.forwarder.read(vcpu, Place::Port(0x42), &mut data), Ok(()));
+        assert_eq!(data, [0x42; 4]);
+        assert_eq!(rig.forwarder.read(vcpu, Place::Memory(0x42), &mut data), Ok(()));
+        assert_eq!(data, [0xff; 4], "there is no device");
+        assert_eq!(rig.forwarder.write(vcpu, Place::Port(0x40), &[data.len().to_le_bytes()[0], 5]), Ok(false));
+    }
+    assert_eq!(*rigs[0].device.0.lock().unwrap(), [4, 5, 4, 5]);
+    rigs.into_iter().for_each(Rig::stop);
+}
+
+#[test]
+fn interrupts_reach_processors_of_other_ranks() {
+    let rigs = rigs(2);
+    let message =
+        Message { destination: Destination::Physical(1), delivery: Delivery::Fixed, vector: 0x51, level: false };
+    rigs[0].link.send(Rank(1), &Control::Interrupt(message), &[]);
+    let until = Instant::now() + LONG;
+    while rigs[1].mailbox.is_empty() {
+        assert!(Instant::now() < until);
+        thread::yield_now();
+    }
+    let mut apic = LocalApic::new(1);
+    apic.write_msr(0x80f, 0x1ff, 0).unwrap();
+    rigs[1].mailbox.collect(&mut apic);
+    assert_eq!(apic.pending(), Some(0x51));
+    rigs.into_iter().for_each(Rig::stop);
+}
+
+#[test]
+fn a_rank_measures_the_clock_of_rank_0_at_its_start() {
+    let rigs = rigs(2);
+    let measured = rigs[1].measured.recv_timeout(LONG).unwrap();
+    assert!(!measured.same_counter && measured.khz == 2_000_000);
+    let own = GuestClock::with(measured.offset, measured.khz).now();
+    // Both read one counter here, so the offset is that of rank 0's clock, which started near zero.
+    assert!(own < 2_000_000 * u64::from(u16::MAX) && measured.uncertainty < 2_000_000_000, "{measured:?}");
+    rigs.into_iter().for_each(Rig::stop);
+}
+
+#[test]
+fn the_end_is_told_to_all_and_is_over_when_all_know() {
+    let rigs = rigs(3);
+    let (done, all_know) = channel();
+    rigs[0].notes.tell(Note::End(7, done));
+    all_know.recv_timeout(LONG).unwrap();
+    for rig in &rigs[1..] {
+        assert_eq!(rig.event(), ClusterEvent::Ended(7));
+    }
+    rigs[1].end.lose(Rank(0), "closed");
+    rigs[1].end.lose(Rank(2), "closed");
+    rigs[2].no_event();
+    rigs[0].no_event();
+    rigs.into_iter().for_each(Rig::stop);
+}
+
+#[test]
+fn a_rank_that_knows_of_the_end_stays_until_all_know() {
+    let (rig, ends) = alone(1, 3);
+    say(&ends[0], 1, &Control::End { status: 0 }, &[]);
+    assert_eq!(rig.event(), ClusterEvent::Ended(0));
+    wait_for(&ends[0], |message| (*message == Control::EndSeen).then_some(()));
+    rig.notes.tell(Note::Stop);
+    thread::sleep(SHORT);
+    assert!(!rig.thread.as_ref().unwrap().is_finished());
+    say(&ends[0], 1, &Control::Closed, &[]);
+    rig.stop();
+}
+
+#[test]
+fn a_lost_rank_is_told_to_all_by_rank_0() {
+    let (rig, ends) = alone(0, 3);
+    ends[1].lose(Rank(0), "silent for 5 s");
+    assert_eq!(rig.lost(), (1, "silent for 5 s".into()));
+    let expected = Control::lost(Rank(1), "silent for 5 s");
+    wait_for(&ends[2], |message| (*message == expected).then_some(()));
+    ends[2].lose(Rank(0), "closed");
+    rig.no_event();
+    rig.stop();
+}
+
+#[test]
+fn a_rank_that_misses_another_asks_rank_0_which_was_lost_first() {
+    let (rig, ends) = alone(1, 3);
+    ends[2].lose(Rank(1), "closed");
+    let expected = Control::lost(Rank(2), "closed");
+    wait_for(&ends[0], |message| (*message == expected).then_some(()));
+    say(&ends[0], 1, &Control::lost(Rank(2), "out of memory"), &[]);
+    assert_eq!(rig.lost(), (2, "out of memory".into()));
+    rig.stop();
+
+    let (rig, ends) = alone(1, 3);
+    ends[2].lose(Rank(1), "closed");
+    assert_eq!(rig.lost(), (2, "closed".into()), "rank 0 does not answer");
+    rig.stop();
+}
+
+#[test]
+fn without_rank_0_it_is_over_at_once() {
+    let (rig, ends) = alone(1, 2);
+    ends[0].lose(Rank(1), "closed");
+    assert_eq!(rig.lost(), (0, "closed".into()));
+    rig.stop();
+}
+
+#[test]
+fn what_another_channel_says_waits_for_a_better_reason() {
+    let (rig, ends) = alone(1, 2);
+    rig.notes.tell(Note::Lost(Rank(0), "closed".into()));
+    say(&ends[0], 1, &Control::End { status: 3 }, &[]);
+    assert_eq!(rig.event(), ClusterEvent::Ended(3), "rank 0 had ended the machine before it went");
+    rig.no_event();
+    rig.stop();
+
+    let (rig, _ends) = alone(0, 2);
+    rig.notes.tell(Note::Lost(Rank(1), "nonsense".into()));
+    assert_eq!(rig.lost(), (1, "nonsense".into()));
+    rig.stop();
+}
+
+#[test]
+fn statistics_come_from_every_rank() {
+    let rigs = rigs(3);
+    rigs[2].statistics.set(Box::new(|| b"{}".to_vec()));
+    let (sender, gathered) = channel();
+    rigs[0].notes.tell(Note::Gather(sender));
+    let mut all = [gathered.recv_timeout(LONG).unwrap(), gathered.recv_timeout(LONG).unwrap()];
+    all.sort();
+    assert_eq!(all, [(Rank(1), vec![]), (Rank(2), b"{}".to_vec())]);
+    rigs.into_iter().for_each(Rig::stop);
+}
+
+#[test]
+fn a_failed_vcpu_is_told_to_rank_0() {
+    let rigs = rigs(2);
+    let failure = VcpuFailure::Host("no".into());
+    rigs[1].link.send(Rank(0), &Control::vcpu_failed(1, failure.clone()), &[]);
+    assert_eq!(rigs[0].event(), ClusterEvent::VcpuFailed(1, failure));
+    rigs.into_iter().for_each(Rig::stop);
+}
+
+#[test]
+fn what_a_rank_may_not_send_is_its_loss() {
+    let access = |vcpu| Control::Access { vcpu, access: Access::Read(Place::Port(0), 1) };
+    let to_first = [
+        access(0),
+        access(2),
+        access(u32::MAX),
+        Control::vcpu_failed(0, VcpuFailure::TripleFault),
+        Control::Answer { vcpu: 1 },
+        Control::End { status: 0 },
+        Control::EndSeen,
+        Control::Closed,
+        Control::StatisticsRequest,
+        Control::lost(Rank(0), "it says"),
+        Control::lost(Rank(9), "it says"),
+    ];
+    for message in to_first {
+        let (rig, ends) = alone(0, 2);
+        say(&ends[1], 0, &message, &[]);
+        let (rank, reason) = rig.lost();
+        assert!(rank == 1 && reason.contains("may not"), "{message:?}: {reason}");
+        rig.stop();
+    }
+    let to_member = [access(1), Control::Statistics, Control::EndSeen, Control::Closed, Control::Answer { vcpu: 1 }];
+    for message in to_member {
+        let (rig, ends) = alone(1, 2);
+        say(&ends[0], 1, &message, &[]);
+        assert!(rig.lost().1.contains("may not"), "{message:?}");
+        rig.stop();
+    }
+    // What rank 0 may say, another may not.
+    let (rig, ends) = alone(1, 3);
+    say(&ends[2], 1, &Control::End { status: 0 }, &[]);
+    assert_eq!(rig.lost().0, 2);
+    rig.stop();
+}
+
+#[test]
+fn bytes_that_are_no_message_are_the_senders_loss() {
+    for (header, body) in [(&[][..], &[][..]), (&[0], &[]), (&[1, 200], &[]), (&[1, 13, 13], &[]), (&[1, 13], &[1])] {
+        let (rig, ends) = alone(0, 2);
+        ends[1].send_raw(Rank(0), header, body);
+        let (rank, reason) = rig.lost();
+        assert!(rank == 1 && reason.contains("no message"), "{header:?}: {reason}");
+        rig.stop();
+    }
+}
+
+#[test]
+fn more_accesses_than_vcpus_are_refused() {
+    let (rig, ends) = alone(0, 2);
+    ends[0].limit(Rank(1), 0);
+    let access = Control::Access { vcpu: 1, access: Access::Write(Place::Port(0x40)) };
+    for _ in 0..4 {
+        say(&ends[1], 0, &access, &[1]);
+    }
+    assert!(rig.lost().1.contains("more device accesses"), "one is served, one waits");
+    rig.link.close();
+    rig.stop();
+}

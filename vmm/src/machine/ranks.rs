@@ -1,0 +1,289 @@
+//! A rank's dealings with the other ranks of its machine.
+
+use std::num::NonZeroU32;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use vincs_coherence::home::HomeMap;
+use vincs_coherence::id::Rank;
+
+use super::config::MachineError;
+use super::running::Event;
+use super::vcpus::{Raw, counter_khz};
+use crate::apic::Router;
+use crate::clock::GuestClock;
+use crate::cluster::{
+    AppliedClock, ClockError, ClockStats, Cluster, Control, ControlLink, ControlNotes, DEVICE_RANK, Devices, First,
+    Forwarder, KindSent, Measured, Member, Note, NoteBox, Server, Side, StatisticsSource, VcpuFailure, boot_id,
+    same_rate, spawn,
+};
+use crate::kvm;
+use crate::layout::{PAGE_SIZE, node_ranges};
+use crate::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats, Sampling};
+use crate::memory::{DeviceMemory, GuestRam};
+use crate::topology::{Topology, VcpuId};
+use crate::vcpu::{End, SampledFault, Samples, VcpuHandle, VcpuSampler};
+
+/// How long rank 0 may take to tell its clock: until then it reads its kernel and opens its devices.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// How long rank 0 waits for all ranks to know of the end. One that has not heard of it by then takes rank 0 for lost.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a rank has told the others, and how well it goes with them.
+#[derive(Clone, Debug, Serialize)]
+pub struct RankStats {
+    /// The rank.
+    pub rank: u16,
+    /// What the fault path has counted.
+    pub memory: EngineStats,
+    /// How long it keeps a page that others want, in nanoseconds.
+    pub hold_nanoseconds: u64,
+    /// Control messages sent, by kind.
+    pub control_sent: Vec<KindSent>,
+    /// How well its clock goes with rank 0's.
+    pub clock: ClockStats,
+    /// Which instructions ran into faults, of a sample of the faults: those with the most samples first.
+    pub sampled_faults: Vec<SampledFault>,
+    /// Samples that were not kept because there were too many different ones.
+    pub samples_dropped: u64,
+}
+
+/// A rank's dealings with the others. Dropped, it ends its threads; before that, waits a little for ranks that have not
+/// heard of the machine's end.
+#[derive(Debug)]
+pub(super) struct Ranks {
+    base: RankBase,
+    link: Arc<ControlLink>,
+    forwarder: Option<Arc<Forwarder>>,
+    statistics: StatisticsSource,
+    applied: Arc<Mutex<AppliedClock>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What dealings with other ranks begin with.
+#[derive(Debug)]
+pub(super) struct RankBase {
+    /// Memory.
+    pub(super) engine: Engine,
+    /// Where vCPUs ran into faults.
+    pub(super) samples: Arc<Samples>,
+    /// The channels. They stay open until the control thread has ended: others take a closed channel for a lost rank.
+    #[expect(dead_code, reason = "kept open until the control thread has ended")]
+    pub(super) cluster: Cluster,
+    /// Where the control thread is told things.
+    pub(super) notes: ControlNotes,
+}
+
+/// The link to the other ranks.
+pub(super) fn link(cluster: &Cluster) -> Arc<ControlLink> {
+    Arc::new(ControlLink::new(cluster.rank, cluster.ranks, Arc::clone(&cluster.control)))
+}
+
+/// What rank 0 serves the others with.
+pub(super) struct FirstRank {
+    pub(super) topology: Topology,
+    pub(super) devices: Arc<Devices>,
+    pub(super) clock: GuestClock,
+    pub(super) link: Arc<ControlLink>,
+}
+
+/// Starts rank 0's side.
+pub(super) fn start_first(
+    base: RankBase,
+    note_box: NoteBox,
+    first: FirstRank,
+    router: &Arc<Router>,
+    events: &Sender<Event>,
+) -> Result<Ranks, MachineError> {
+    let FirstRank { topology, devices, clock, link } = first;
+    let (mut servers, mut threads) = (Vec::new(), Vec::new());
+    for rank in link.others() {
+        let vcpus = topology.ids_of(rank.0.into()).count();
+        let (server, thread) =
+            Server::start(rank, vcpus, Arc::clone(&devices), Arc::clone(&link)).map_err(MachineError::Thread)?;
+        servers.push(server);
+        threads.push(thread);
+    }
+    let first = First::new(devices, servers, topology, clock, boot_id());
+    let control = spawn(Arc::clone(&link), Arc::clone(router), Side::First(first), note_box, told(events));
+    // The control thread is waited for before the servers, which end with it.
+    threads.insert(0, control.map_err(MachineError::Thread)?);
+    let (applied, statistics) = (Arc::default(), StatisticsSource::default());
+    Ok(Ranks { base, link, forwarder: None, statistics, applied, threads })
+}
+
+/// Starts another rank's side; what its first measurement of rank 0's clock gives comes later.
+pub(super) fn start_member(
+    base: RankBase,
+    note_box: NoteBox,
+    forwarder: &Arc<Forwarder>,
+    router: &Arc<Router>,
+    events: &Sender<Event>,
+) -> Result<(Ranks, Receiver<Measured>), MachineError> {
+    let link = forwarder.link();
+    let (applied, statistics) = (Arc::default(), StatisticsSource::default());
+    let (first_measured, measured) = channel();
+    let source = statistics.clone();
+    let member = Member::new(Arc::clone(forwarder), source, boot_id(), first_measured, Arc::clone(&applied));
+    let side = Side::Member(Box::new(member));
+    let control = spawn(Arc::clone(&link), Arc::clone(router), side, note_box, told(events));
+    let threads = vec![control.map_err(MachineError::Thread)?];
+    let forwarder = Some(Arc::clone(forwarder));
+    Ok((Ranks { base, link, forwarder, statistics, applied, threads }, measured))
+}
+
+/// Spreads guest memory over the ranks. What ends that is told to the control thread.
+pub(super) fn spread_memory(
+    ram: &GuestRam,
+    cluster: &Cluster,
+    (topology, memory): (&Topology, u64),
+    handles: &[VcpuHandle],
+    notes: &ControlNotes,
+) -> Result<Engine, MachineError> {
+    let (rank, ranks, settings) = (cluster.rank, cluster.ranks, cluster.memory.clone());
+    let segments = node_ranges(memory, topology.nodes()).into_iter().map(|(_, len, node)| {
+        // What is too much for these numbers is refused as such.
+        (u32::try_from(len / PAGE_SIZE).unwrap_or(u32::MAX), Rank(u16::try_from(node).unwrap_or(u16::MAX)))
+    });
+    let sampling = |every: NonZeroU32| Sampling { every: every.get(), sampler: Arc::new(VcpuSampler::new(handles)) };
+    let config = EngineConfig {
+        rank,
+        ranks,
+        homes: HomeMap::new(segments)?,
+        shards: u16::try_from(cluster.coherence.len()).unwrap_or(u16::MAX),
+        hold: settings.hold,
+        cache_pages: settings.cache_pages,
+        read_ahead: settings.read_ahead,
+        first_touch: settings.first_touch,
+        spin: settings.spin,
+        bind: settings.bind,
+        sampler: settings.sample_every.map(sampling),
+    };
+    let notes = notes.clone();
+    let events = move |event| {
+        let (lost, reason) = match event {
+            EngineEvent::RankLost { rank, reason } => (rank, reason),
+            // Whoever broke the rules is named in the text; this rank is the one that cannot go on.
+            EngineEvent::Protocol(what) | EngineEvent::Host(what) => (rank, what),
+        };
+        notes.tell(Note::Lost(lost, reason));
+    };
+    Ok(Engine::start(ram, config, cluster.coherence.clone(), Arc::new(events))?)
+}
+
+fn told(events: &Sender<Event>) -> impl Fn(crate::cluster::ClusterEvent) + Send + 'static {
+    let events = events.clone();
+    move |event| {
+        // Nobody waits any more when the machine is being taken down.
+        let _ = events.send(Event::Cluster(event));
+    }
+}
+
+impl Ranks {
+    /// Sets the vCPUs' counters to rank 0's as measured.
+    pub(super) fn take_clock(&self, measured: &Receiver<Measured>, vcpus: &[Raw]) -> Result<GuestClock, MachineError> {
+        let measured = measured.recv_timeout(CLOCK_PATIENCE).map_err(|error| match error {
+            RecvTimeoutError::Timeout => ClockError::Silent(CLOCK_PATIENCE.as_secs()).into(),
+            RecvTimeoutError::Disconnected => MachineError::Ended,
+        })?;
+        for vcpu in vcpus {
+            let own = counter_khz(&vcpu.fd)?;
+            if !same_rate(own, measured.khz) {
+                return Err(ClockError::Rate { own, first: measured.khz }.into());
+            }
+            if kvm::set_tsc_offset(&vcpu.fd, measured.offset)? != measured.offset {
+                return Err(ClockError::Offset.into());
+            }
+        }
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        (applied.offset, applied.khz) = (measured.offset, measured.khz);
+        applied.stats.measured(measured, measured.offset, measured.khz);
+        Ok(GuestClock::with(measured.offset, measured.khz))
+    }
+
+    /// Tells rank 0 that a vCPU of this other rank cannot go on.
+    pub(super) fn failure_teller(&self) -> Option<impl Fn(VcpuId, &End) + Send + 'static> {
+        let link = Arc::clone(&self.link);
+        let tell = move |vcpu: VcpuId, end: &End| {
+            let failure = match end {
+                End::TripleFault => VcpuFailure::TripleFault,
+                End::Failed(message) => VcpuFailure::Host(message.clone()),
+                End::Stopped => return,
+            };
+            link.send(DEVICE_RANK, &Control::vcpu_failed(vcpu.0, failure), &[]);
+        };
+        self.forwarder.is_some().then_some(tell)
+    }
+
+    /// A window on memory for a device.
+    pub(super) fn device_memory(&self) -> DeviceMemory {
+        self.base.engine.device_memory()
+    }
+
+    /// Nothing is waited for any more: device accesses are abandoned, and vCPUs that wait for pages go on, so they must
+    /// have been told to stop.
+    pub(super) fn stop_waiting(&mut self) {
+        self.base.engine.stop();
+        if let Some(forwarder) = &self.forwarder {
+            forwarder.close();
+        }
+        self.link.close();
+    }
+
+    /// On rank 0: tells all ranks that the machine has ended; says whether they know.
+    pub(super) fn end(&self, status: i32) -> bool {
+        let (sender, done) = channel();
+        self.base.notes.tell(Note::End(status, sender));
+        done.recv_timeout(END_PATIENCE).is_ok()
+    }
+
+    /// On rank 0: what all other ranks say they have counted, as far as it comes in time.
+    pub(super) fn gather(&self, limit: Duration) -> Vec<(Rank, Vec<u8>)> {
+        let until = Instant::now() + limit;
+        let (sender, answers) = channel();
+        self.base.notes.tell(Note::Gather(sender));
+        let mut gathered = Vec::new();
+        while gathered.len() < self.link.others().count() {
+            match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(answer) => gathered.push(answer),
+                Err(_) => break,
+            }
+        }
+        gathered.sort_by_key(|(rank, _)| *rank);
+        gathered
+    }
+
+    /// On other ranks: what rank 0 is told when it gathers.
+    pub(super) fn set_statistics(&self, source: Box<dyn Fn() -> Vec<u8> + Send>) {
+        self.statistics.set(source);
+    }
+
+    /// What it has told the others.
+    pub(super) fn stats(&self) -> RankStats {
+        let clock = self.applied.lock().unwrap_or_else(PoisonError::into_inner).stats;
+        let (sampled_faults, samples_dropped) = self.base.samples.snapshot();
+        RankStats {
+            rank: self.link.rank().0,
+            memory: self.base.engine.stats(),
+            hold_nanoseconds: u64::try_from(self.base.engine.hold().as_nanos()).unwrap_or(u64::MAX),
+            control_sent: self.link.sent(),
+            clock,
+            sampled_faults,
+            samples_dropped,
+        }
+    }
+}
+
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        self.stop_waiting();
+        self.base.notes.tell(Note::Stop);
+        for thread in self.threads.drain(..) {
+            // A panic of a thread has ended the process already.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The fault path: guest memory that is spread over ranks, as this rank's processors and devices see it.
+//!
+//! An [`Engine`] drives the strict coherence protocol ([`vincs_coherence::node::Node`]) over a transport. It needs no KVM: whoever
+//! touches the guest mapping of its [`GuestRam`], a virtual processor or a thread of this process, runs into faults that
+//! it answers. Devices hold pages through [`Engine::device_memory`].
+//!
+//! - One *service thread* for each shard of the pages owns the shard's protocol node, its userfaultfd and its transport: no locks
+//!   on the way of a fault. It looks for work for a while, then sleeps.
+//! - `view`: what the guest sees, and the system calls that change it; `uffd`, `frames`: what that stands on.
+//! - `service`: the thread; `outgoing`: messages that wait; `mailbox`, `holds`: what devices want.
+//! - `stats`, `latency`, `hot`: what is counted.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use vincs_coherence::id::Tick;
+use vincs_coherence::node::{Config, Node};
+use vincs_coherence::transport::Transport;
+
+use super::{DeviceMemory, GuestRam};
+use frames::{Frames, Shard};
+use mailbox::{Command, Mailbox};
+use service::{Parts, Service, Shared};
+use stats::Recorder;
+use view::View;
+
+mod calibrate;
+mod config;
+mod frames;
+mod holds;
+mod hot;
+mod latency;
+mod mailbox;
+mod outgoing;
+mod service;
+mod stats;
+mod uffd;
+mod view;
+mod zero;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use calibrate::HOLD_LIMITS;
+pub use config::{EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, Sampling};
+pub use frames::FramesError;
+pub use holds::MAX_HOLD_PAGES;
+pub(super) use holds::{Holds, Lease};
+pub use hot::HotPage;
+pub use latency::Latencies;
+pub use stats::{Count, EngineStats, HOTTEST, Traffic, Waits};
+pub use view::ViewError;
+
+/// Guest memory at work. Dropping it stops it.
+#[derive(Debug)]
+pub struct Engine {
+    threads: Vec<JoinHandle<()>>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    recorder: Arc<Recorder>,
+    frames: Arc<Frames>,
+    holds: Arc<Holds>,
+    hold: Duration,
+}
+
+impl Engine {
+    /// Spreads guest memory that nobody has touched yet over the ranks of a machine. `transports`: the endpoint of each
+    /// shard's channel; nothing else polls them.
+    ///
+    /// # Errors
+    /// [`EngineError`] naming what does not fit or cannot be had.
+    pub fn start(
+        ram: &GuestRam,
+        config: EngineConfig,
+        transports: Vec<Arc<dyn Transport>>,
+        events: EventSink,
+    ) -> Result<Self, EngineError> {
+        let frames = Arc::new(Frames::new(ram)?);
+        if config.homes.pages() != frames.pages() {
+            return Err(EngineError::Pages { homes: config.homes.pages(), pages: frames.pages() });
+        }
+        if transports.len() != usize::from(config.shards) || transports.is_empty() {
+            return Err(EngineError::Transports { transports: transports.len(), shards: config.shards });
+        }
+        if frames.in_use() {
+            return Err(EngineError::InUse);
+        }
+        let hold = match config.hold {
+            Some(hold) => hold,
+            None => calibrate::hold(config.spin)?,
+        };
+        let node = Node::new(Config {
+            rank: config.rank,
+            ranks: config.ranks,
+            homes: config.homes,
+            hold: Tick(u64::try_from(hold.as_micros()).unwrap_or(u64::MAX)),
+            cache_pages: config.cache_pages,
+            read_ahead: config.read_ahead,
+            first_touch: config.first_touch,
+        })?;
+        let shared = Shared::new(events);
+        let recorder = Arc::new(Recorder::default());
+        let mut mailboxes = Vec::new();
+        let mut services = Vec::new();
+        for (index, transport) in (0..config.shards).zip(transports) {
+            let mailbox = Arc::new(Mailbox::new().map_err(EngineError::Thread)?);
+            mailboxes.push(Arc::clone(&mailbox));
+            services.push(Parts {
+                node: node.clone(),
+                view: View::new(Arc::clone(&frames), Shard { index, count: config.shards })?,
+                transport,
+                mailbox,
+                recorder: Arc::clone(&recorder),
+                shared: shared.clone(),
+                sampling: config.sampler.clone(),
+                spin: config.spin,
+            });
+        }
+        let holds = Arc::new(Holds::new(Arc::clone(&frames), mailboxes.clone(), Arc::clone(&recorder)));
+        let mut engine = Self { threads: Vec::new(), mailboxes, recorder, frames, holds, hold };
+        for (index, parts) in services.into_iter().enumerate() {
+            engine.threads.push(spawn(index, parts).map_err(EngineError::Thread)?);
+        }
+        Ok(engine)
+    }
+
+    /// A window on the memory for a device.
+    #[must_use]
+    pub fn device_memory(&self) -> DeviceMemory {
+        DeviceMemory::spread(Arc::clone(self.frames.alias()), Arc::clone(&self.holds))
+    }
+
+    /// What it has counted so far.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        self.recorder.snapshot()
+    }
+
+    /// The minimum hold time it uses.
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        self.hold
+    }
+
+    /// Ends its work. Threads that wait for pages go on, and see zeros where pages were not here: whoever runs guest code
+    /// must have been told to stop before.
+    pub fn stop(&mut self) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.push(Command::Stop));
+        for thread in self.threads.drain(..) {
+            // A panic of the thread has ended the process already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn spawn(index: usize, parts: Parts) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("memory-{index}")).spawn(move || {
+        no_timer_slack();
+        Service::new(parts).run();
+    })
+}
+
+/// Lets the thread's waits end when they are due: minimum hold times are about as long as the kernel's usual slack.
+fn no_timer_slack() {
+    const LEAST: libc::c_ulong = 1;
+    // SAFETY: this sets a number of the calling thread and touches no memory.
+    let set = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, LEAST) };
+    if set != 0 {
+        tracing::debug!("waits of a memory thread may end late: {}", io::Error::last_os_error());
+    }
+}

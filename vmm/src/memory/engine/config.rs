@@ -1,0 +1,112 @@
+//! What an engine is told, and what it tells.
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vincs_coherence::home::HomeMap;
+use vincs_coherence::id::{Access, Page, Rank};
+use vincs_coherence::node::ConfigError;
+
+use super::frames::FramesError;
+use super::view::ViewError;
+
+/// An engine's place and settings.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// This rank.
+    pub rank: Rank,
+    /// Number of ranks.
+    pub ranks: u16,
+    /// The homes of all pages.
+    pub homes: HomeMap,
+    /// Number of shards, the same on all ranks: threads that serve faults and messages, each for its own pages.
+    pub shards: u16,
+    /// How long this rank keeps a page it got, whoever wants it. None: four times a fault on this host, which is measured at
+    /// the start, within [`super::HOLD_LIMITS`].
+    pub hold: Option<Duration>,
+    /// Most pages of other homes that this rank keeps; None is no limit.
+    pub cache_pages: Option<u32>,
+    /// Most pages asked for ahead of a sequential reader; 0 turns it off.
+    pub read_ahead: u16,
+    /// Pages of its own that a home takes at once when one of them is first touched.
+    pub first_touch: u16,
+    /// How long a service thread looks for work before it sleeps. Zero where there is only one processor to run on.
+    pub spin: Duration,
+    /// Whether service threads are bound to processors.
+    pub bind: bool,
+    /// Who looks at faulting threads, if anybody.
+    pub sampler: Option<Sampling>,
+}
+
+/// Which faults somebody looks at.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// One of so many faults of a shard; at least 1.
+    pub every: u32,
+    /// Who.
+    pub sampler: Arc<dyn FaultSampler>,
+}
+
+/// Looks at threads that have run into a fault, before they go on.
+pub trait FaultSampler: Send + Sync + Debug {
+    /// A thread, by its Linux id, waits for this page. Called by a service thread: it must not block, nor touch guest memory.
+    fn sample(&self, thread: i32, page: Page, access: Access);
+}
+
+/// What ends an engine's work. Told at most once; then nothing is granted any more, and threads that wait for pages go
+/// on waiting until the engine is stopped.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum EngineEvent {
+    /// A rank is lost, and pages with it.
+    RankLost {
+        /// Which.
+        rank: Rank,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A rank sent what it had no right to send.
+    Protocol(String),
+    /// This host does not do what the engine needs.
+    Host(String),
+}
+
+/// Who is told of events. Called by a service thread: it must not block.
+pub type EventSink = Arc<dyn Fn(EngineEvent) + Send + Sync>;
+
+/// Why an engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The settings do not fit the protocol.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Not one transport for each shard.
+    #[error("{transports} channels for {shards} shards of memory; give each shard one")]
+    Transports {
+        /// Number of transports.
+        transports: usize,
+        /// Number of shards.
+        shards: u16,
+    },
+    /// The homes are not those of this memory.
+    #[error("homes of {homes} pages for a memory of {pages}")]
+    Pages {
+        /// Pages that have a home.
+        homes: u32,
+        /// Pages of guest RAM.
+        pages: u32,
+    },
+    /// Guest RAM is of the wrong kind.
+    #[error(transparent)]
+    Frames(#[from] FramesError),
+    /// The host does not let us handle faults.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// Something was loaded already.
+    #[error("guest memory is in use before it is spread over ranks")]
+    InUse,
+    /// A thread or what wakes it cannot be had.
+    #[error("cannot start a thread for guest memory: {0}")]
+    Thread(io::Error),
+}

@@ -1,0 +1,206 @@
+//! What other threads want of a service thread.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use vincs_coherence::id::{Access, Run};
+use vincs_coherence::node::HoldId;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// What is wanted.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A device wants pages.
+    Hold {
+        /// Its name for them.
+        id: HoldId,
+        /// Which, and what for.
+        runs: Vec<(Run, Access)>,
+        /// Who is told.
+        waiter: Arc<Waiter>,
+    },
+    /// A device is done with its pages.
+    Release(HoldId),
+    /// The thread is to end.
+    Stop,
+}
+
+/// Why a hold was not granted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Refused {
+    /// The protocol does not take it.
+    Unfit(String),
+    /// The engine grants nothing any more.
+    Ended,
+}
+
+/// One thread that waits for an answer.
+#[derive(Debug, Default)]
+pub(super) struct Waiter {
+    answer: Mutex<Option<Result<(), Refused>>>,
+    answered: Condvar,
+}
+
+impl Waiter {
+    /// Answers. Only the first answer counts.
+    pub(super) fn answer(&self, answer: Result<(), Refused>) {
+        locked(&self.answer).get_or_insert(answer);
+        self.answered.notify_one();
+    }
+
+    /// Waits for the answer.
+    pub(super) fn wait(&self) -> Result<(), Refused> {
+        let mut answer = locked(&self.answer);
+        loop {
+            if let Some(answer) = answer.take() {
+                return answer;
+            }
+            answer = self.answered.wait(answer).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Commands for one service thread.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    commands: Mutex<Vec<Command>>,
+    /// There are commands.
+    full: AtomicBool,
+    /// The thread waits for `wake`, or is about to.
+    sleeping: AtomicBool,
+    /// The thread is gone.
+    closed: AtomicBool,
+    wake: EventFd,
+}
+
+impl Mailbox {
+    /// An empty one.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            commands: Mutex::new(Vec::new()),
+            full: AtomicBool::new(false),
+            sleeping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+        })
+    }
+
+    /// Adds a command and wakes the thread if it waits. Commands for a thread that is gone vanish; holds are refused.
+    pub(super) fn push(&self, command: Command) {
+        {
+            let mut commands = locked(&self.commands);
+            if self.closed.load(Ordering::SeqCst) {
+                refuse(&command);
+                return;
+            }
+            commands.push(command);
+            self.full.store(true, Ordering::SeqCst);
+        }
+        if self.sleeping.load(Ordering::SeqCst) {
+            self.ring();
+        }
+    }
+
+    /// Takes the commands there are.
+    pub(super) fn take(&self) -> Vec<Command> {
+        if !self.full.load(Ordering::SeqCst) {
+            return Vec::new();
+        }
+        let mut commands = locked(&self.commands);
+        self.full.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *commands)
+    }
+
+    /// The thread is about to wait for [`Self::fd`]; false when it has a command and must not.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.sleeping.store(true, Ordering::SeqCst);
+        !self.full.load(Ordering::SeqCst)
+    }
+
+    /// The thread has waited, or does not wait.
+    pub(super) fn awake(&self, rung: bool) {
+        self.sleeping.store(false, Ordering::SeqCst);
+        if rung {
+            // It fails only when there is nothing to read.
+            let _ = self.wake.read();
+        }
+    }
+
+    /// Wakes the thread.
+    pub(super) fn ring(&self) {
+        // A nonblocking eventfd refuses only when its counter is full, and then it is readable all the same.
+        let _ = self.wake.write(1);
+    }
+
+    /// The thread ends: what is in the box and what still comes is refused.
+    pub(super) fn close(&self) {
+        let commands = {
+            let mut commands = locked(&self.commands);
+            self.closed.store(true, Ordering::SeqCst);
+            std::mem::take(&mut *commands)
+        };
+        commands.iter().for_each(refuse);
+    }
+
+    /// Readable when the thread has been woken.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the `EventFd` lives, which the result's lifetime borrows.
+        unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) }
+    }
+}
+
+fn refuse(command: &Command) {
+    if let Command::Hold { waiter, .. } = command {
+        waiter.answer(Err(Refused::Ended));
+    }
+}
+
+/// What is behind a lock, whatever happened to the thread that had it.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(id: u64) -> (Command, Arc<Waiter>) {
+        let waiter = Arc::new(Waiter::default());
+        (Command::Hold { id: HoldId(id), runs: Vec::new(), waiter: Arc::clone(&waiter) }, waiter)
+    }
+
+    #[test]
+    fn only_a_sleeping_thread_is_woken() {
+        let mailbox = Mailbox::new().unwrap();
+        mailbox.push(Command::Stop);
+        assert!(mailbox.wake.read().is_err(), "not rung");
+        assert!(!mailbox.may_sleep(), "there is a command");
+        mailbox.awake(false);
+        assert_eq!(mailbox.take().len(), 1);
+        assert!(mailbox.may_sleep());
+        mailbox.push(Command::Stop);
+        assert_eq!(mailbox.wake.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn holds_of_a_closed_box_are_refused_early_or_late() {
+        let mailbox = Mailbox::new().unwrap();
+        let (early, early_waiter) = hold(1);
+        let (late, late_waiter) = hold(2);
+        mailbox.push(early);
+        mailbox.close();
+        mailbox.push(late);
+        assert_eq!(early_waiter.wait(), Err(Refused::Ended));
+        assert_eq!(late_waiter.wait(), Err(Refused::Ended));
+    }
+
+    #[test]
+    fn the_first_answer_counts() {
+        let waiter = Waiter::default();
+        waiter.answer(Ok(()));
+        waiter.answer(Err(Refused::Ended));
+        assert_eq!(waiter.wait(), Ok(()));
+    }
+}

@@ -1,0 +1,304 @@
+//! The thread that owns one shard: its protocol node, its view of memory and its way to the other ranks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vincs_coherence::codec;
+use vincs_coherence::id::{PAGE_BYTES, Rank, Run, Tick};
+use vincs_coherence::node::{HoldId, Node};
+use vincs_coherence::transport::{Event, Transport};
+
+use super::config::{EngineEvent, EventSink, Sampling};
+use super::mailbox::{Command, Mailbox, Refused, Waiter};
+use super::outgoing::Outgoing;
+use super::stats::Recorder;
+use super::view::{Fault, View, ViewError};
+
+mod execute;
+
+/// Longest time between two attempts to send what was held up.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// What all shards of an engine share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    /// Something has ended the engine's work.
+    ended: Arc<AtomicBool>,
+    events: EventSink,
+}
+
+impl Shared {
+    pub(super) fn new(events: EventSink) -> Self {
+        Self { ended: Arc::new(AtomicBool::new(false)), events }
+    }
+
+    /// Whether nothing is granted any more.
+    fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Ends the engine's work and tells why, if nobody has.
+    fn end(&self, event: EngineEvent) {
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            (self.events)(event);
+        }
+    }
+}
+
+/// What a service thread starts with.
+pub(super) struct Parts {
+    pub(super) node: Node,
+    pub(super) view: View,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) shared: Shared,
+    pub(super) sampling: Option<Sampling>,
+    pub(super) spin: Duration,
+}
+
+/// A service thread's state.
+pub(super) struct Service {
+    node: Node,
+    view: View,
+    transport: Arc<dyn Transport>,
+    outgoing: Outgoing,
+    mailbox: Arc<Mailbox>,
+    recorder: Arc<Recorder>,
+    shared: Shared,
+    sampling: Option<Sampling>,
+    /// Faults until the next one that is looked at.
+    until_sample: u32,
+    spin: Duration,
+    started: Instant,
+    /// Devices that wait for their pages.
+    waiters: BTreeMap<HoldId, Arc<Waiter>>,
+    /// Buffers that live on.
+    faults: Vec<Fault>,
+    header: Vec<u8>,
+}
+
+/// Where something may have to be done.
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    faults: bool,
+    transport: bool,
+}
+
+impl Service {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { node, view, transport, mailbox, recorder, shared, sampling, spin } = parts;
+        Self {
+            node,
+            view,
+            outgoing: Outgoing::new(Arc::clone(&transport)),
+            transport,
+            mailbox,
+            recorder,
+            shared,
+            sampling,
+            until_sample: 0,
+            spin,
+            started: Instant::now(),
+            waiters: BTreeMap::new(),
+            faults: Vec::new(),
+            header: Vec::new(),
+        }
+    }
+
+    /// Serves until it is told to stop. Then who waits for a page goes on.
+    pub(super) fn run(mut self) {
+        let mut ready = Ready { faults: true, transport: true };
+        let mut idle_since = Instant::now();
+        loop {
+            let mut worked = false;
+            for command in self.mailbox.take() {
+                worked = true;
+                match command {
+                    Command::Hold { id, runs, waiter } => self.hold(id, &runs, waiter),
+                    Command::Release(id) => self.release(id),
+                    Command::Stop => {
+                        self.stop();
+                        return;
+                    }
+                }
+            }
+            worked |= (ready.transport || self.outgoing.is_waiting()) && self.poll_transport();
+            worked |= ready.faults && self.takes_faults() && self.read_faults();
+            worked |= self.time_passes();
+            if worked {
+                idle_since = Instant::now();
+            } else if self.shared.ended() {
+                self.refuse_waiters();
+            }
+            // Looking for more costs less than finding out that there is more.
+            let spinning = worked || idle_since.elapsed() < self.spin;
+            ready = if spinning { Ready { faults: true, transport: true } } else { self.sleep() };
+        }
+    }
+
+    /// Waits for something to do.
+    fn sleep(&mut self) -> Ready {
+        self.recorder.sleeps(self.node.stats());
+        let timeout = if self.mailbox.may_sleep() { self.sleep_for() } else { Duration::ZERO };
+        let timeout = Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        let faults = if self.takes_faults() { PollFlags::IN } else { PollFlags::empty() };
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.view.fd(), faults),
+            PollFd::from_borrowed_fd(self.transport.ready(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.mailbox.fd(), PollFlags::IN),
+        ];
+        // It fails only when a signal arrives; then there is nothing to do, or it is found by the next poll.
+        let found = poll(&mut fds, Some(&timeout)).unwrap_or(0);
+        let [faults, transport, rung] = fds.map(|fd| !fd.revents().is_empty());
+        self.mailbox.awake(rung);
+        // A transport may have to say something though nothing has arrived.
+        Ready { faults, transport: transport || found == 0 }
+    }
+
+    /// How long to sleep at most.
+    fn sleep_for(&self) -> Duration {
+        let mut longest = self.transport.poll_within();
+        if self.outgoing.is_waiting() {
+            longest = longest.min(RETRY);
+        }
+        if let Some(Tick(due)) = self.node.poll_timeout().filter(|_| !self.shared.ended()) {
+            longest = longest.min(Duration::from_micros(due).saturating_sub(self.started.elapsed()));
+        }
+        longest
+    }
+
+    /// Faults are left where they are while messages cannot be sent.
+    fn takes_faults(&self) -> bool {
+        !self.outgoing.is_waiting() && !self.shared.ended()
+    }
+
+    fn now(&self) -> Tick {
+        Tick(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn read_faults(&mut self) -> bool {
+        let mut faults = std::mem::take(&mut self.faults);
+        if let Err(error) = self.view.read_faults(&mut faults) {
+            self.host_failed(&error);
+        }
+        let (now, tick) = (self.started.elapsed(), self.now());
+        let any = !faults.is_empty();
+        for fault in faults.drain(..) {
+            self.recorder.fault(now, fault.page, fault.missing, fault.thread);
+            self.sample(fault);
+            self.node.handle_fault(tick, fault.page, fault.access());
+            self.act(&[]);
+        }
+        self.faults = faults;
+        any
+    }
+
+    fn sample(&mut self, fault: Fault) {
+        let Some(Sampling { every, sampler }) = &self.sampling else { return };
+        if self.until_sample == 0 {
+            sampler.sample(fault.thread, fault.page, fault.access());
+            self.until_sample = *every;
+        }
+        self.until_sample = self.until_sample.saturating_sub(1);
+    }
+
+    fn poll_transport(&mut self) -> bool {
+        let transport = Arc::clone(&self.transport);
+        let mut worked = transport.poll(&mut |event| self.happened(event));
+        if self.outgoing.is_waiting() {
+            worked |= self.drain();
+        }
+        worked
+    }
+
+    fn drain(&mut self) -> bool {
+        if let Err(error) = self.outgoing.drain() {
+            self.shared.end(EngineEvent::Host(error.to_string()));
+        }
+        !self.outgoing.is_waiting()
+    }
+
+    fn happened(&mut self, event: Event<'_>) {
+        if self.shared.ended() {
+            return;
+        }
+        match event {
+            Event::Message { from, header, body } => self.message(from, header, body),
+            Event::Lost { rank, reason } => self.shared.end(EngineEvent::RankLost { rank, reason }),
+            // This engine starts no one-sided operations.
+            Event::Completed { .. } => {}
+        }
+    }
+
+    fn message(&mut self, from: Rank, header: &[u8], body: &[u8]) {
+        let refused = |what: String| EngineEvent::Protocol(what);
+        let message = match codec::decode(header) {
+            Ok(message) => message,
+            Err(error) => return self.shared.end(refused(format!("rank {} sent {error}", from.0))),
+        };
+        let pages = message.data_pages().len();
+        if body.len() != pages * PAGE_BYTES {
+            let what = format!("rank {} sent {} bytes with a message about {pages} pages", from.0, body.len());
+            return self.shared.end(refused(what));
+        }
+        self.recorder.received(&message, header.len() + body.len());
+        match self.node.handle_message(self.now(), from, &message) {
+            Ok(()) => self.act(body),
+            Err(error) => self.shared.end(refused(error.to_string())),
+        }
+    }
+
+    fn time_passes(&mut self) -> bool {
+        let now = self.now();
+        if self.shared.ended() || self.node.poll_timeout().is_none_or(|due| due > now) {
+            return false;
+        }
+        self.node.handle_timeout(now);
+        self.act(&[]);
+        true
+    }
+
+    fn hold(&mut self, id: HoldId, runs: &[(Run, vincs_coherence::id::Access)], waiter: Arc<Waiter>) {
+        if self.shared.ended() {
+            return waiter.answer(Err(Refused::Ended));
+        }
+        match self.node.handle_hold(self.now(), id, runs) {
+            Ok(()) => {
+                self.waiters.insert(id, waiter);
+                self.act(&[]);
+            }
+            Err(error) => waiter.answer(Err(Refused::Unfit(error.to_string()))),
+        }
+    }
+
+    fn release(&mut self, id: HoldId) {
+        if !self.shared.ended() {
+            self.node.handle_release(self.now(), id);
+            self.act(&[]);
+        }
+    }
+
+    fn refuse_waiters(&mut self) {
+        for (_, waiter) in std::mem::take(&mut self.waiters) {
+            waiter.answer(Err(Refused::Ended));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.recorder.protocol(self.node.stats());
+        self.refuse_waiters();
+        self.mailbox.close();
+        self.view.close();
+    }
+
+    fn host_failed(&self, error: &ViewError) {
+        self.shared.end(EngineEvent::Host(error.to_string()));
+    }
+}

@@ -1,0 +1,90 @@
+//! What the protocol wants done is done here, in its order.
+
+use std::io::IoSlice;
+
+use vincs_coherence::codec;
+use vincs_coherence::id::{Access, PAGE_BYTES, Rank, Run};
+use vincs_coherence::message::Message;
+use vincs_coherence::node::{Action, Body, Source};
+
+use super::Service;
+use crate::memory::engine::config::EngineEvent;
+use crate::memory::engine::view::{Bytes, View, ViewError};
+use crate::memory::engine::zero::is_zero;
+
+impl Service {
+    /// Does what the protocol wants after an input; `received` is the body of the message that was the input, if one was.
+    pub(super) fn act(&mut self, received: &[u8]) {
+        while let Some(action) = self.node.poll_action() {
+            self.execute(action, received);
+        }
+    }
+
+    fn execute(&mut self, action: Action, received: &[u8]) {
+        if self.shared.ended() {
+            return;
+        }
+        match action {
+            Action::Send { to, message, body } => self.send(to, message, body, received),
+            Action::Map { run, access, source } => self.map(run, access, source, received),
+            Action::Protect { run } => self.change(run, View::protect),
+            Action::Detach { run } => self.change(run, View::detach),
+            Action::Unmap { run } => self.change(run, View::unmap),
+            Action::Allow { run } => self.wake_by(run, View::allow),
+            Action::Wake { run } => self.wake_by(run, View::wake),
+            Action::HoldReady { id } => {
+                if let Some(waiter) = self.waiters.remove(&id) {
+                    waiter.answer(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn change(&mut self, run: Run, change: impl FnOnce(&mut View, Run) -> Result<(), ViewError>) {
+        if let Err(error) = change(&mut self.view, run) {
+            self.host_failed(&error);
+        }
+    }
+
+    /// A change that wakes who waits for the pages.
+    fn wake_by(&mut self, run: Run, change: impl FnOnce(&mut View, Run) -> Result<(), ViewError>) {
+        self.change(run, change);
+        self.recorder.woken(self.started.elapsed(), run);
+    }
+
+    fn map(&mut self, run: Run, access: Access, source: Source, received: &[u8]) {
+        let bytes = match source {
+            Source::Zero => Bytes::Zero,
+            Source::Received { at } => Bytes::Given(pages_from(received, at, run.count.into())),
+        };
+        self.wake_by(run, |view, run| view.map(run, access, bytes));
+    }
+
+    fn send(&mut self, to: Rank, mut message: Message, body: Body, received: &[u8]) {
+        let mut pieces: Vec<IoSlice<'_>> = Vec::new();
+        match body {
+            Body::None => {}
+            Body::Own => {
+                let view = &self.view;
+                message.leave_out_zeros(|page| view.bytes(page).is_some_and(is_zero));
+                pieces = view.slices(&message.data_pages()).into_iter().map(IoSlice::new).collect();
+            }
+            Body::Received { at } => {
+                pieces.push(IoSlice::new(pages_from(received, at, message.data_pages().len())));
+            }
+        }
+        self.header.clear();
+        codec::encode(&message, &mut self.header);
+        let bytes = self.header.len() + pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        match self.outgoing.send(to, &self.header, &pieces) {
+            Ok(held_up) => self.recorder.sent(&message, bytes, held_up),
+            Err(error) => self.shared.end(EngineEvent::Host(error.to_string())),
+        }
+    }
+}
+
+/// Pages of a body, as far as it has them.
+fn pages_from(body: &[u8], first: u16, count: usize) -> &[u8] {
+    let start = usize::from(first) * PAGE_BYTES;
+    body.get(start..start + count * PAGE_BYTES).unwrap_or_default()
+}

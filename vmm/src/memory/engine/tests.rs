@@ -1,0 +1,137 @@
+//! Engines of several ranks in one process, each with its own guest memory, and threads that use it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use vincs_coherence::home::HomeMap;
+use vincs_coherence::id::{PAGE_BYTES, Rank};
+use vincs_coherence::transport::Transport;
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+use super::mailbox::locked;
+use super::testing::{Endpoint, Network};
+use super::{Engine, EngineConfig, EngineEvent, EngineStats};
+use crate::memory::GuestRam;
+
+mod devices;
+mod endings;
+mod sharing;
+
+/// A machine of several ranks in this process.
+struct Cluster {
+    ranks: Vec<One>,
+    /// One for each shard.
+    networks: Vec<Arc<Network>>,
+}
+
+struct One {
+    engine: Engine,
+    ram: GuestRam,
+    events: Arc<Mutex<Vec<EngineEvent>>>,
+}
+
+struct Setup {
+    ranks: u16,
+    /// Pages homed at each rank.
+    pages: u32,
+    shards: u16,
+    cache_pages: Option<u32>,
+    read_ahead: u16,
+    first_touch: u16,
+    hold: Duration,
+}
+
+impl Setup {
+    fn of(ranks: u16, pages: u32) -> Self {
+        let hold = Duration::from_micros(50);
+        Self { ranks, pages, shards: 1, cache_pages: None, read_ahead: 8, first_touch: 4, hold }
+    }
+
+    fn start(self) -> Cluster {
+        let networks: Vec<_> = (0..self.shards).map(|_| Network::new(self.ranks)).collect();
+        let one = |rank| {
+            let bytes = self.pages as usize * usize::from(self.ranks) * PAGE_BYTES;
+            let ram = GuestRam::new(&[(GuestAddress(0), bytes)]).unwrap();
+            let config = EngineConfig {
+                rank,
+                ranks: self.ranks,
+                homes: HomeMap::new((0..self.ranks).map(|home| (self.pages, Rank(home)))).unwrap(),
+                shards: self.shards,
+                hold: Some(self.hold),
+                cache_pages: self.cache_pages,
+                read_ahead: self.read_ahead,
+                first_touch: self.first_touch,
+                spin: Duration::ZERO,
+                bind: false,
+                sampler: None,
+            };
+            let events = Arc::new(Mutex::new(Vec::new()));
+            let told = Arc::clone(&events);
+            let endpoint = |network: &Arc<Network>| {
+                Arc::new(Endpoint { rank, network: Arc::clone(network) }) as Arc<dyn Transport>
+            };
+            let transports = networks.iter().map(endpoint).collect();
+            let engine = Engine::start(&ram, config, transports, Arc::new(move |event| locked(&told).push(event)));
+            One { engine: engine.unwrap(), ram, events }
+        };
+        Cluster { ranks: (0..self.ranks).map(Rank).map(one).collect(), networks }
+    }
+}
+
+impl Cluster {
+    /// A word of a page, as a processor of a rank sees it.
+    fn word(&self, rank: usize, page: u32, index: usize) -> &AtomicU64 {
+        let address = GuestAddress(u64::from(page) * PAGE_BYTES as u64 + index as u64 * 8);
+        let host = self.ranks[rank].ram.guest_mapping().get_host_address(address).unwrap();
+        // SAFETY: the guest mapping lives as long as `self`, and words of it are only used atomically.
+        unsafe { &*(host as *const AtomicU64) }
+    }
+
+    /// Fails if an engine has told of something.
+    fn assert_quiet(&self) {
+        for (rank, one) in self.ranks.iter().enumerate() {
+            assert_eq!(*locked(&one.events), [], "rank {rank}");
+        }
+    }
+
+    /// Waits until a rank's engine has told of something, and gives it.
+    fn event(&self, rank: usize) -> EngineEvent {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(event) = locked(&self.ranks[rank].events).first() {
+                return event.clone();
+            }
+            assert!(Instant::now() < deadline, "nothing is told");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What a rank's engine has counted, all of it: it is stopped, so the other ranks must need nothing more.
+    fn stats(&mut self, rank: usize) -> EngineStats {
+        self.ranks[rank].engine.stop();
+        self.ranks[rank].engine.stats()
+    }
+
+    fn stop(&mut self) {
+        self.ranks.iter_mut().for_each(|one| one.engine.stop());
+    }
+}
+
+/// Small numbers that look random, the same for the same seed (xorshift64*, Vigna 2016).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        u32::try_from(high % u64::from(limit)).unwrap()
+    }
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap()
+}
