@@ -86,7 +86,7 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
     let own = Own::new(info, place, hello(place, &asked, prepared.as_ref().err().cloned()));
     let decide = |hellos: &[&Hello]| match (&asked, &prepared) {
         (Ok((args, _)), Ok(plan)) => {
-            settings::decide(&args.cluster, plan.machine.size, hellos).map_err(|error| error.to_string())
+            settings::decide(args, plan.machine.size, hellos).map_err(|error| error.to_string())
         }
         (Err(line), _) | (_, Err(line)) => Err(line.clone()),
     };

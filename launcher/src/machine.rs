@@ -172,8 +172,12 @@ impl Guest {
                 // Nobody to tell, here and below, means that vincs is ending.
                 let _ = events.send(stopped);
             }
-            let counters =
-                if others.is_some() { end_ranks(&running, &ending) } else { Counters::alone(&running.stats()) };
+            let counters = match (&others, is_loss) {
+                (Some(_), false) => end_ranks(&running, &ending),
+                // All ranks know of a loss, and the lost one tells nothing any more.
+                (Some(_), true) => ranks::counters(&running.stats(), &[]),
+                (None, _) => Counters::alone(&running.stats()),
+            };
             drop(running);
             let _ = sender.send(counters);
         };

@@ -222,7 +222,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stats.json");
         StatsFile::create(&path).unwrap().write(&stats()).unwrap();
-        let read: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let read: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!((&read["config"]["vcpus"], &read["config"]["memory"]), (&2.into(), &(1u64 << 30).into()));
         assert_eq!((&read["status"], &read["ending"], &read["machine"]["x"]), (&3.into(), &"exited".into(), &1.into()));
         assert!(read["times"]["kernel_entry_to_first_byte"].is_null());

@@ -11,7 +11,7 @@ use crate::input::size::parse_size;
 const DEFAULT_WIREUP_TIMEOUT_SECS: u64 = 60;
 
 /// Pages of read-ahead: 128 KiB, which hides a round trip on any network without filling small caches.
-const DEFAULT_READ_AHEAD: u32 = 32;
+const DEFAULT_READ_AHEAD: u16 = 32;
 
 /// Most shards: the transport has 16 channel classes, and one is for control messages.
 pub(crate) const MAX_SHARDS: u32 = 15;
@@ -52,7 +52,7 @@ pub(crate) struct ClusterArgs {
     pub(crate) hold_time: Option<u32>,
     /// Most pages of 4 KiB that are fetched ahead of sequential reads; 0 for none
     #[arg(long, value_name = "PAGES", default_value_t = DEFAULT_READ_AHEAD)]
-    pub(crate) read_ahead: u32,
+    pub(crate) read_ahead: u16,
     /// Shards of the memory, each with a thread and connections of its own [default: 1 on up to 4 processors, 2 on up to 8, else 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     pub(crate) shards: Option<u32>,

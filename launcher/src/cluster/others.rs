@@ -1,18 +1,22 @@
 //! The other ranks, as rank 0 sees them while the machine runs.
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use vincs_coherence::id::Rank;
+use vincs_coherence::id::{PAGE_BYTES, Rank};
 use vincs_coherence::transport::Transport;
-use vincs_vmm::cluster::Cluster;
+use vincs_vmm::cluster::{Cluster, MemorySettings};
 
 use crate::wireup::channel::Channel;
 use crate::wireup::mesh::Mesh;
-use crate::wireup::message::{Roster, ToCoordinator, ToMember};
+use crate::wireup::message::{Roster, Settings, ToCoordinator, ToMember};
 
 /// How long a rank that is lost may take to have said why: it has said so before it went.
 const LAST_WORD_TIME: Duration = Duration::from_millis(200);
+
+/// One of so many faults has its instruction noted where statistics are written: an exit more each, too rare to be felt.
+const SAMPLE_EVERY: Option<NonZeroU32> = NonZeroU32::new(32);
 
 /// How long a rank may take to hear that the machine has ended.
 const BYE_TIME: Duration = Duration::from_millis(500);
@@ -32,7 +36,19 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster>
     let mut endpoints = mesh.into_iter().map(|endpoint| Arc::new(endpoint) as Arc<dyn Transport>);
     let control = endpoints.next()?;
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
-    Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control })
+    let memory = memory(&roster.settings);
+    Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control, memory })
+}
+
+/// How memory is spread; what nobody has set is as this host has it.
+fn memory(settings: &Settings) -> MemorySettings {
+    MemorySettings {
+        hold: settings.hold_us.map(|microseconds| Duration::from_micros(microseconds.into())),
+        cache_pages: Some(u32::try_from(settings.cache / PAGE_BYTES as u64).unwrap_or(u32::MAX)),
+        read_ahead: settings.read_ahead,
+        sample_every: if settings.sampled { SAMPLE_EVERY } else { None },
+        ..MemorySettings::default()
+    }
 }
 
 impl Others {
@@ -70,35 +86,54 @@ impl Others {
 
 #[cfg(test)]
 mod tests {
-    use vincs_transport_tcp::endpoint::Timing;
+    use std::net::Ipv4Addr;
+
+    use vincs_transport_tcp::secret::{MachineId, Secret};
 
     use super::*;
+    use crate::wireup::Keys;
     use crate::wireup::channel::tests::{pair, soon};
-    use crate::wireup::message::Settings;
+    use crate::wireup::mesh::Listening;
 
     fn roster(hosts: &[&str]) -> Roster {
-        let settings = Settings { vcpus: 2, memory: 1 << 30, cache: 1 << 28, hold_us: None, read_ahead: 8, shards: 1 };
+        let settings = Settings {
+            vcpus: 2,
+            memory: 1 << 30,
+            cache: 1 << 28,
+            hold_us: Some(70),
+            read_ahead: 8,
+            shards: 1,
+            sampled: true,
+        };
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
         Roster { addresses: Vec::new(), hosts, boots: Vec::new(), settings }
     }
 
-    fn endpoint() -> vincs_transport_tcp::endpoint::TcpTransport {
-        vincs_transport_tcp::endpoint::TcpTransport::new(Rank(0), vec![None], None, Timing::default()).unwrap()
+    /// The mesh of a rank alone, with so many shards.
+    fn mesh(shards: u32) -> Mesh {
+        let listening = Listening::bind(Ipv4Addr::LOCALHOST.into()).unwrap();
+        let mut roster = roster(&["n0"]);
+        roster.addresses.push(listening.address());
+        roster.settings.shards = shards;
+        let keys = Keys { machine: MachineId::random().unwrap(), secret: Secret::random().unwrap() };
+        listening.connect(0, &roster, &keys).unwrap()
     }
 
     #[test]
     fn the_first_channel_class_is_for_control_and_the_rest_for_pages() {
-        let cluster = |classes| cluster(0, &roster(&["a", "b"]), (0..classes).map(|_| endpoint()).collect());
-        let place = cluster(3).unwrap();
+        let place = cluster(0, &roster(&["a", "b"]), mesh(2)).unwrap();
         assert_eq!((place.rank, place.ranks, place.coherence.len()), (Rank(0), 2, 2));
-        assert!(cluster(0).is_none());
+        assert!(cluster(0, &roster(&["a", "b"]), Vec::new()).is_none());
+        let MemorySettings { hold, cache_pages, read_ahead, sample_every, .. } = place.memory;
+        assert_eq!((hold, cache_pages), (Some(Duration::from_micros(70)), Some((1 << 28) / 4096)));
+        assert_eq!((read_ahead, sample_every), (8, SAMPLE_EVERY));
     }
 
     #[test]
     fn what_a_rank_said_before_it_went_is_why() {
         let roster = roster(&["n0", "n1", "n2"]);
         let ((one, mut at_one), (two, at_two)) = (pair(), pair());
-        let place = cluster(0, &roster, vec![endpoint(), endpoint()]).unwrap();
+        let place = cluster(0, &roster, mesh(1)).unwrap();
         let others = Others::new(place, &roster, vec![one, two]);
         at_one.send(&ToCoordinator::Failed("no memory left".into()), soon()).unwrap();
         assert_eq!(others.loss(1, "closed"), "rank 1 on n1 failed: no memory left");

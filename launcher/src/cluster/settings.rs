@@ -1,6 +1,6 @@
 //! What the machine is, from what the user asks for and what the ranks' hosts are: rank 0 decides for all.
 
-use crate::cli::cluster::ClusterArgs;
+use crate::cli::RunArgs;
 use crate::input::machine_size::MachineSize;
 use crate::input::size::Bytes;
 use crate::wireup::message::{Hello, Settings};
@@ -28,7 +28,8 @@ pub(crate) enum SettingsError {
 ///
 /// # Errors
 /// [`SettingsError`], with what to change.
-pub(crate) fn decide(args: &ClusterArgs, size: MachineSize, hellos: &[&Hello]) -> Result<Settings, SettingsError> {
+pub(crate) fn decide(args: &RunArgs, size: MachineSize, hellos: &[&Hello]) -> Result<Settings, SettingsError> {
+    let cluster = &args.cluster;
     let ranks = u64::try_from(hellos.len()).unwrap_or(u64::MAX).max(1);
     let share = size.memory.div_ceil(ranks);
     let mut cache = size.memory.saturating_sub(size.memory / ranks);
@@ -44,17 +45,24 @@ pub(crate) fn decide(args: &ClusterArgs, size: MachineSize, hellos: &[&Hello]) -
         cache = cache.min(hello.memory / 2 / on_host);
         processors = processors.min(hello.processors / u32::try_from(on_host).unwrap_or(u32::MAX));
     }
-    if let Some(asked) = args.cache.filter(|asked| *asked < MIN_CACHE) {
+    if let Some(asked) = cluster.cache.filter(|asked| *asked < MIN_CACHE) {
         return Err(SettingsError::Cache { asked });
     }
-    let cache = args.cache.unwrap_or(cache.max(MIN_CACHE)) / PAGE * PAGE;
-    let shards = args.shards.unwrap_or(match processors {
+    let cache = cluster.cache.unwrap_or(cache.max(MIN_CACHE)) / PAGE * PAGE;
+    let shards = cluster.shards.unwrap_or(match processors {
         0..=4 => 1,
         5..=8 => 2,
         _ => 4,
     });
-    let (vcpus, memory) = (size.vcpus, size.memory);
-    Ok(Settings { vcpus, memory, cache, hold_us: args.hold_time, read_ahead: args.read_ahead, shards })
+    Ok(Settings {
+        vcpus: size.vcpus,
+        memory: size.memory,
+        cache,
+        hold_us: cluster.hold_time,
+        read_ahead: cluster.read_ahead,
+        shards,
+        sampled: args.stats.is_some(),
+    })
 }
 
 #[cfg(test)]
@@ -66,8 +74,8 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn args(arguments: &[&str]) -> ClusterArgs {
-        Cli::try_parse_from([&["vincs"], arguments].concat()).unwrap().run.cluster
+    fn args(arguments: &[&str]) -> RunArgs {
+        Cli::try_parse_from([&["vincs"], arguments].concat()).unwrap().run
     }
 
     fn size(memory: u64) -> MachineSize {

@@ -1,53 +1,131 @@
 //! Counters of several ranks, each by itself and added up.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use vincs_vmm::machine::MachineStats;
+use vincs_vmm::memory::engine::EngineStats;
 
 use crate::stats::Counters;
 
+/// What of a rank's counters is added up.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Rank {
+    vcpus: Vec<Value>,
+    ranks: Dealings,
+}
+
+/// A rank's dealings with the others.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Dealings {
+    memory: EngineStats,
+    control_sent: Vec<KindSent>,
+    clock: Clock,
+}
+
+/// Control messages of a kind.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+struct KindSent {
+    kind: String,
+    messages: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Clock {
+    worst_skew_nanoseconds: u64,
+    uncertainty_nanoseconds: u64,
+}
+
+/// All ranks' counters added up.
+#[derive(Debug, Default, Serialize)]
+struct Sum {
+    /// Of each virtual processor, in the order of the machine.
+    vcpus: Vec<Value>,
+    /// Faults, messages and waits of the memory.
+    memory: EngineStats,
+    /// Control messages by kind.
+    control_sent: Vec<KindSent>,
+    /// The worst skew of a rank's clock against rank 0's.
+    worst_skew_nanoseconds: u64,
+    /// By how much a measurement of it may be wrong.
+    uncertainty_nanoseconds: u64,
+}
+
 /// The counters of rank 0 and what the others have told, each with its rank.
 pub(crate) fn counters(zero: &MachineStats, others: &[(u16, Vec<u8>)]) -> Counters {
-    let mut ranks = vec![serde_json::to_value(zero).unwrap_or_default()];
-    for (rank, told) in others {
-        let place = usize::from(*rank);
-        if ranks.len() <= place {
-            ranks.resize(place + 1, Value::Null);
-        }
-        if let Some(value) = ranks.get_mut(place) {
-            *value = serde_json::from_slice(told).unwrap_or_default();
-        }
-    }
-    let machine = ranks.iter().fold(Value::Null, |sum, rank| add(sum, rank.clone()));
+    let zero = serde_json::to_value(zero).unwrap_or_default();
+    let told = others.iter().map(|(rank, told)| (*rank, serde_json::from_slice(told).unwrap_or_default()));
+    let by_rank: BTreeMap<u16, Value> = std::iter::once((0, zero)).chain(told).collect();
+    let last = by_rank.keys().next_back().copied().unwrap_or_default();
+    let ranks: Vec<Value> = (0..=last).map(|rank| by_rank.get(&rank).cloned().unwrap_or_default()).collect();
+    let machine = serde_json::to_value(sum(&ranks)).unwrap_or_default();
     Counters { machine, ranks }
 }
 
-/// Two ranks' counters added up: numbers as they are, objects member by member, lists (of virtual processors) one after the other.
-/// What cannot be added stays the first's.
-fn add(sum: Value, more: Value) -> Value {
-    match (sum, more) {
-        (Value::Null, more) => more,
-        (Value::Number(one), Value::Number(other)) => added(&one, &other),
-        (Value::Array(mut list), Value::Array(more)) => {
-            list.extend(more);
-            Value::Array(list)
+fn sum(ranks: &[Value]) -> Sum {
+    let mut sum = Sum::default();
+    for rank in ranks.iter().filter_map(|rank| Rank::deserialize(rank).ok()) {
+        let Dealings { memory, control_sent, clock } = rank.ranks;
+        sum.vcpus.extend(rank.vcpus);
+        sum.memory.add(&memory);
+        add(&mut sum.control_sent, control_sent);
+        sum.worst_skew_nanoseconds = sum.worst_skew_nanoseconds.max(clock.worst_skew_nanoseconds);
+        sum.uncertainty_nanoseconds = sum.uncertainty_nanoseconds.max(clock.uncertainty_nanoseconds);
+    }
+    sum
+}
+
+fn add(sum: &mut Vec<KindSent>, more: Vec<KindSent>) {
+    for sent in more {
+        match sum.iter_mut().find(|known| known.kind == sent.kind) {
+            Some(known) => {
+                known.messages = known.messages.saturating_add(sent.messages);
+                known.bytes = known.bytes.saturating_add(sent.bytes);
+            }
+            None => sum.push(sent),
         }
-        (Value::Object(object), Value::Object(more)) => Value::Object(add_members(object, more)),
-        (sum @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_)), _) => sum,
     }
 }
 
-fn add_members(mut object: Map<String, Value>, more: Map<String, Value>) -> Map<String, Value> {
-    for (key, value) in more {
-        let sum = object.remove(&key).unwrap_or_default();
-        object.insert(key, add(sum, value));
-    }
-    object
-}
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
 
-fn added(one: &serde_json::Number, other: &serde_json::Number) -> Value {
-    match (one.as_u64(), other.as_u64(), one.as_f64(), other.as_f64()) {
-        (Some(one), Some(other), _, _) => one.saturating_add(other).into(),
-        (_, _, Some(one), Some(other)) => (one + other).into(),
-        _ => Value::Null,
+    use serde_json::json;
+
+    use super::*;
+
+    fn rank(vcpu: u32, faults: u64, interrupts: u64, skew: u64) -> Value {
+        let mut memory = EngineStats::default();
+        memory.protocol.read_faults = faults;
+        (0..faults).for_each(|_| memory.read_faults.record(Duration::from_micros(10)));
+        let control_sent = [json!({"kind": "interrupt", "messages": interrupts, "bytes": 7 * interrupts})];
+        let clock = json!({"worst_skew_nanoseconds": skew, "uncertainty_nanoseconds": 3});
+        json!({"vcpus": [{"id": vcpu}], "ranks": {"memory": memory, "control_sent": control_sent, "clock": clock}})
+    }
+
+    #[test]
+    fn ranks_are_added_up() {
+        let sum = sum(&[rank(0, 2, 5, 0), rank(1, 3, 4, 90), Value::Null]);
+        assert_eq!(sum.vcpus, [json!({"id": 0}), json!({"id": 1})]);
+        assert_eq!((sum.memory.protocol.read_faults, sum.memory.read_faults.count()), (5, 5));
+        assert_eq!(sum.control_sent, [KindSent { kind: "interrupt".into(), messages: 9, bytes: 63 }]);
+        assert_eq!((sum.worst_skew_nanoseconds, sum.uncertainty_nanoseconds), (90, 3));
+    }
+
+    #[test]
+    fn every_rank_keeps_its_place_and_one_that_told_nothing_is_null() {
+        let zero = MachineStats { vcpus: Vec::new(), ranks: None };
+        let told = serde_json::to_vec(&rank(2, 1, 1, 1)).unwrap();
+        let counters = counters(&zero, &[(2, told), (3, b"no JSON".to_vec())]);
+        assert_eq!(counters.ranks.len(), 4);
+        assert_eq!((&counters.ranks[1], &counters.ranks[3]), (&Value::Null, &Value::Null));
+        assert_eq!(counters.ranks[2]["vcpus"][0]["id"], 2);
+        assert_eq!(counters.machine["memory"]["protocol"]["read_faults"], 1);
     }
 }

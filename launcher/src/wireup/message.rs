@@ -66,9 +66,11 @@ pub(crate) struct Settings {
     /// Least time in microseconds that a rank keeps a page it was given; nothing to measure it at the start.
     pub(crate) hold_us: Option<u32>,
     /// Most pages of read-ahead.
-    pub(crate) read_ahead: u32,
+    pub(crate) read_ahead: u16,
     /// Shards of the memory, each with a thread.
     pub(crate) shards: u32,
+    /// Whether the instructions that run into faults are noted, for the statistics.
+    pub(crate) sampled: bool,
 }
 
 /// The machine's ranks.
