@@ -43,7 +43,7 @@ lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
 	@$(STAGE) 'Formatting' $(CARGO) fmt --all --check
 	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items --locked
-	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh tests/testbed/src/node/*.sh tests/tests/boot/*.sh .ci/run
+	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/boot/*.sh tests/tests/cluster/*.sh .ci/run
 
 testbed: build ## Run CMD='…' in an emulated node (TESTBED_OPTIONS='--cpus 4 …')
 	@target/release/testbed $(TESTBED_OPTIONS) run --sh "$$TESTBED_CMD"

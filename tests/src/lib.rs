@@ -1,8 +1,9 @@
-//! Tests of the whole workspace, each a file in `tests/`: `crate_edges`, `style` and `documents` look at the sources, `boot` runs vincs in the
-//! testbed, `transport` runs the suite of [`conformance`] for each transport. What they share is here.
+//! Tests of the whole workspace, each a file in `tests/`: `crate_edges`, `style` and `documents` look at the sources, `boot` and `cluster` run
+//! vincs in the testbed, `transport` runs the suite of [`conformance`] for each transport. What they share is here.
 
 use std::path::{Path, PathBuf};
 
+pub mod cases;
 pub mod conformance;
 
 /// The root of the workspace.

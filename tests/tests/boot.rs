@@ -5,70 +5,20 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use tempfile::TempDir;
-use vincs_testbed::{End, Testbed};
+use vincs_testbed::Testbed;
+use vincs_tests::cases::{Case, Cases, native_build};
 
 /// All cases together took 4 to 8 minutes on two processors; this bounds a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(1500);
 
-struct Results(TempDir);
+static CASES: LazyLock<Cases> =
+    LazyLock::new(|| Cases::run("boot", &Testbed { timeout: PATIENCE, ..Testbed::default() }));
 
-static RESULTS: LazyLock<Results> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boot");
-    let script = format!("exec bash '{0}/cases.sh' '{0}'", folder.display());
-    let output = Testbed { timeout: PATIENCE, ..Testbed::default() }.run(&script).unwrap();
-    let progress = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.end, End::Exited(0), "{progress}\n{}", output.console_tail);
-    eprintln!("{progress}");
-    let results = tempfile::tempdir().unwrap();
-    let archive = results.path().join("results.tar");
-    fs::write(&archive, &output.stdout).unwrap();
-    let tar = Command::new("tar").arg("-C").arg(results.path()).arg("-xf").arg(&archive).status().unwrap();
-    assert!(tar.success());
-    Results(results)
-});
-
-struct Case {
-    folder: PathBuf,
-    status: i32,
-    stdout: String,
-    stderr: String,
-}
-
-/// What the case of this name gave; its status must be the expected one.
 fn case(name: &str, status: i32) -> Case {
-    let folder = RESULTS.0.path().join(name);
-    let text = |file| String::from_utf8_lossy(&fs::read(folder.join(file)).unwrap()).into_owned();
-    let case = Case {
-        status: text("status").trim().parse().unwrap(),
-        stdout: text("stdout"),
-        stderr: text("stderr"),
-        folder: folder.clone(),
-    };
-    assert_eq!(case.status, status, "{name}: {}{}", case.stdout, case.stderr);
-    case
-}
-
-impl Case {
-    /// The rest of the first line of standard output that starts with this word.
-    fn line(&self, word: &str) -> &str {
-        let rest = self.stdout.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-        rest.unwrap_or_else(|| panic!("no line {word} in {}{}", self.stdout, self.stderr))
-    }
-
-    fn bytes(&self, file: &str) -> Vec<u8> {
-        fs::read(self.folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}: {}", self.stderr))
-    }
-
-    /// vincs's own message, its first line on standard error.
-    fn message(&self) -> &str {
-        self.stderr.lines().find_map(|line| line.strip_prefix("vincs: ")).unwrap_or(&self.stderr)
-    }
+    CASES.case(name, status)
 }
 
 /// The release of the stock kernel in the cache.
@@ -89,7 +39,7 @@ fn a_stock_kernel_boots_on_one_two_and_four_processors() {
 
 #[test]
 fn statistics_tell_times_and_counters() {
-    let text = fs::read_to_string(RESULTS.0.path().join("stats-2.json")).unwrap();
+    let text = fs::read_to_string(CASES.folder().join("stats-2.json")).unwrap();
     let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&stats["ending"], &stats["status"]), (&"exited".into(), &0.into()), "{text}");
     let time = |name: &str| stats["times"][name].as_f64().unwrap_or_else(|| panic!("no time {name} in {text}"));
@@ -170,17 +120,9 @@ fn signals_and_the_terminal_reach_the_command() {
 #[test]
 fn four_processors_build_what_a_native_build_makes() {
     let case = case("build", 0);
-    let native = tempfile::tempdir().unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boot/project");
-    for file in fs::read_dir(&source).unwrap() {
-        let file = file.unwrap().path();
-        fs::copy(&file, native.path().join(file.file_name().unwrap())).unwrap();
-    }
-    let make = Command::new("make").arg("-s").env_remove("MAKEFLAGS").current_dir(native.path()).status().unwrap();
-    assert!(make.success());
-    for file in ["primes.o", "sort.o", "text.o", "matrix.o", "main.o", "libproject.a", "program", "checked"] {
-        let made = case.bytes(&format!("made/{file}"));
-        assert!(made == fs::read(native.path().join(file)).unwrap(), "{file} differs from a native build's");
+    let native = native_build();
+    for (file, bytes) in &native {
+        assert!(&case.bytes(&format!("made/{file}")) == bytes, "{file} differs from a native build's");
     }
     assert!(!case.stdout.contains("Clock skew") && !case.stderr.contains("future"), "{}{}", case.stdout, case.stderr);
 }

@@ -51,15 +51,30 @@ pub(crate) fn start_script(command: &Command, dir: &Path, env: &[(OsString, OsSt
     script
 }
 
-/// The caller's environment as the node has it: the release binaries first on PATH, Open MPI allowed to run as root (the node has
-/// no other user logged in), the cache of kernels where this machine has it.
+/// How `mpirun` works in a node without options, in versions 4 (OMPI_MCA_…) and 5 (PRTE_MCA_…) of Open MPI. It may run as root, as the
+/// node has no other user logged in, and start more ranks than the node has processors. It binds no rank to a processor: a rank
+/// has several threads. Its own traffic stays on the loopback.
+const MPI: [(&str, &str); 8] = [
+    ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+    ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+    ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+    ("OMPI_MCA_hwloc_base_binding_policy", "none"),
+    ("OMPI_MCA_oob_tcp_if_include", "lo"),
+    ("OMPI_MCA_btl_tcp_if_include", "lo"),
+    ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
+    ("PRTE_MCA_hwloc_default_binding_policy", "none"),
+];
+
+/// The caller's environment as the node has it: the release binaries first on PATH, Open MPI as [`MPI`] says, the cache of kernels where
+/// this machine has it.
 pub(crate) fn node_env(
     caller: impl Iterator<Item = (OsString, OsString)>,
     binaries: Option<&Path>,
     cache: &Path,
 ) -> Vec<(OsString, OsString)> {
-    const OURS: [&str; 4] = ["PATH", "VINCS_CACHE", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"];
-    let (ours, mut env): (Vec<_>, Vec<_>) = caller.partition(|(name, _)| OURS.iter().any(|our| name == our));
+    let is_ours =
+        |name: &OsStr| ["PATH", "VINCS_CACHE"].iter().chain(MPI.iter().map(|(mpi, _)| mpi)).any(|our| name == *our);
+    let (ours, mut env): (Vec<_>, Vec<_>) = caller.partition(|(name, _)| is_ours(name));
     let mut path = Vec::new();
     let caller_path = ours.into_iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.into_vec());
     let parts = [binaries.map(|dir| dir.as_os_str().as_bytes().to_vec()), caller_path, Some(SYSTEM_PATH.into())];
@@ -71,8 +86,7 @@ pub(crate) fn node_env(
     }
     env.push(("PATH".into(), OsString::from_vec(path)));
     env.push(("VINCS_CACHE".into(), cache.into()));
-    env.push(("OMPI_ALLOW_RUN_AS_ROOT".into(), "1".into()));
-    env.push(("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM".into(), "1".into()));
+    env.extend(MPI.map(|(name, value)| (name.into(), value.into())));
     env
 }
 
@@ -121,13 +135,15 @@ mod tests {
 
     #[test]
     fn the_environment_is_the_callers_with_our_own_settings() {
-        let caller = [pair("PATH", "/opt/bin"), pair("LANG", "C"), pair("VINCS_CACHE", "/old")];
+        let mpi = pair("OMPI_MCA_btl_tcp_if_include", "eth7");
+        let caller = [pair("PATH", "/opt/bin"), pair("LANG", "C"), pair("VINCS_CACHE", "/old"), mpi.clone()];
         let env = node_env(caller.into_iter(), Some(Path::new("/r")), Path::new("/c"));
         assert!(env.contains(&pair("PATH", "/r:/opt/bin:/usr/sbin:/usr/bin:/sbin:/bin")));
         assert!(env.contains(&pair("LANG", "C")));
         assert!(env.contains(&pair("VINCS_CACHE", "/c")));
-        assert!(env.contains(&pair("OMPI_ALLOW_RUN_AS_ROOT", "1")));
-        assert_eq!(env.len(), 5);
+        assert!(MPI.iter().all(|(name, value)| env.contains(&pair(name, value))));
+        assert!(!env.contains(&mpi));
+        assert_eq!(env.len(), 3 + MPI.len());
     }
 
     #[test]

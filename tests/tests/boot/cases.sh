@@ -1,24 +1,11 @@
 #!/bin/bash
-# Runs in one testbed node: every case is one run of vincs. What each gave is put in a folder of its own below $out
-# (status, stdout, stderr and what else the case keeps); at the end all of it goes to standard output as a tar archive,
-# which tests/tests/boot.rs takes apart. A case that hangs is ended by its own limit, so that the others still run.
-set -u
+# Runs in one testbed node: every case is one run of vincs on one rank.
 here=$1
-out=$(mktemp -d /var/tmp/cases.XXXXXX)
-work=$(mktemp -d /var/tmp/work.XXXXXX)
 limit=150
+# shellcheck source-path=SCRIPTDIR source=../cases.sh
+. "$here/../cases.sh"
 busybox=$VINCS_CACHE/tools/busybox
 
-# case NAME COMMAND...: runs the command in $work and keeps its status and streams.
-case_() {
-    local name=$1
-    shift
-    mkdir -p "$out/$name"
-    local start=$SECONDS
-    (cd "$work" && timeout --kill-after=5 $limit "$@") >"$out/$name/stdout" 2>"$out/$name/stderr" </dev/null
-    echo $? >"$out/$name/status"
-    echo "$name: status $(cat "$out/$name/status") after $((SECONDS - start)) s" >&2
-}
 small() { local name=$1; shift; case_ "$name" vincs --vcpus 1 --mem 512M "$@"; }
 
 # Processors and their arrangement.
@@ -65,7 +52,7 @@ case_ terminal script -qec "stty rows 33 cols 101; vincs --vcpus 1 --mem 512M --
 # A build in the shared directory, by four processors.
 cp -r "$here/project" "$work/project"
 case_ build bash -c 'cd project && vincs --vcpus 4 -- make -j4'
-mkdir -p "$out/build/made" && cp "$work"/project/*.o "$work"/project/{libproject.a,program,checked} "$out/build/made/" 2>/dev/null
+keep_build build "$work/project"
 
 # Disks: durable, read-only, locked; a share that is read-only.
 truncate -s 16M "$work/disk"
@@ -97,5 +84,4 @@ printf '#!/bin/busybox sh\necho "from the disk"\n/bin/busybox poweroff -f\n' >"$
 truncate -s 64M "$work/root.img" && mke2fs -q -t ext4 -d "$work/root" "$work/root.img"
 case_ disk-boot vincs --vcpus 1 --mem 512M --disk root.img --append quiet
 
-dmesg | tail -n 50 >"$out/node-log"
-tar -C "$out" -c .
+kept_cases

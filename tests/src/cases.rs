@@ -1,0 +1,134 @@
+//! Cases that run in one testbed node: a script runs them all, tests look at what each gave.
+//!
+//! A folder of `tests/tests/` has the script, `cases.sh`, which uses `tests/tests/cases.sh`. Each case leaves a folder with `status`,
+//! `stdout`, `stderr` and what else it keeps.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use vincs_testbed::{End, Testbed};
+
+/// What all cases of one script gave.
+#[derive(Debug)]
+pub struct Cases(TempDir);
+
+/// What one case gave.
+#[derive(Debug)]
+pub struct Case {
+    /// Where its files are.
+    pub folder: PathBuf,
+    /// The exit status.
+    pub status: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Where the scripts of cases are.
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+impl Cases {
+    /// Runs `cases.sh` of this folder of `tests/tests/` in a node.
+    ///
+    /// # Panics
+    /// When the node or the script does not get to its end. A case that failed does not stop the others.
+    #[must_use]
+    pub fn run(folder: &str, testbed: &Testbed) -> Self {
+        let folder = scripts().join(folder);
+        let output = testbed.run(&format!("exec bash '{0}/cases.sh' '{0}'", folder.display())).unwrap();
+        let progress = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.end, End::Exited(0), "{progress}\n{}", output.console_tail);
+        eprintln!("{progress}");
+        let results = tempfile::tempdir().unwrap();
+        let archive = results.path().join("results.tar");
+        fs::write(&archive, &output.stdout).unwrap();
+        let tar = Command::new("tar").arg("-C").arg(results.path()).arg("-xf").arg(&archive).status().unwrap();
+        assert!(tar.success());
+        Self(results)
+    }
+
+    /// The folder with the folders of the cases.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// What the case of this name gave; its status must be the expected one.
+    ///
+    /// # Panics
+    /// When there is no such case, or it has another status.
+    #[must_use]
+    pub fn case(&self, name: &str, status: i32) -> Case {
+        let folder = self.folder().join(name);
+        let text = |file| {
+            let bytes = fs::read(folder.join(file)).unwrap_or_else(|error| panic!("{name}: {file}: {error}"));
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let case = Case {
+            status: text("status").trim().parse().unwrap(),
+            stdout: text("stdout"),
+            stderr: text("stderr"),
+            folder: folder.clone(),
+        };
+        assert_eq!(case.status, status, "{name}: {}{}", case.stdout, case.stderr);
+        case
+    }
+}
+
+impl Case {
+    /// The rest of the first line of standard output that starts with this word.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn line(&self, word: &str) -> &str {
+        let rest = self.stdout.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+        rest.unwrap_or_else(|| panic!("no line {word} in {}{}", self.stdout, self.stderr))
+    }
+
+    /// The bytes of a file that the case keeps.
+    ///
+    /// # Panics
+    /// When it keeps none of this name.
+    #[must_use]
+    pub fn bytes(&self, file: &str) -> Vec<u8> {
+        fs::read(self.folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}: {}", self.stderr))
+    }
+
+    /// What vincs itself said on standard error, without its name.
+    #[must_use]
+    pub fn messages(&self) -> Vec<&str> {
+        self.stderr.lines().filter_map(|line| line.strip_prefix("vincs: ")).collect()
+    }
+
+    /// vincs's own message, its first line on standard error.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        self.messages().first().copied().unwrap_or(&self.stderr)
+    }
+}
+
+/// What `make` makes of the small C project, by name, on this machine itself.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn native_build() -> BTreeMap<String, Vec<u8>> {
+    let native = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(scripts().join("boot/project")).unwrap() {
+        let file = file.unwrap().path();
+        fs::copy(&file, native.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let make = Command::new("make").arg("-s").env_remove("MAKEFLAGS").current_dir(native.path()).status().unwrap();
+    assert!(make.success());
+    let made = ["primes.o", "sort.o", "text.o", "matrix.o", "main.o", "libproject.a", "program", "checked"];
+    made.map(|file| (file.to_owned(), fs::read(native.path().join(file)).unwrap())).into()
+}

@@ -1,0 +1,166 @@
+//! Machines of several ranks, end to end: a stock Debian kernel in a testbed node, its processors and memory on 2, 4 and 8 ranks started
+//! by mpirun, srun and by hand. All cases run in one node (`cluster/cases.sh` says what each does); the tests here look at what they
+//! gave. Needs the kernel in the cache and the release binaries (`make test` sees to both), Open MPI, Slurm and stress-ng.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
+
+use std::fs;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use vincs_testbed::Testbed;
+use vincs_tests::cases::{Case, Cases, native_build};
+
+/// Bounds a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(1700);
+
+/// Exit status of every rank of a machine that lost one.
+const RANK_LOST: i32 = 120;
+
+/// Seconds within which every rank ends when one is lost.
+const END_TIME: f64 = 10.0;
+
+static CASES: LazyLock<Cases> =
+    LazyLock::new(|| Cases::run("cluster", &Testbed { timeout: PATIENCE, ..Testbed::default() }));
+
+fn case(name: &str, status: i32) -> Case {
+    CASES.case(name, status)
+}
+
+#[test]
+fn a_machine_of_several_ranks_has_a_processor_for_each() {
+    for ranks in [2, 4, 8] {
+        let case = case(&format!("ranks-{ranks}"), 0);
+        assert_eq!(case.stdout.lines().next(), Some(ranks.to_string().as_str()), "{}", case.stderr);
+        assert!(case.messages().is_empty(), "{}", case.stderr);
+    }
+}
+
+#[test]
+fn each_rank_is_a_node_with_its_processors_and_memory() {
+    let case = case("ranks-2", 0);
+    assert_eq!(case.line("nodes"), "0-1");
+    let local_and_remote = |line: &str| {
+        let words: Vec<u32> = line.split(' ').map(|word| word.parse().unwrap()).collect();
+        (words[0], words[1], words[2])
+    };
+    let (cpu, local, remote) = local_and_remote(case.line("node0"));
+    assert!(cpu == 0 && local == 10 && remote > local, "{}", case.line("node0"));
+    let (cpu, remote, local) = local_and_remote(case.line("node1"));
+    assert!(cpu == 1 && local == 10 && remote > local, "{}", case.line("node1"));
+    let memory: Vec<u64> = ["memory0", "memory1"].iter().map(|node| case.line(node).parse().unwrap()).collect();
+    // Half of 1 GiB each, in KiB, less what the kernel keeps.
+    assert!(memory.iter().all(|kib| (400_000..=1 << 19).contains(kib)), "{memory:?}");
+}
+
+#[test]
+fn processes_run_on_the_processors_of_both_ranks_by_one_clock() {
+    let case = case("ranks-2", 0);
+    assert!(case.stdout.contains("ran 0\nran 1\n"), "{}", case.stdout);
+    assert_eq!(case.line("clock"), "tsc");
+}
+
+#[test]
+fn several_ranks_build_what_a_native_build_makes() {
+    let native = native_build();
+    for ranks in [2, 4, 8] {
+        let case = case(&format!("ranks-{ranks}"), 0);
+        for (file, bytes) in &native {
+            let made = case.bytes(&format!("made/{file}"));
+            assert!(&made == bytes, "{ranks} ranks: {file} differs from a native build's");
+        }
+        assert!(!case.stderr.contains("Clock skew") && !case.stderr.contains("future"), "{}", case.stderr);
+    }
+}
+
+#[test]
+fn streams_and_the_status_come_through_mpirun() {
+    let case = case("through", 3);
+    assert_eq!(case.stdout, "same\n", "3 MB: {}", case.stderr);
+    assert!(case.stderr.starts_with("apart\n"), "{}", case.stderr);
+}
+
+#[test]
+fn srun_starts_ranks_with_and_without_pmix() {
+    assert_eq!(case("srun-none", 0).stdout, "2\n");
+    assert_eq!(case("srun-pmix", 3).stdout, "2\n");
+}
+
+#[test]
+fn a_machine_of_two_ranks_stands_stress() {
+    let case = case("stress", 0);
+    let stressors = ["fork", "pipe", "futex", "sigq", "mutex", "vm", "atomic", "affinity"];
+    for stressor in stressors {
+        let operations = case.stdout.lines().find_map(|line| {
+            // stress-ng: metrc: [pid] NAME OPERATIONS …
+            let (_, row) = line.split_once("] ").filter(|(head, _)| head.contains("metrc") || head.contains("info"))?;
+            let mut words = row.split_whitespace();
+            (words.next() == Some(stressor)).then(|| words.next()?.parse::<u64>().ok()).flatten()
+        });
+        assert!(operations.is_some_and(|count| count > 0), "{stressor}: {}", case.stdout);
+    }
+    assert!(!case.stdout.contains("fail:"), "{}", case.stdout);
+}
+
+#[test]
+fn a_working_set_may_exceed_a_ranks_cache() {
+    let case = case("small-cache", 0);
+    assert_eq!(case.stdout, "cpu 1\npages 6144\nwrong 0\n");
+}
+
+#[test]
+fn machines_that_cannot_be_are_refused() {
+    let few = case("too-few-vcpus", 2);
+    assert!(few.message().contains("--vcpus"), "{}", few.stderr);
+    let other = case("other-arguments", 2);
+    assert!(other.message().contains("--vcpus") && other.message().contains("rank 1"), "{}", other.stderr);
+    for refused in [few, other] {
+        assert_eq!(refused.messages().len(), 1, "one line, of one rank: {}", refused.stderr);
+    }
+}
+
+/// A machine of two ranks that lost one: the others ended in time, with one line, and nothing is left.
+fn lost(name: &str, lost: u32, lost_status: i32) {
+    let case = case(name, 0);
+    let ended = |rank: u32| {
+        let words: Vec<&str> = case.line(&format!("rank{rank}")).split(' ').collect();
+        let [status, seconds] = words[..] else { panic!("{name}: {}{}", case.stdout, case.stderr) };
+        (status.parse::<i32>().unwrap(), seconds.parse::<f64>().unwrap())
+    };
+    let (status, seconds) = ended(1 - lost);
+    assert_eq!(status, RANK_LOST, "{name}: {}", case.stderr);
+    assert!(seconds < END_TIME, "{name}: ended after {seconds} s");
+    assert_eq!(ended(lost).0, lost_status, "{name}: {}", case.stderr);
+    assert_eq!(case.line("left"), "0", "processes: {}", case.stdout);
+    let said = String::from_utf8(case.bytes(&format!("stderr.{}", 1 - lost))).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    let [line] = lines[..] else { panic!("{name}: not one line: {said}") };
+    assert!(line.starts_with("vincs: ") && line.contains(&format!("rank {lost}")), "{name}: {line}");
+}
+
+#[test]
+fn a_rank_that_is_killed_ends_the_machine() {
+    lost("killed-1", 1, 128 + 9);
+    lost("killed-0", 0, 128 + 9);
+}
+
+#[test]
+fn a_rank_that_is_stopped_ends_the_machine_and_then_itself() {
+    lost("stopped-1", 1, RANK_LOST);
+    let case = case("stopped-under-mpirun", RANK_LOST);
+    assert_eq!(case.stdout, "left 0\n");
+    assert_eq!(case.messages().len(), 1, "{}", case.stderr);
+}
+
+#[test]
+fn a_rank_that_loses_its_network_ends_the_machine_and_itself() {
+    lost("unplugged", 1, RANK_LOST);
+}
+
+#[test]
+fn strangers_change_nothing() {
+    let folder = CASES.folder().join("killed-1");
+    let listening = fs::read_to_string(folder.join("listening")).unwrap();
+    let ticks = fs::read_to_string(folder.join("ticks")).unwrap();
+    assert!(ticks.trim().parse::<u32>().unwrap() >= 3, "{listening}: {ticks}");
+}

@@ -1,0 +1,158 @@
+#!/bin/bash
+# Runs in one testbed node: every case is one machine of several ranks, or one that is refused.
+here=$1
+limit=240
+# shellcheck source-path=SCRIPTDIR source=../cases.sh
+. "$here/../cases.sh"
+# Seconds that the ranks of a machine may take to end after one was lost, and some for a busy node: the test has the real bound.
+end_limit=40
+
+# Boots of 2, 4 and 8 ranks, with a build by all of their processors.
+for n in 2 4 8; do
+    cp -r "$here/../boot/project" "$work/project-$n"
+done
+# shellcheck disable=SC2016 # expanded in the guest
+case_ ranks-2 mpirun -n 2 vincs --stats "$out/stats-2.json" -- bash -c '
+    nproc
+    for node in 0 1; do echo "node$node $(cat /sys/devices/system/node/node$node/cpulist) $(cat /sys/devices/system/node/node$node/distance)"; done
+    for node in 0 1; do awk "/MemTotal/{print \"memory$node\", \$4}" /sys/devices/system/node/node$node/meminfo; done
+    echo "nodes $(cat /sys/devices/system/node/online)"
+    echo "clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+    for cpu in 0 1; do taskset -c $cpu awk "{print \"ran\", \$39}" /proc/self/stat; done
+    make -C project-2 -j8 >&2'
+for n in 4 8; do
+    case_ "ranks-$n" mpirun -n "$n" vincs --stats "$out/stats-$n.json" -- sh -c "nproc; make -C project-$n -j8 >&2"
+done
+for n in 2 4 8; do
+    keep_build "ranks-$n" "$work/project-$n"
+done
+
+# Streams and statuses through mpirun, and through srun with and without PMIx.
+head -c 3000000 /dev/urandom >"$work/three-megabytes"
+# shellcheck disable=SC2016
+case_ through bash -c 'mpirun -n 2 vincs --mem 512M -- sh -c "cat; echo apart >&2; exit 3" <three-megabytes >came-through; s=$?
+    cmp three-megabytes came-through && echo same; exit $s'
+bash "$here/slurm.sh" up "$work/slurm" 2 >&2
+export SLURM_CONF=$work/slurm/slurm.conf
+case_ srun-none srun --quiet --mpi=none -N 2 -n 2 vincs-rank --mem 512M -- nproc
+case_ srun-pmix srun --quiet --mpi=pmix -N 2 -n 2 vincs-rank --mem 512M -- sh -c 'nproc; exit 3'
+bash "$here/slurm.sh" down "$work/slurm"
+
+# Stress for a minute, and a working set that does not fit the cache of the rank that uses it.
+# shellcheck disable=SC2016
+case_ stress mpirun -n 2 vincs --stats "$out/stats-stress.json" -- bash -c '
+    for stressors in "--fork 2" "--pipe 2" "--futex 2" "--sigq 2" "--mutex 2" "--vm 2 --vm-bytes 8M" "--atomic 2 --affinity 2"; do
+        stress-ng --verify --metrics-brief --timeout 9s $stressors 2>&1 || exit 1
+    done'
+gcc -O2 -o "$work/remote" "$here/remote.c"
+case_ small-cache mpirun -n 2 vincs --mem 512M --cache 16M --stats "$out/stats-small-cache.json" -- ./remote 24 2
+
+# Machines that are refused: nothing starts.
+case_ too-few-vcpus mpirun -n 2 vincs --vcpus 1 -- true
+case_ other-arguments mpirun -n 1 vincs --vcpus 2 -- true : -n 1 vincs --vcpus 3 -- true
+
+# start_rank CASE RANK [COMMAND...]: one rank of two in the background, under COMMAND when one is given. Its pid and streams are in the case's folder,
+# and its status and the time of its end as soon as it has ended.
+start_rank() {
+    local folder=$out/$1 rank=$2
+    shift 2
+    (
+        cd "$work" || exit
+        # shellcheck disable=SC2016 # expanded in the guest
+        "$@" vincs-rank --rank "$rank" --ranks 2 --address-file "$folder/address" --mem 512M "${options[@]}" -- \
+            sh -c 'n=0; while :; do echo "tick $n"; n=$((n + 1)); sleep 1; done' \
+            >"$folder/stdout.$rank" 2>"$folder/stderr.$rank" </dev/null &
+        echo $! >"$folder/pid.$rank"
+        wait $!
+        echo "$? $EPOCHREALTIME" >"$folder/ending.$rank" && mv "$folder/ending.$rank" "$folder/ended.$rank"
+    ) &
+}
+
+# ticks CASE N: waits until the guest has said N ticks.
+ticks() {
+    local try
+    for ((try = 0; try < limit * 5; try++)); do
+        [ "$(grep -c tick "$out/$1/stdout.0")" -ge "$2" ] && return
+        sleep 0.2
+    done
+    echo "$1: no tick $2: $(cat "$out/$1"/stderr.*)" >&2
+    return 1
+}
+
+# lost CASE RANK COMMAND...: what COMMAND does to a running machine loses that rank. Keeps each rank's status, how many seconds after that it
+# ended, and how many processes of vincs are left.
+lost() {
+    local name=$1 lost=$2 rank try start
+    shift 2
+    start=$EPOCHREALTIME
+    "$@"
+    for ((try = 0; try < end_limit * 5; try++)); do
+        [ -e "$out/$name/ended.$((1 - lost))" ] && break
+        sleep 0.2
+    done
+    # A rank that was stopped learns of the end when it goes on.
+    kill -CONT "$(cat "$out/$name/pid.$lost")" 2>/dev/null
+    for ((try = 0; try < end_limit * 5; try++)); do
+        [ -e "$out/$name/ended.$lost" ] && break
+        sleep 0.2
+    done
+    echo 0 >"$out/$name/status"
+    echo "left $(pgrep -c '^vincs')" >"$out/$name/stdout"
+    cat "$out/$name"/stderr.* >"$out/$name/stderr"
+    for rank in 0 1; do
+        kill -KILL "$(cat "$out/$name/pid.$rank")" 2>/dev/null
+        if [ -e "$out/$name/ended.$rank" ]; then
+            awk -v rank=$rank -v start="$start" '{printf "rank%d %d %.1f\n", rank, $1, $2 - start}' "$out/$name/ended.$rank"
+        else
+            echo "rank$rank hangs"
+        fi >>"$out/$name/stdout"
+    done
+    wait
+    echo "$name: $(paste -sd ' ' "$out/$name/stdout")" >&2
+}
+
+# Ranks that are killed or stopped. Before that, strangers connect to the first machine and say what is no message.
+options=()
+pid() { cat "$out/$1/pid.$2"; }
+for name in killed-1 killed-0 stopped-1; do
+    mkdir -p "$out/$name"
+    start_rank $name 0
+    start_rank $name 1
+    ticks $name 1 || continue
+    if [ $name = killed-1 ]; then
+        # Every address that rank 0 listens on, whatever it is for.
+        ss --no-header --listening --tcp --processes --numeric | grep vincs | awk '{print $4}' >"$out/$name/listening"
+        while IFS=: read -r host port; do
+            for _ in 1 2 3; do head -c 100000 /dev/urandom 2>/dev/null >"/dev/tcp/$host/$port"; done 2>/dev/null
+        done <"$out/$name/listening"
+        ticks $name $(($(grep -c tick "$out/$name/stdout.0") + 2))
+        grep -c tick "$out/$name/stdout.0" >"$out/$name/ticks"
+    fi
+    case $name in
+    killed-*) lost $name ${name#*-} kill -KILL "$(pid $name ${name#*-})" ;;
+    stopped-*) lost $name ${name#*-} kill -STOP "$(pid $name ${name#*-})" ;;
+    esac
+done
+
+# A rank on another host, as far as its network goes, and then without one.
+ip netns add other
+ip link add near type veth peer name far netns other
+ip addr add 10.9.0.1/24 dev near && ip link set near up
+ip -n other addr add 10.9.0.2/24 dev far && ip -n other link set far up && ip -n other link set lo up
+mkdir -p "$out/unplugged"
+options=(--net-if 10.9.0.1)
+start_rank unplugged 0
+options=(--net-if 10.9.0.2)
+start_rank unplugged 1 nsenter --net=/run/netns/other
+ticks unplugged 1 && lost unplugged 1 ip link set near down
+
+# Under mpirun, whose own processes are part of what may hang.
+# shellcheck disable=SC2016
+case_ stopped-under-mpirun bash -c '
+    mpirun -n 2 vincs --mem 512M -- sh -c "echo ready; sleep 1000" >said & mpirun=$!
+    for _ in $(seq 1000); do grep -q ready said && break; sleep 0.2; done
+    for pid in $(pgrep -x vincs); do grep -qz "^OMPI_COMM_WORLD_RANK=1$" /proc/$pid/environ && kill -STOP $pid; done
+    wait $mpirun; s=$?
+    sleep 1; echo "left $(pgrep -c ^vincs)"; exit $s'
+
+kept_cases
