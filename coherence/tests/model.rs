@@ -40,7 +40,7 @@ fn exhaust(name: &str, bounds: Bounds) {
 
 #[test]
 fn three_ranks_read_and_write_two_pages() {
-    exhaust("3 accesses of each rank", Bounds { accesses: vec![3, 3, 3], ..bounds() });
+    exhaust("3, 2 and 3 accesses", Bounds { accesses: vec![3, 2, 3], ..bounds() });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::{Access, Page, Rank, Run};
-use crate::message::{Content, Message};
+use crate::message::Message;
 use crate::node::{Action, Body, HoldId, Source};
 
 /// Words of a simulated page: enough that two processors use one page without meaning the same place.
@@ -96,18 +96,6 @@ impl Memory {
         let Some(place) = writable.and_then(|copy| copy.words.get_mut(word)) else { return false };
         *place = value;
         true
-    }
-
-    /// Number of copies.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.copies.len()
-    }
-
-    /// Whether there is no copy.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.copies.is_empty()
     }
 
     /// Executes an action while `received` is the body of the message being handled.
@@ -233,18 +221,4 @@ pub fn leave_out_zeros(message: &mut Message, body: &mut Vec<Words>) {
         .collect();
     message.leave_out_zeros(|page| zero.contains(&page));
     body.retain(|words| *words != ZEROS);
-}
-
-/// Whether a message's contents say that bytes come with it.
-#[must_use]
-pub fn carries_data(message: &Message) -> bool {
-    match message {
-        Message::Grant { pages, .. } => pages.iter().any(|granted| granted.content == Content::Data),
-        Message::WriteBack { content, .. } => *content == Content::Data,
-        Message::Acquire { .. }
-        | Message::Refuse { .. }
-        | Message::Invalidate { .. }
-        | Message::InvalidateAck { .. }
-        | Message::Recall { .. } => false,
-    }
 }

@@ -103,18 +103,6 @@ impl Network {
             }
         }
     }
-
-    /// Messages under way.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.channels.values().map(|channel| channel.parcels.len()).sum()
-    }
-
-    /// Whether none is under way.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 #[cfg(test)]
