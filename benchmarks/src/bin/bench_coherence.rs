@@ -22,7 +22,7 @@ struct Cli {
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=MAX_ROUNDS))]
     rounds: u32,
     /// Most pages asked for ahead of a sequential reader
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(0..=256))]
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(0..=256))]
     read_ahead: u16,
     /// How long service threads look for work before they sleep, in microseconds
     #[arg(long, default_value_t = 100)]
