@@ -10,6 +10,7 @@
 
 mod action;
 mod cache;
+mod companions;
 mod config;
 mod deferral;
 mod directory;
@@ -28,6 +29,7 @@ mod tests;
 use std::hash::{Hash, Hasher};
 
 pub use action::{Action, Body, HoldId, Source};
+pub use companions::MAX_COMPANIONS;
 pub use config::{Config, ConfigError, MIN_CACHE_PAGES};
 pub use holds::{MAX_HOLD_PAGES, MAX_HOLDS};
 pub use inspect::DirectoryView;
@@ -84,6 +86,7 @@ pub struct Node {
     holds: holds::Holds,
     streams: read_ahead::Streams,
     patience: patience::Patience,
+    companions: companions::Companions,
 }
 
 impl Node {
@@ -106,18 +109,24 @@ impl Node {
             holds: holds::Holds::default(),
             streams: read_ahead::Streams::default(),
             patience: patience::Patience::new(rank),
+            companions: companions::Companions::default(),
         })
     }
 
     /// A processor of this rank wants a page. An action wakes it: [`Action::Map`], [`Action::Allow`] or [`Action::Wake`]; it may
     /// have to ask again then. A page that does not exist is nobody's to grant: nothing happens.
     pub fn handle_fault(&mut self, now: Tick, page: Page, access: Access) {
+        let was_asked_for = self.is_asked_for(page);
+        let wanted = if self.access(page) < Some(access) { self.access_to_ask_for(page, access) } else { access };
         match self.config.homes.home(page) {
-            Some(home) if home == self.config.rank => self.home_fault(now, page, access),
-            Some(home) => self.cache_fault(now, home, page, access),
+            Some(home) if home == self.config.rank => self.home_fault(now, page, wanted),
+            Some(home) => self.cache_fault(now, home, page, wanted),
             None => {}
         }
         if self.is_asked_for(page) {
+            if !was_asked_for {
+                self.ask_for_companions(now, page, wanted);
+            }
             self.is_waited_for(now, page);
         }
         self.settle(now);
@@ -243,10 +252,12 @@ impl Node {
 
 impl PartialEq for Node {
     fn eq(&self, other: &Self) -> bool {
-        let Self { config: _, hold, stats: _, out, directory, cache, deferrals, holds, streams, patience } = self;
+        let Self { config: _, hold, stats: _, out, directory, cache, deferrals, holds, streams, patience, companions } =
+            self;
         (hold, out, directory, cache, deferrals)
             == (&other.hold, &other.out, &other.directory, &other.cache, &other.deferrals)
-            && (holds, streams, patience) == (&other.holds, &other.streams, &other.patience)
+            && (holds, streams, patience, companions)
+                == (&other.holds, &other.streams, &other.patience, &other.companions)
     }
 }
 
@@ -254,7 +265,19 @@ impl Eq for Node {}
 
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { config: _, hold: _, stats: _, out: _, directory, cache, deferrals, holds, streams, patience } = self;
-        (directory, cache, deferrals, holds, streams, patience).hash(state);
+        let Self {
+            config: _,
+            hold: _,
+            stats: _,
+            out: _,
+            directory,
+            cache,
+            deferrals,
+            holds,
+            streams,
+            patience,
+            companions,
+        } = self;
+        (directory, cache, deferrals, holds, streams, patience, companions).hash(state);
     }
 }

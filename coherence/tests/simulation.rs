@@ -89,6 +89,7 @@ fn contended(rng: &mut Rng) -> Scenario {
         cache_pages: None,
         read_ahead: 0,
         first_touch: 1,
+        companions: 8,
         delays: Delays { shortest: 1, longest: 10, slow: 20 },
         partitions: Vec::new(),
         stalls: Vec::new(),

@@ -83,6 +83,7 @@ impl Local {
             cache_pages: None,
             read_ahead: shape.read_ahead,
             first_touch: 16,
+            companions: 0,
             spin: Duration::from_micros(shape.spin),
             bind: false,
             sampler: None,

@@ -1,5 +1,6 @@
 //! What a node is told at its start.
 
+use super::companions::MAX_COMPANIONS;
 use crate::home::HomeMap;
 use crate::id::{MAX_RANKS, MAX_RUN, Rank, Tick};
 
@@ -23,6 +24,8 @@ pub struct Config {
     /// How many pages of its own, untouched by anybody, a home takes at the first touch of one of them: an aligned block
     /// of so many, a power of two.
     pub first_touch: u16,
+    /// Most pages that are asked for together, once ranks have taken them from each other together; 0 turns it off.
+    pub companions: u16,
 }
 
 /// Smallest cache in pages: what one instruction of the guest can need at once, with its page tables, many times over.
@@ -48,6 +51,9 @@ pub enum ConfigError {
     /// The cache is too small to work with.
     #[error("a cache of {0} pages is too small; give at least {MIN_CACHE_PAGES}")]
     Cache(u32),
+    /// Too many companions.
+    #[error("{0} pages that are asked for together; give at most {MAX_COMPANIONS}")]
+    Companions(u16),
     /// Read-ahead or first touch out of bounds.
     #[error("{what} of {pages} pages; give at most {MAX_RUN}, and a power of two for the first touch")]
     Pages {
@@ -79,6 +85,9 @@ impl Config {
         if self.read_ahead > MAX_RUN {
             return Err(ConfigError::Pages { what: "read-ahead", pages: self.read_ahead });
         }
+        if self.companions > MAX_COMPANIONS {
+            return Err(ConfigError::Companions(self.companions));
+        }
         if self.first_touch > MAX_RUN || !self.first_touch.is_power_of_two() {
             return Err(ConfigError::Pages { what: "a first touch", pages: self.first_touch });
         }
@@ -93,7 +102,7 @@ mod tests {
     fn config() -> Config {
         let homes = HomeMap::new([(8, Rank(0)), (8, Rank(1))]).expect("a home map");
         let (hold, cache_pages) = (Tick(0), None);
-        Config { rank: Rank(1), ranks: 2, homes, hold, cache_pages, read_ahead: 0, first_touch: 1 }
+        Config { rank: Rank(1), ranks: 2, homes, hold, cache_pages, read_ahead: 0, first_touch: 1, companions: 0 }
     }
 
     #[test]
@@ -101,7 +110,16 @@ mod tests {
         let homes = HomeMap::new([(1, Rank(MAX_RANKS - 1))]).expect("a home map");
         let (ranks, rank) = (MAX_RANKS, Rank(MAX_RANKS - 1));
         let cache_pages = Some(MIN_CACHE_PAGES);
-        let most = Config { rank, ranks, homes, cache_pages, read_ahead: MAX_RUN, first_touch: MAX_RUN, ..config() };
+        let most = Config {
+            rank,
+            ranks,
+            homes,
+            cache_pages,
+            read_ahead: MAX_RUN,
+            first_touch: MAX_RUN,
+            companions: MAX_COMPANIONS,
+            ..config()
+        };
         assert_eq!(most.check(), Ok(()));
         assert_eq!(config().check(), Ok(()));
     }

@@ -237,7 +237,7 @@ impl Node {
     }
 
     /// Asks for a page, unless it is asked for already.
-    fn want(&mut self, now: Tick, page: Page, access: Access) {
+    pub(super) fn want(&mut self, now: Tick, page: Page, access: Access) {
         match self.config.homes.home(page) {
             Some(home) if home == self.rank() => self.home_want(now, page, access),
             Some(home) => self.cache_want(now, home, page, access),

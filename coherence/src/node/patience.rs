@@ -117,6 +117,7 @@ impl Node {
 
     /// A page is given up because another rank wants it.
     pub(super) fn is_lost(&mut self, page: Page) {
+        self.lost_to_others(page);
         let patience = &mut self.patience;
         if patience.waiting.is_empty() || patience.lost.contains(&page) {
             return;

@@ -31,6 +31,8 @@ pub struct Stats {
     pub ahead: u64,
     /// Pages asked for ahead that were refused.
     pub refused: u64,
+    /// Pages asked for because others were wanted that go with them.
+    pub companions: u64,
     /// Grants without bytes: to owners of a current copy, and of zero pages.
     pub dataless_grants: u64,
     /// Requests that waited at this home behind another on the same page.

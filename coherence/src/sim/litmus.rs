@@ -251,6 +251,7 @@ impl Litmus {
             cache_pages: rng.pick(&[None, Some(2)]).flatten(),
             read_ahead: rng.pick(&[0, 8]).unwrap_or(0),
             first_touch: rng.pick(&[1, 4]).unwrap_or(1),
+            companions: rng.clone().pick(&[0, 8]).unwrap_or(0),
             delays: Delays { shortest: 1, longest, slow: 3 * longest },
             partitions: Vec::new(),
             stalls: Vec::new(),

@@ -63,6 +63,8 @@ pub struct Scenario {
     pub read_ahead: u16,
     /// Pages of a first touch.
     pub first_touch: u16,
+    /// Most pages asked for together.
+    pub companions: u16,
     /// The network.
     pub delays: Delays,
     /// Its partitions.
@@ -98,6 +100,7 @@ impl Scenario {
             cache_pages: self.cache_pages,
             read_ahead: self.read_ahead,
             first_touch: self.first_touch,
+            companions: self.companions,
         }
     }
 

@@ -76,6 +76,8 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
             .flatten(),
         read_ahead: rng.pick(&[0, 2, 8, 32]).unwrap_or(0),
         first_touch: rng.pick(&[1, 2, 8]).unwrap_or(1),
+        // A look ahead, so that all that follows is as it was before there were companions, for the seeds that are kept.
+        companions: rng.clone().pick(&[0, 3, 32]).unwrap_or(0),
         delays,
         partitions: Vec::new(),
         stalls: Vec::new(),

@@ -252,6 +252,7 @@ impl Machine {
             cache_pages: self.bounds.cache_pages,
             read_ahead: self.bounds.read_ahead,
             first_touch: self.bounds.first_touch,
+            companions: 0,
         };
         Site::new(Node::with_any_cache(config).unwrap())
     }

@@ -36,6 +36,8 @@ pub struct MemorySettings {
     pub read_ahead: u16,
     /// Pages of its own that a rank takes at once when one of them is first touched, a power of two.
     pub first_touch: u16,
+    /// Most pages that are asked for together, once ranks have taken them from each other together; 0 turns it off.
+    pub companions: u16,
     /// How long a thread that serves faults looks for work before it sleeps.
     pub spin: Duration,
     /// Whether threads that serve faults are bound to processors.
@@ -49,6 +51,8 @@ pub struct MemorySettings {
 const READ_AHEAD: u16 = 32;
 /// Pages taken at a first touch: 64 KiB, of which a kernel that has touched one will touch more.
 const FIRST_TOUCH: u16 = 16;
+/// Pages asked for together: a kernel's page tables, run queues and locks that each processor needs for whatever it does.
+const COMPANIONS: u16 = 16;
 /// How long looking for work pays off: a round trip to another rank and back.
 const SPIN: Duration = Duration::from_micros(50);
 
@@ -61,6 +65,7 @@ impl Default for MemorySettings {
             cache_pages: None,
             read_ahead: READ_AHEAD,
             first_touch: FIRST_TOUCH,
+            companions: COMPANIONS,
             spin: if alone { Duration::ZERO } else { SPIN },
             bind: false,
             sample_every: None,

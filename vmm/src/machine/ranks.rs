@@ -158,6 +158,7 @@ pub(super) fn spread_memory(
         cache_pages: settings.cache_pages,
         read_ahead: settings.read_ahead,
         first_touch: settings.first_touch,
+        companions: settings.companions,
         spin: settings.spin,
         bind: settings.bind,
         sampler: settings.sample_every.map(sampling),

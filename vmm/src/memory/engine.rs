@@ -102,6 +102,7 @@ impl Engine {
             cache_pages: config.cache_pages,
             read_ahead: config.read_ahead,
             first_touch: config.first_touch,
+            companions: config.companions,
         })?;
         let shared = Shared::new(events);
         let recorder = Arc::new(Recorder::default());

@@ -79,8 +79,16 @@ impl Machine {
         let node = |rank| {
             let homes = HomeMap::new((0..ranks).map(|home| (pages, Rank(home)))).expect("a home map");
             let (hold, cache_pages) = (Tick(0), None);
-            let mut config =
-                Config { rank: Rank(rank), ranks, homes, hold, cache_pages, read_ahead: 0, first_touch: 1 };
+            let mut config = Config {
+                rank: Rank(rank),
+                ranks,
+                homes,
+                hold,
+                cache_pages,
+                read_ahead: 0,
+                first_touch: 1,
+                companions: 0,
+            };
             change(&mut config);
             Node::new(config).expect("a node")
         };

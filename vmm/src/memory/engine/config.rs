@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub read_ahead: u16,
     /// Pages of its own that a home takes at once when one of them is first touched.
     pub first_touch: u16,
+    /// Most pages that are asked for together, once ranks have taken them from each other together; 0 turns it off.
+    pub companions: u16,
     /// How long a service thread looks for work before it sleeps. Zero where there is only one processor to run on.
     pub spin: Duration,
     /// Whether service threads are bound to cores, where there are enough: not when several ranks share a host's processors

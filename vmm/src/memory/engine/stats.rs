@@ -141,6 +141,7 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
         evictions,
         ahead,
         refused,
+        companions,
         dataless_grants,
         queued,
     } = other;
@@ -157,6 +158,7 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
     sum.evictions += evictions;
     sum.ahead += ahead;
     sum.refused += refused;
+    sum.companions += companions;
     sum.dataless_grants += dataless_grants;
     sum.queued += queued;
 }

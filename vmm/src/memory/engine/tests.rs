@@ -63,6 +63,7 @@ impl Setup {
                 cache_pages: self.cache_pages,
                 read_ahead: self.read_ahead,
                 first_touch: self.first_touch,
+                companions: 8,
                 spin: Duration::ZERO,
                 bind: false,
                 sampler: None,

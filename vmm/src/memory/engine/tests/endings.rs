@@ -111,6 +111,7 @@ fn alone(sampler: Option<Sampling>, ram: &GuestRam, homes: u32, transports: u16)
         cache_pages: None,
         read_ahead: 0,
         first_touch: 1,
+        companions: 0,
         spin: Duration::from_micros(50),
         bind: true,
         sampler,
