@@ -172,8 +172,8 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
             initramfs::build(users_initrd, vincs_guest_image::INIT, &config, &modules)?
         }
     };
-    let cmdline =
-        cmdline(Choice { console_is_read: args.console.is_some() || command.is_none(), append: &args.append });
+    let console_is_read = args.console.is_some() || command.is_none();
+    let cmdline = cmdline(Choice { console_is_read, distributed: false, append: &args.append });
     BootPlan::new(&kernel, &initrd, &cmdline, size.memory)?;
     let max = u32::try_from(Hypervisor::open(&args.kvm)?.max_vcpus()).unwrap_or(u32::MAX);
     if size.vcpus > max {
