@@ -95,7 +95,7 @@ impl Place {
     fn spawn(&self, program: &Path, args: &[&str], variables: &[(&str, &str)]) -> Rank {
         let mut command = Command::new(program);
         command.args(args).current_dir(self.dir.path()).env("VINCS_CACHE", self.path("cache")).env_remove("VINCS_LOG");
-        LAUNCHERS.iter().for_each(|variable| drop(command.env_remove(variable)));
+        LAUNCHERS.iter().for_each(|variable| _ = command.env_remove(variable));
         command.envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Rank(Some(command.spawn().unwrap()))

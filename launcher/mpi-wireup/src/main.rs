@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_length_beyond_the_slot_is_refused() {
         let mut slots = read_slot(&b"x"[..]).unwrap();
-        slots[..LENGTH].copy_from_slice(&(MAX_BLOB as u32 + 1).to_le_bytes());
+        slots[..LENGTH].copy_from_slice(&u32::try_from(MAX_BLOB + 1).unwrap().to_le_bytes());
         assert!(matches!(write_blobs(&slots, io::sink()), Err(ExchangeError::Length(0))));
         assert!(matches!(write_blobs(&[1, 0], io::sink()), Err(ExchangeError::Length(0))));
     }

@@ -103,9 +103,9 @@ fn answers(card: &Card) -> bool {
 /// [`ReadError`]; it may be better later, when a rank 0 has written or replaced it.
 pub(crate) fn read(path: &Path) -> Result<Card, ReadError> {
     let file = OpenOptions::new().read(true).custom_flags(nonblocking()).open(path);
-    let file = file.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => ReadError::Missing,
-        _ => ReadError::Unreadable(error),
+    let file = file.map_err(|error| {
+        let missing = error.kind() == io::ErrorKind::NotFound;
+        if missing { ReadError::Missing } else { ReadError::Unreadable(error) }
     })?;
     let found = file.metadata().map_err(ReadError::Unreadable)?;
     if !found.is_file() {
