@@ -13,7 +13,7 @@ CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
 STAGE := scripts/stage.sh
 BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
 
-.PHONY: help setup build kernel demo test testbed lint bench-boot
+.PHONY: help setup build kernel demo test testbed lint bench-boot bench-coherence
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -55,3 +55,6 @@ bench-boot: build ## Boot time against QEMU's microvm, and KVM exit times; print
 	else \
 		echo 'bench-exit: not run, as /dev/kvm is missing or not open to this user'; \
 	fi
+
+bench-coherence: ## Memory that is spread over ranks, natively: misses, upgrades, streams, each beside its floor
+	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-coherence

@@ -52,6 +52,7 @@ look_for_packages() {
 	need make 'the guest builds a small C project in the tests' have make
 	need git 'the style tests ask it for the files' have git
 	need pkg-config 'build scripts of dependencies find libraries with it' have pkg-config
+	need libhwloc-dev 'tells which cores there are, to bind threads to them' test -e /usr/include/hwloc.h
 	local clang
 	clang=$(clang_version)
 	clang=${clang:-14}

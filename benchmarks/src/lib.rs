@@ -1,11 +1,15 @@
 //! Benchmarks: each against something else, alternating in one run, with medians and ratios.
 //!
 //! - [`boot`]: boot time, vincs against QEMU's microvm;
+//! - [`coherence`]: memory that is spread over ranks, natively, against the network and the faults it stands on;
 //! - [`bare`]: a guest on KVM_RUN and nothing else, to compare the vmm's run loop with.
+//! - [`transport`]: the TCP transport against bare sockets;
 //! - [`median`]: of a few measurements.
 
 pub mod bare;
 pub mod boot;
+pub mod coherence;
+pub mod transport;
 
 /// The middle one of the values, the upper of two; zero if there are none.
 #[must_use]

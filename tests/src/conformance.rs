@@ -153,7 +153,7 @@ pub fn rank(number: usize) -> Rank {
     Rank(u16::try_from(number).expect("a rank"))
 }
 
-/// Makes a test of each case for a transport that is connected by a function of the type [`Make`](conformance::Make).
+/// Makes a test of each case for a transport that is connected by a function of the type [`Make`].
 #[macro_export]
 macro_rules! transport_conformance {
     ($make:path) => {

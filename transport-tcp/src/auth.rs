@@ -163,6 +163,18 @@ fn greeting() -> io::Result<[u8; GREETING_BYTES]> {
     Ok(bytes)
 }
 
+/// Reads a greeting of any version, the magic first: a stranger may say less than a greeting and wait for an answer.
+fn read_greeting(stream: &TcpStream, deadline: Instant) -> Result<[u8; GREETING_BYTES], AuthFault> {
+    let mut greeting = [0; GREETING_BYTES];
+    let (magic, rest) = greeting.split_at_mut(MAGIC.len());
+    read_all(stream, magic, deadline)?;
+    if *magic != MAGIC {
+        return Err(AuthFault::NotVincs);
+    }
+    read_all(stream, rest, deadline)?;
+    Ok(greeting)
+}
+
 /// The version in a greeting, if it is one.
 fn version(greeting: &[u8; GREETING_BYTES]) -> Option<u32> {
     let rest = greeting.strip_prefix(&MAGIC)?;
@@ -182,11 +194,11 @@ fn check(greeting: &[u8; GREETING_BYTES]) -> Result<(), AuthFault> {
 fn connected(stream: &TcpStream, secret: &Secret, deadline: Instant) -> Result<(), AuthFault> {
     stream.set_nodelay(true)?;
     let ours = greeting()?;
-    let (mut theirs, mut proof) = ([0; GREETING_BYTES], [0; PROOF_BYTES]);
     write_all(stream, &ours, deadline)?;
-    read_all(stream, &mut theirs, deadline)?;
+    let theirs = read_greeting(stream, deadline)?;
     check(&theirs)?;
     write_all(stream, &secret.prove(&[CONNECTS, &ours, &theirs]), deadline)?;
+    let mut proof = [0; PROOF_BYTES];
     read_all(stream, &mut proof, deadline)?;
     if secret.verify(&[ACCEPTS, &ours, &theirs], &proof) { Ok(()) } else { Err(AuthFault::WrongSecret) }
 }
@@ -194,18 +206,12 @@ fn connected(stream: &TcpStream, secret: &Secret, deadline: Instant) -> Result<(
 /// Shakes hands as the side that has been connected to.
 fn accepted(stream: &TcpStream, secret: &Secret, deadline: Instant) -> Result<(), AuthFault> {
     stream.set_nodelay(true)?;
-    let (mut theirs, mut proof) = ([0; GREETING_BYTES], [0; PROOF_BYTES]);
-    // The magic alone first: a stranger may wait for an answer to less than a greeting.
-    let (magic, rest) = theirs.split_at_mut(MAGIC.len());
-    read_all(stream, magic, deadline)?;
-    if *magic != MAGIC {
-        return Err(AuthFault::NotVincs);
-    }
-    read_all(stream, rest, deadline)?;
+    let theirs = read_greeting(stream, deadline)?;
     let ours = greeting()?;
     // Answered to another version as well: so it can tell its user.
     write_all(stream, &ours, deadline)?;
     check(&theirs)?;
+    let mut proof = [0; PROOF_BYTES];
     read_all(stream, &mut proof, deadline)?;
     if !secret.verify(&[CONNECTS, &theirs, &ours], &proof) {
         // No proof, which tells the other end that ours is another secret, as it would tell itself from any answer.
@@ -293,3 +299,6 @@ impl Authenticated {
         Ok(self.stream)
     }
 }
+
+#[cfg(test)]
+mod tests;

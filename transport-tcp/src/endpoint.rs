@@ -57,7 +57,8 @@ impl Timing {
     }
 }
 
-/// One rank's end of one channel class. Dropping it closes its connections: the peers lose this rank.
+/// One rank's end of one channel class. Dropping it closes its connections: the peers lose this rank. What is still queued or under way
+/// then may never arrive; who has to be sure waits for an answer before.
 #[derive(Debug)]
 pub struct TcpTransport {
     rank: Rank,
@@ -391,3 +392,6 @@ impl Transport for TcpTransport {
         next.saturating_sub(self.born.elapsed())
     }
 }
+
+#[cfg(test)]
+mod tests;

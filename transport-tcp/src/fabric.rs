@@ -271,3 +271,6 @@ fn absent(config: &FabricConfig, mesh: &Mesh) -> Option<(Rank, SocketAddr)> {
     let mut ranks = (0..).map(Rank).zip(config.addresses.iter().copied());
     ranks.find(|(rank, _)| !connected(*rank))
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,8 @@ pub(crate) enum Kind {
     Refused = 10,
 }
 
-const KINDS: [Kind; 10] = [
+/// All of them.
+pub(crate) const KINDS: [Kind; 10] = [
     Kind::Alive,
     Kind::Message,
     Kind::Get,
@@ -55,7 +56,7 @@ impl Kind {
     }
 
     /// The least and most bytes of its header, and the most of its body.
-    fn limits(self) -> (usize, usize, usize) {
+    pub(crate) fn limits(self) -> (usize, usize, usize) {
         match self {
             Self::Alive | Self::Done | Self::Refused => (0, 0, 0),
             Self::Message => (0, MAX_HEADER, MAX_BODY),

@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+#[cfg(test)]
+mod document_tests;
 pub mod endpoint;
 pub mod fabric;
 mod frame;

@@ -129,7 +129,8 @@ fn write<'a>(pieces: impl Iterator<Item = &'a [u8]>, socket: &TcpStream) -> Resu
 }
 
 impl Connection {
-    /// For a socket that is connected; from now on the epoll tells when there is something to receive.
+    /// For a socket that is connected; from now on the epoll tells when there is something to receive. The sizes of the socket's buffers
+    /// are left to the kernel, which lets them grow with the stream further than an unprivileged process may set them.
     pub(crate) fn new(rank: Rank, address: SocketAddr, socket: TcpStream, epoll: Arc<OwnedFd>) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
@@ -217,17 +218,19 @@ impl Connection {
         queued > 0 && self.transmit(&mut outbound, std::iter::empty()).is_ok() && outbound.queue.len() < queued
     }
 
-    /// Says that this rank is alive, unless something else has said so since the last call.
+    /// Says that this rank is alive, unless something has been sent since the last call: so with two calls per sign of life, no gap is
+    /// longer than one.
     pub(crate) fn sign_of_life(&self) {
         let mut outbound = self.lock();
+        let spoken = std::mem::take(&mut outbound.spoken);
+        // What is queued says so as it goes out.
         if outbound.queue.is_empty() {
             outbound.queue.shrink_to(QUEUE_KEPT);
-            if let (false, Some(prefix)) = (outbound.spoken, prefix(Kind::Alive, 0, 0)) {
+            if let (false, Some(prefix)) = (spoken, prefix(Kind::Alive, 0, 0)) {
                 // If the connection is broken, the poller finds out by itself.
                 let _: Result<(), ()> = self.transmit(&mut outbound, std::iter::once(&prefix[..]));
             }
         }
-        outbound.spoken = false;
     }
 
     /// Which operation an answer belongs to; nothing if it is no answer to the oldest one under way.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::action::{Action, Body, Source};
 use super::deferral::{GiveUp, Stamp};
-use super::table::Table;
+use super::table::{MAX_PAGE_STATE, Table};
 use super::{Node, ProtocolError};
 use crate::id::{Access, Page, Rank, Run, Tick, Version};
 use crate::message::{Content, Granted, Keep, Message, Urgency};
@@ -55,6 +55,9 @@ pub(super) struct CacheEntry {
     /// Whether it is in [`Cache::order`].
     pub(super) is_listed: bool,
 }
+
+// A list that grows by doubling has up to twice the room that it needs.
+const _: () = assert!(size_of::<CacheEntry>() + 2 * size_of::<Page>() <= MAX_PAGE_STATE);
 
 /// All pages of other homes.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::deferral::Stamp;
-use super::table::Table;
+use super::table::{MAX_PAGE_STATE, Table};
 use crate::id::{Access, Page, Rank, RankSet, Version};
 
 /// Where the copies of a page are. The home has no other state for its own copy: see [`DirectoryState::own_access`].
@@ -58,6 +58,8 @@ pub(super) struct DirectoryEntry {
     /// Devices of this rank that hold it.
     pub(super) pins: u16,
 }
+
+const _: () = assert!(size_of::<DirectoryEntry>() <= MAX_PAGE_STATE);
 
 /// Somebody wants a page. A rank has one request for a page at most, so there are never more of them than ranks.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

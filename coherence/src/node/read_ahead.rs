@@ -37,8 +37,9 @@ struct Stream {
 pub(super) struct Streams(Vec<Stream>);
 
 impl Streams {
-    /// A page has faulted: gives the pages from which on and before which others are to be asked for, if it continues a stream.
-    fn fault(&mut self, page: Page, most: u16) -> Option<(Page, Page)> {
+    /// A page has faulted: gives the pages from which on and before which others are to be asked for, if it continues a stream: at
+    /// most so many, and none from `limit` on.
+    fn fault(&mut self, page: Page, most: u16, limit: Page) -> Option<(Page, Page)> {
         let Some(at) = self.0.iter().position(|stream| (stream.next..=stream.end).contains(&page)) else {
             self.0.truncate(MAX_STREAMS - 1);
             let next = Page(page.0.saturating_add(1));
@@ -46,12 +47,19 @@ impl Streams {
             return None;
         };
         let mut stream = self.0.remove(at);
-        stream.window = stream.window.saturating_mul(2).clamp(MIN_WINDOW, MIN_WINDOW.max(most)).min(most);
+        stream.window = stream.window.saturating_mul(2).max(MIN_WINDOW).min(most);
         stream.next = Page(page.0.saturating_add(1));
         let from = stream.end.max(stream.next);
-        stream.end = from.max(Page(stream.next.0.saturating_add(stream.window.into())));
+        stream.end = from.max(limit.min(Page(stream.next.0.saturating_add(stream.window.into()))));
         self.0.insert(0, stream);
         Some((from, stream.end))
+    }
+
+    /// Of the pages that were to be asked for last, those from this one on were not.
+    fn cut(&mut self, end: Page) {
+        if let Some(stream) = self.0.first_mut() {
+            stream.end = end;
+        }
     }
 
     /// Pages asked for ahead are not to be had: the stream begins anew before them.
@@ -69,15 +77,16 @@ impl Node {
         if most == 0 {
             return;
         }
-        let Some((from, end)) = self.streams.fault(page, most) else { return };
         // Pages beyond belong to another home or to another node of this rank.
         let stripe_end = Page((page.0 - page.0 % STRIPE_PAGES).saturating_add(STRIPE_PAGES));
-        let end = end.min(stripe_end).min(self.config.homes.segment_end(page).unwrap_or(from));
+        let limit = self.config.homes.segment_end(page).map_or(stripe_end, |end| end.min(stripe_end));
+        let Some((from, end)) = self.streams.fault(page, most, limit) else { return };
         self.out.flush_acquire();
         self.make_room(now, end.0.saturating_sub(from.0));
         let piece = u32::from((most / PIECES).max(1));
         for at in (from.0..end.0).map(Page) {
             if self.room() == 0 {
+                self.streams.cut(at);
                 break;
             }
             if at.0 % piece == 0 {

@@ -1,41 +1,48 @@
 //! A table with one small entry per page of guest RAM, addressed by the page's number.
 
-use crate::id::{Page, STRIPE_PAGES};
+use crate::id::Page;
 
-/// Entries of a machine's pages. Memory is taken a stripe at a time, when the first entry of the stripe is set: a node that
-/// never sees a stripe, because another shard or another rank has it, spends nothing on it.
+/// Pages whose entries are allocated together: 2 MiB of guest RAM, of which home segments are multiples, so that a rank has entries of one kind
+/// only for nearly every page.
+const BLOCK_PAGES: u32 = 512;
+
+/// Most bytes of protocol state that a rank has for a page of guest RAM while nothing is under way with it.
+pub(super) const MAX_PAGE_STATE: usize = 40;
+
+/// Entries of a machine's pages. Memory is taken a block at a time, when the first entry of the block is set: a node that
+/// never sees a block, because another shard or another rank has it, spends nothing on it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Table<T> {
     /// Number of pages.
     pages: u32,
-    /// Entries by stripe; empty when all of them are as at the start.
-    stripes: Vec<Vec<T>>,
+    /// Entries by block; empty when all of them are as at the start.
+    blocks: Vec<Vec<T>>,
 }
 
 impl<T: Copy + Default> Table<T> {
     /// A table for so many pages.
     pub(super) fn new(pages: u32) -> Self {
-        Self { pages, stripes: vec![Vec::new(); pages.div_ceil(STRIPE_PAGES) as usize] }
+        Self { pages, blocks: vec![Vec::new(); pages.div_ceil(BLOCK_PAGES) as usize] }
     }
 
     /// The entry of a page; of a page that does not exist, one as at the start.
     pub(super) fn get(&self, page: Page) -> T {
-        self.stripes
-            .get((page.0 / STRIPE_PAGES) as usize)
-            .and_then(|stripe| stripe.get((page.0 % STRIPE_PAGES) as usize))
+        self.blocks
+            .get((page.0 / BLOCK_PAGES) as usize)
+            .and_then(|block| block.get((page.0 % BLOCK_PAGES) as usize))
             .copied()
             .unwrap_or_default()
     }
 
     /// Replaces the entry of a page. A page that does not exist has none.
     pub(super) fn set(&mut self, page: Page, entry: T) {
-        let first = page.0 - page.0 % STRIPE_PAGES;
-        let len = self.pages.saturating_sub(first).min(STRIPE_PAGES) as usize;
-        let Some(stripe) = self.stripes.get_mut((page.0 / STRIPE_PAGES) as usize) else { return };
-        if stripe.is_empty() {
-            stripe.resize(len, T::default());
+        let first = page.0 - page.0 % BLOCK_PAGES;
+        let len = self.pages.saturating_sub(first).min(BLOCK_PAGES) as usize;
+        let Some(block) = self.blocks.get_mut((page.0 / BLOCK_PAGES) as usize) else { return };
+        if block.is_empty() {
+            block.resize(len, T::default());
         }
-        if let Some(old) = stripe.get_mut((page.0 - first) as usize) {
+        if let Some(old) = block.get_mut((page.0 - first) as usize) {
             *old = entry;
         }
     }
@@ -47,28 +54,28 @@ mod tests {
 
     #[test]
     fn an_entry_is_what_was_set_last_and_the_default_before() {
-        let mut table = Table::<u8>::new(STRIPE_PAGES + 2);
-        for (page, entry) in [(0, 1), (STRIPE_PAGES - 1, 2), (STRIPE_PAGES + 1, 3), (0, 4)] {
+        let mut table = Table::<u8>::new(BLOCK_PAGES + 2);
+        for (page, entry) in [(0, 1), (BLOCK_PAGES - 1, 2), (BLOCK_PAGES + 1, 3), (0, 4)] {
             table.set(Page(page), entry);
         }
-        let entries = [0, 1, STRIPE_PAGES - 1, STRIPE_PAGES, STRIPE_PAGES + 1].map(|page| table.get(Page(page)));
+        let entries = [0, 1, BLOCK_PAGES - 1, BLOCK_PAGES, BLOCK_PAGES + 1].map(|page| table.get(Page(page)));
         assert_eq!(entries, [4, 0, 2, 0, 3]);
     }
 
     #[test]
     fn pages_that_do_not_exist_have_no_entry() {
         let mut table = Table::<u8>::new(3);
-        for page in [3, STRIPE_PAGES, u32::MAX] {
+        for page in [3, BLOCK_PAGES, u32::MAX] {
             table.set(Page(page), 7);
             assert_eq!(table.get(Page(page)), 0);
         }
     }
 
     #[test]
-    fn a_stripe_costs_nothing_before_its_first_entry() {
-        let mut table = Table::<u64>::new(4 * STRIPE_PAGES);
-        table.set(Page(2 * STRIPE_PAGES), 1);
-        let lens: Vec<usize> = table.stripes.iter().map(Vec::len).collect();
-        assert_eq!(lens, [0, 0, STRIPE_PAGES as usize, 0]);
+    fn a_block_costs_nothing_before_its_first_entry() {
+        let mut table = Table::<u64>::new(4 * BLOCK_PAGES);
+        table.set(Page(2 * BLOCK_PAGES), 1);
+        let lens: Vec<usize> = table.blocks.iter().map(Vec::len).collect();
+        assert_eq!(lens, [0, 0, BLOCK_PAGES as usize, 0]);
     }
 }

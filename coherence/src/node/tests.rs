@@ -1,4 +1,9 @@
 //! Tests of whole nodes, several of them beside each other in a small machine.
 
+mod eviction;
+mod flows;
+mod holds;
 mod machine;
 mod random;
+mod read_ahead;
+mod refusals;

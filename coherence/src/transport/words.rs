@@ -38,41 +38,56 @@ impl WordSegment {
     }
 }
 
+/// How many of `len` bytes lie in a first word that is not theirs from its beginning.
+fn head_length(skip: usize, len: usize) -> usize {
+    if skip == 0 { 0 } else { len.min(8 - skip) }
+}
+
+/// Replaces some bytes of a word. The bytes around them are somebody else's, who may write them at the same time.
+fn merge(word: &AtomicU64, skip: usize, bytes: &[u8]) {
+    let replace = |old: u64| {
+        let mut new = old.to_le_bytes();
+        new.iter_mut().skip(skip).zip(bytes).for_each(|(to, from)| *to = *from);
+        Some(u64::from_le_bytes(new))
+    };
+    // It does not fail, as `replace` always has a new word.
+    let _: Result<u64, u64> = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace);
+}
+
 impl Segment for WordSegment {
     fn len(&self) -> u64 {
         self.0.len() as u64 * 8
     }
 
     fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
-        let Some((words, mut skip)) = self.span(offset, bytes.len()) else { return false };
-        let mut rest = bytes;
-        for word in words {
-            let word = word.load(Ordering::Acquire).to_le_bytes();
-            let from = word.get(skip..).unwrap_or_default();
-            let count = from.len().min(rest.len());
-            let (now, later) = rest.split_at_mut(count);
-            now.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-            (rest, skip) = (later, 0);
+        let Some((mut words, skip)) = self.span(offset, bytes.len()) else { return false };
+        let load = |word: &AtomicU64| word.load(Ordering::Acquire).to_le_bytes();
+        let (head, rest) = bytes.split_at_mut(head_length(skip, bytes.len()));
+        if let (false, Some((first, others))) = (head.is_empty(), words.split_first()) {
+            head.iter_mut().zip(load(first).into_iter().skip(skip)).for_each(|(to, from)| *to = from);
+            words = others;
+        }
+        let (whole, tail) = rest.as_chunks_mut();
+        let last = words.get(whole.len());
+        whole.iter_mut().zip(words).for_each(|(to, word)| *to = load(word));
+        if let Some(last) = last {
+            tail.iter_mut().zip(load(last)).for_each(|(to, from)| *to = from);
         }
         true
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> bool {
-        let Some((words, mut skip)) = self.span(offset, bytes.len()) else { return false };
-        let mut rest = bytes;
-        for word in words {
-            let (now, later) = rest.split_at((8 - skip).min(rest.len()));
-            let merge = |old: u64| {
-                let mut new = old.to_le_bytes();
-                new.iter_mut().skip(skip).zip(now).for_each(|(to, from)| *to = *from);
-                u64::from_le_bytes(new)
-            };
-            match now.as_array() {
-                Some(whole) => word.store(u64::from_le_bytes(*whole), Ordering::Release),
-                // The bytes around it are somebody else's, who may write them at the same time.
-                None => drop(word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| Some(merge(old)))),
-            }
-            (rest, skip) = (later, 0);
+        let Some((mut words, skip)) = self.span(offset, bytes.len()) else { return false };
+        let (head, rest) = bytes.split_at(head_length(skip, bytes.len()));
+        if let (false, Some((first, others))) = (head.is_empty(), words.split_first()) {
+            merge(first, skip, head);
+            words = others;
+        }
+        let (whole, tail) = rest.as_chunks();
+        let last = words.get(whole.len());
+        words.iter().zip(whole).for_each(|(word, from)| word.store(u64::from_le_bytes(*from), Ordering::Release));
+        if let Some(last) = last {
+            merge(last, 0, tail);
         }
         true
     }

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_micro_guest_payload::protocol::{
-    END_DONE, END_NESTED_FAULT, END_TOO_MANY_CPUS, PORT_END, PORT_STOP, PORT_TEXT, PORT_WORD,
+    END_DONE, END_NESTED_FAULT, END_TOO_MANY_CPUS, PORT_END, PORT_REST, PORT_STOP, PORT_TEXT, PORT_WORD,
 };
 use vincs_vmm::bus::PioDevice;
 
@@ -13,6 +14,10 @@ use vincs_vmm::bus::PioDevice;
 const MAX_WORDS: usize = 4096;
 /// Most bytes that are kept of a text. More are dropped.
 const MAX_TEXT: usize = 4096;
+
+/// How long a processor rests that has nothing to do: the others, which are to have the host's processors meanwhile, are
+/// about as long at it.
+const REST: Duration = Duration::from_micros(50);
 
 /// How a program ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -79,8 +84,10 @@ impl HostDevice {
 
 impl PioDevice for HostDevice {
     fn read(&self, port: u16, data: &mut [u8]) {
-        if port == PORT_STOP {
-            data.fill(self.stop.load(Ordering::SeqCst).into());
+        match port {
+            PORT_STOP => data.fill(self.stop.load(Ordering::SeqCst).into()),
+            PORT_REST => thread::sleep(REST),
+            _ => {}
         }
     }
 

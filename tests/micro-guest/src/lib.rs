@@ -17,6 +17,7 @@ pub use program::Program;
 pub use ranks::{Ranks, RanksError};
 pub use report::{Report, ReportError, TimerReport};
 pub use session::{RunError, Session, run};
+pub use vincs_micro_guest_payload::litmus::{Litmus, Order, Shape};
 pub use vincs_micro_guest_payload::statistics::Summary;
 
 /// The micro-guest, an ELF kernel.

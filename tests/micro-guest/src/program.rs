@@ -1,7 +1,8 @@
 //! What to run, with its parameters.
 
+use vincs_micro_guest_payload::litmus::Litmus;
 use vincs_micro_guest_payload::protocol::{
-    KEY_ITERATIONS, KEY_MEGABYTES, KEY_PERIOD, KEY_PROGRAM, KEY_SEED, KEY_VCPUS, ProgramName, REGION_BASE,
+    KEY_ITERATIONS, KEY_MEGABYTES, KEY_PERIOD, KEY_PROGRAM, KEY_SEED, KEY_TEST, KEY_VCPUS, ProgramName, REGION_BASE,
 };
 
 /// Memory of a machine for programs that keep at most a million samples, in bytes; also the least that the vmm accepts.
@@ -43,6 +44,18 @@ pub enum Program {
         /// How many.
         exits: u64,
     },
+    /// A litmus test of memory order. Two or four processors take part, of different ranks where there are several.
+    Litmus {
+        /// Which.
+        test: Litmus,
+        /// How often at least; in batches of some thousand.
+        iterations: u64,
+        /// Spins after which a processor that waits for the others lets the host run something else: few where there are more
+        /// threads than the host has processors, many where processors are to meet within nanoseconds.
+        patience: u64,
+        /// Start of the pseudo-random choices.
+        seed: u64,
+    },
     /// A page fault, to show how failures are told.
     Fault,
 }
@@ -62,6 +75,10 @@ impl Program {
             Self::MemoryWalk { megabytes, steps, seed } => {
                 format!(" {KEY_MEGABYTES}={megabytes} {KEY_ITERATIONS}={steps} {KEY_SEED}={seed}")
             }
+            Self::Litmus { test, iterations, patience, seed } => {
+                let test = test.number();
+                format!(" {KEY_TEST}={test} {KEY_ITERATIONS}={iterations} {KEY_PERIOD}={patience} {KEY_SEED}={seed}")
+            }
             Self::Fault => String::new(),
         };
         format!("{KEY_PROGRAM}={name} {KEY_VCPUS}={vcpus}{parameters}")
@@ -79,6 +96,7 @@ impl Program {
             | Self::Timer { .. }
             | Self::SelfCheck { .. }
             | Self::ExitLatency { .. }
+            | Self::Litmus { .. }
             | Self::Fault => BASE_MEMORY,
         }
     }
@@ -90,6 +108,7 @@ impl Program {
             Self::MemoryWalk { .. } => ProgramName::MemoryWalk,
             Self::SelfCheck { .. } => ProgramName::SelfCheck,
             Self::ExitLatency { .. } => ProgramName::ExitLatency,
+            Self::Litmus { .. } => ProgramName::Litmus,
             Self::Fault => ProgramName::Fault,
         }
     }

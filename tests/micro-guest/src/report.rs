@@ -1,5 +1,6 @@
 //! What comes out of a program.
 
+use vincs_micro_guest_payload::litmus::{Litmus, OUTCOMES};
 use vincs_micro_guest_payload::statistics::{SUMMARY_WORDS, Summary};
 use vincs_micro_guest_payload::walk::walk;
 
@@ -27,6 +28,18 @@ pub enum ReportError {
         expected: u64,
         /// What the guest computed.
         found: u64,
+    },
+    /// A litmus test had an outcome that x86 forbids: memory is not coherent.
+    #[error(
+        "litmus test {test:?} had the outcome {outcome:#06b}, which x86 forbids, {count} times: memory is not coherent"
+    )]
+    Forbidden {
+        /// The test.
+        test: Litmus,
+        /// The outcome.
+        outcome: usize,
+        /// How often.
+        count: u64,
     },
 }
 
@@ -61,6 +74,11 @@ pub enum Report {
         timer_interrupts: u64,
         /// Inter-processor interrupts that were sent meanwhile, all of which arrived.
         processor_interrupts: u64,
+    },
+    /// How often each outcome of a litmus test was seen; none of those that x86 forbids.
+    Litmus {
+        /// By outcome, as [`Litmus::forbidden`] numbers them.
+        outcomes: [u64; OUTCOMES],
     },
     /// Exits to the host and back.
     ExitLatency {
@@ -110,9 +128,24 @@ impl Report {
                 Some((&total, each)) => Ok(Self::ExitLatency { each: summary(each)?, total }),
                 None => Err(length(SUMMARY_WORDS + 1)),
             },
+            Program::Litmus { test, .. } => {
+                let outcomes = <[u64; OUTCOMES]>::try_from(words).map_err(|_| length(OUTCOMES))?;
+                check_outcomes(test, &outcomes)?;
+                Ok(Self::Litmus { outcomes })
+            }
             Program::Fault => Err(length(0)),
         }
     }
+}
+
+/// No outcome may be one that x86 forbids.
+fn check_outcomes(test: Litmus, outcomes: &[u64; OUTCOMES]) -> Result<(), ReportError> {
+    for (outcome, &count) in outcomes.iter().enumerate() {
+        if count > 0 && test.forbidden() >> outcome & 1 != 0 {
+            return Err(ReportError::Forbidden { test, outcome, count });
+        }
+    }
+    Ok(())
 }
 
 /// Does every vCPU's walk again on the host.
@@ -140,6 +173,7 @@ mod tests {
             Program::MemoryWalk { megabytes: 1, steps: 1, seed: 1 },
             Program::SelfCheck { rounds: 1, period: 1 },
             Program::ExitLatency { exits: 1 },
+            Program::Litmus { test: Litmus::ALL[0], iterations: 1, patience: 1, seed: 1 },
             Program::Fault,
         ];
         for program in programs {
@@ -158,6 +192,25 @@ mod tests {
         assert!(Report::from_words(program, 2, &right).is_ok());
         let error = Report::from_words(program, 2, &[right[0], right[1] ^ 1]).unwrap_err();
         assert_eq!(error, ReportError::Checksum { vcpu: 1, expected: right[1], found: right[1] ^ 1 });
+    }
+
+    #[test]
+    fn a_forbidden_outcome_is_named() {
+        for test in Litmus::ALL {
+            let program = Program::Litmus { test, iterations: 1, patience: 1, seed: 1 };
+            let report = |words: &[u64; OUTCOMES]| Report::from_words(program, 4, words);
+            for outcome in 0..OUTCOMES {
+                let mut words = [0; OUTCOMES];
+                words[outcome] = 3;
+                let forbidden = test.forbidden() >> outcome & 1 != 0;
+                let expected = if forbidden {
+                    Err(ReportError::Forbidden { test, outcome, count: 3 })
+                } else {
+                    Ok(Report::Litmus { outcomes: words })
+                };
+                assert_eq!(report(&words), expected);
+            }
+        }
     }
 
     #[test]

@@ -4,13 +4,16 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{LIMIT, turn};
-use vincs_micro_guest::{Program, Ranks, Report, Session};
-use vincs_vmm::machine::StopReason;
+use vincs_micro_guest::{Litmus, Order, Program, Ranks, Report, Session, Shape};
+use vincs_vmm::cluster::MemorySettings;
+use vincs_vmm::machine::{MachineStats, StopReason};
+use vincs_vmm::memory::engine::HOLD_LIMITS;
 
 const RANKS: [u16; 2] = [2, 4];
+const MILLION: u64 = 1_000_000;
 
 /// A vCPU on each rank.
 fn start(program: Program, ranks: u16) -> Session {
@@ -54,6 +57,48 @@ fn processors_of_all_ranks_keep_their_state() {
         };
         assert!(windows >= 16 && timer_interrupts > 0 && processor_interrupts > 0, "{windows} windows");
     }
+}
+
+/// Runs a test of memory order so often; what came out, and how often ranks took pages from each other meanwhile.
+fn litmus(test: Litmus, iterations: u64, ranks: u16) -> ([u64; 16], u64) {
+    let seed = u64::from(ranks) << 8 | test.number() as u64;
+    let program = |patience| Program::Litmus { test, iterations, patience, seed };
+    let session = if ranks == 1 {
+        Session::start(program(u64::MAX), 2).unwrap()
+    } else {
+        // As short as is allowed, so that pages change hands often.
+        let memory = MemorySettings { hold: Some(*HOLD_LIMITS.start()), ..MemorySettings::default() };
+        Session::start_on(program(2000), ranks.into(), &Ranks { memory, ..Ranks::new(ranks) }).unwrap()
+    };
+    let Report::Litmus { outcomes } = session.wait_here(LIMIT).unwrap() else { panic!("a report of another program") };
+    assert!(outcomes.iter().sum::<u64>() >= iterations);
+    let memory = |stats: MachineStats| stats.ranks.map(|ranks| ranks.memory.protocol);
+    let lost = session.machines().filter_map(|machine| memory(machine.stats()));
+    (outcomes, lost.map(|protocol| protocol.invalidations + protocol.recalls).sum())
+}
+
+#[test]
+fn what_x86_forbids_is_never_seen_across_ranks() {
+    let Some(_turn) = turn("litmus tests over ranks") else { return };
+    let started = Instant::now();
+    for test in Litmus::ALL {
+        let ranks = u16::try_from(test.processors()).unwrap();
+        let (outcomes, lost) = litmus(test, MILLION, ranks);
+        println!("{test:?} on {ranks} ranks: {outcomes:?}, {lost} pages lost to others, {:?}", started.elapsed());
+        assert!(lost > 1000, "the ranks were at it at the same time");
+    }
+}
+
+#[test]
+fn the_harness_sees_stores_that_are_buffered() {
+    let Some(_turn) = turn("litmus tests on one rank") else { return };
+    let buffering = Litmus { shape: Shape::StoreBuffering, order: Order::Plain };
+    // On a busy host the two processors may hardly ever run at the same time: then again.
+    let seen = (0..10).map(|_| litmus(buffering, MILLION, 1).0).find(|outcomes| outcomes[0b00] > 0);
+    println!("{buffering:?}: {seen:?}");
+    assert!(seen.is_some(), "this processor reorders a store and a younger load");
+    let fenced = Litmus { order: Order::Fenced, ..buffering };
+    println!("{fenced:?}: {:?}", litmus(fenced, MILLION, 1).0);
 }
 
 #[test]

@@ -196,9 +196,9 @@ mod tests {
     }
 
     fn sent(ends: &[Arc<End>]) -> [Vec<Message>; 2] {
-        let message = |(_, control)| match control {
-            Control::Interrupt(message) => message,
-            other => unreachable!("{other:?}"),
+        let message = |(_, control)| {
+            let Control::Interrupt(message) = control else { unreachable!("{control:?}") };
+            message
         };
         [0, 2].map(|rank| heard(&ends[rank]).into_iter().map(message).collect())
     }

@@ -1,7 +1,9 @@
 //! The bootstrap processor's first mode: 64-bit, paged, flat (Intel SDM volume 3, sections 4.5 and 10.8.5).
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::GuestAddress;
+
+use crate::memory::{DeviceMemory, HoldError};
 
 /// Where the global descriptor table is.
 const GDT: u64 = 0x500;
@@ -41,24 +43,22 @@ pub(crate) struct EntryState {
 /// Writes descriptor and page tables and returns the registers to enter the kernel with; `special` is the state
 /// after power-up.
 pub(crate) fn enter_long_mode(
-    memory: &GuestMemoryMmap,
+    memory: &DeviceMemory,
     entry: EntryState,
     special: kvm_sregs,
-) -> Result<(kvm_regs, kvm_sregs), GuestMemoryError> {
+) -> Result<(kvm_regs, kvm_sregs), HoldError> {
     let code = segment(CODE_SELECTOR, CODE_TYPE);
     let data = segment(DATA_SELECTOR, DATA_TYPE);
-    for (index, descriptor) in (0u64..).zip([0, 0, descriptor(&code), descriptor(&data)]) {
-        memory.write_obj(descriptor, GuestAddress(GDT + index * 8))?;
-    }
-    memory.write_obj(DIRECTORY_POINTERS | PRESENT_WRITABLE, GuestAddress(PAGE_MAP))?;
-    for gib in 0..MAPPED_GIB {
-        let directory = DIRECTORIES + gib * ENTRIES * 8;
-        memory.write_obj(directory | PRESENT_WRITABLE, GuestAddress(DIRECTORY_POINTERS + gib * 8))?;
-        for index in 0..ENTRIES {
-            let page = (gib * ENTRIES + index) << 21;
-            memory.write_obj(page | PRESENT_WRITABLE | LARGE_PAGE, GuestAddress(directory + index * 8))?;
-        }
-    }
+    let write = |at: u64, entries: &[u64]| {
+        let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        memory.write(GuestAddress(at), &bytes)
+    };
+    write(GDT, &[0, 0, descriptor(&code), descriptor(&data)])?;
+    write(PAGE_MAP, &[DIRECTORY_POINTERS | PRESENT_WRITABLE])?;
+    let directories = (0..MAPPED_GIB).map(|gib| DIRECTORIES + gib * ENTRIES * 8);
+    write(DIRECTORY_POINTERS, &directories.map(|directory| directory | PRESENT_WRITABLE).collect::<Vec<_>>())?;
+    let pages = (0..MAPPED_GIB * ENTRIES).map(|index| index << 21);
+    write(DIRECTORIES, &pages.map(|page| page | PRESENT_WRITABLE | LARGE_PAGE).collect::<Vec<_>>())?;
     let mut special =
         kvm_sregs { cs: code, ds: data, es: data, fs: data, gs: data, ss: data, cr3: PAGE_MAP, ..special };
     (special.gdt.base, special.gdt.limit) = (GDT, 4 * 8 - 1);
@@ -96,6 +96,10 @@ fn descriptor(segment: &kvm_segment) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use vm_memory::{Bytes, GuestMemoryMmap};
+
     use super::*;
 
     #[test]
@@ -106,9 +110,10 @@ mod tests {
 
     #[test]
     fn every_address_below_four_gib_is_mapped_to_itself() {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap();
+        let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x20000)]).unwrap());
         let entry = EntryState { rip: GuestAddress(0x100_0000), rsi: GuestAddress(0x7000) };
-        let (registers, special) = enter_long_mode(&memory, entry, kvm_sregs::default()).unwrap();
+        let (registers, special) =
+            enter_long_mode(&DeviceMemory::new(Arc::clone(&memory)), entry, kvm_sregs::default()).unwrap();
         assert_eq!((registers.rip, registers.rsi), (0x100_0000, 0x7000));
         for address in [0u64, 0x10_0000, 0xd000_0000, 0xffff_f000] {
             let mut table = special.cr3;

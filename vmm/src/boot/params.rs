@@ -1,13 +1,15 @@
 //! Boot parameters: the "zero page", the memory map and the command line.
 
+use std::ops::Range;
+
 use linux_loader::bootparam::{boot_e820_entry, boot_params};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{ByteValued, GuestAddress};
 
 use super::image::{KernelError, KernelImage, Loaded};
 use super::paging::EntryState;
 use crate::acpi::AREA_START;
 use crate::layout::{DEVICE_GAP_START, HIGH_RAM_START, LOW_RAM_END, PAGE_SIZE, ram_regions};
-use crate::memory::GuestRange;
+use crate::memory::{Access, DeviceMemory, GuestRange, HoldError};
 
 const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
@@ -51,7 +53,7 @@ pub enum BootError {
     Kernel(#[from] KernelError),
     /// A boot structure does not fit into memory.
     #[error("a boot structure cannot be written to guest memory: {0}")]
-    Memory(#[from] GuestMemoryError),
+    Memory(#[from] HoldError),
 }
 
 /// A kernel and what it gets, checked to fit together before memory is touched.
@@ -92,23 +94,19 @@ impl<'a> BootPlan<'a> {
         }
     }
 
-    /// What of guest memory [`Self::load`] and the entry of the kernel write to: all low RAM, the kernel, the initramfs.
-    pub(crate) fn ranges(&self) -> [GuestRange; 3] {
-        let range = |start, len| GuestRange { start: GuestAddress(start), len };
-        let kernel = self.kernel.loaded_range();
-        let kernel = range(kernel.start, kernel.end.saturating_sub(kernel.start));
-        [range(0, LOW_RAM_END), kernel, range(self.initrd_start, self.initrd.len() as u64)]
-    }
-
     /// Puts kernel, initramfs and boot parameters into guest memory; returns how the kernel is entered. `tsc_khz` is the
     /// rate of the guest's clock, which its command line tells it first.
-    pub(crate) fn load(&self, memory: &GuestMemoryMmap, tsc_khz: u32) -> Result<EntryState, BootError> {
-        let loaded = self.kernel.load(memory)?;
+    pub(crate) fn load(&self, memory: &DeviceMemory, tsc_khz: u32) -> Result<EntryState, BootError> {
+        let loaded = {
+            let Range { start, end } = self.kernel.loaded_range();
+            let range = GuestRange { start: GuestAddress(start), len: end.saturating_sub(start) };
+            self.kernel.load(&*memory.hold(&[(range, Access::Write)])?)?
+        };
         debug_assert!(loaded.end <= self.initrd_start, "the plan left room");
-        memory.write_slice(self.initrd, GuestAddress(self.initrd_start))?;
+        memory.write(GuestAddress(self.initrd_start), self.initrd)?;
         let command_line = clock_argument(tsc_khz) + self.command_line + "\0";
-        memory.write_slice(command_line.as_bytes(), COMMAND_LINE)?;
-        memory.write_obj(self.zero_page(&loaded, command_line.len() as u64 - 1), ZERO_PAGE)?;
+        memory.write(COMMAND_LINE, command_line.as_bytes())?;
+        memory.write(ZERO_PAGE, self.zero_page(&loaded, command_line.len() as u64 - 1).as_slice())?;
         Ok(EntryState { rip: loaded.entry, rsi: ZERO_PAGE })
     }
 
@@ -157,6 +155,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::path::Path;
+    use std::sync::Arc;
+    use vm_memory::{Bytes, GuestMemoryMmap};
 
     const MEMORY: u64 = 64 << 20;
 
@@ -191,8 +191,9 @@ mod tests {
         assert_eq!(clock_argument(u32::MAX).len(), CLOCK_ARGUMENT);
         let kernel = image(elf::tests::image(16)).unwrap();
         let longest = "x".repeat(MAX_COMMAND_LINE);
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
-        BootPlan::new(&kernel, &[], &longest, 4 << 20).unwrap().load(&memory, u32::MAX).unwrap();
+        let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap());
+        let window = DeviceMemory::new(Arc::clone(&memory));
+        BootPlan::new(&kernel, &[], &longest, 4 << 20).unwrap().load(&window, u32::MAX).unwrap();
         let mut line = [0; LINUX_COMMAND_LINE + 1];
         memory.read_slice(&mut line, COMMAND_LINE).unwrap();
         assert_eq!(line, *format!("tsc_early_khz=4294967295 {longest}\0").as_bytes());
@@ -241,8 +242,8 @@ mod tests {
             let Ok(kernel) = image(bytes) else { return Ok(()) };
             let initrd = vec![0; initrd];
             let Ok(plan) = BootPlan::new(&kernel, &initrd, "", MEMORY) else { return Ok(()) };
-            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
-            let entry = plan.load(&memory, 1).unwrap();
+            let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap());
+            let entry = plan.load(&DeviceMemory::new(memory), 1).unwrap();
             prop_assert!((HIGH_RAM_START..plan.initrd_start).contains(&entry.rip.0));
         }
     }

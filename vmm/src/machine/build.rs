@@ -8,7 +8,7 @@ use std::time::Duration;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vincs_coherence::id::Rank;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::config::{Equipment, MachineConfig, MachineError, Role};
 use super::devices::{self, Rest};
@@ -17,7 +17,7 @@ use super::running::{Event, Parts, Running};
 use super::vcpus::{self, Raw};
 use crate::acpi::{self, AREA_START};
 use crate::apic::{Mailbox, Router};
-use crate::boot::{BootPlan, enter_long_mode};
+use crate::boot::{BootError, BootPlan, enter_long_mode};
 use crate::clock::GuestClock;
 use crate::cluster::{
     Cluster, ClusterEvent, Control, ControlLink, ControlNotes, DEVICE_RANK, Devices, Forwarder, notes,
@@ -25,7 +25,7 @@ use crate::cluster::{
 use crate::kvm::{self, Hypervisor, KvmError};
 use crate::layout::ram_regions;
 use crate::memory::engine::Engine;
-use crate::memory::{Access, GuestRam, GuestRange, HoldError};
+use crate::memory::{GuestRam, HoldError};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, Io, Platform, ResetState, Samples, Vcpu, VcpuHandle, spawn};
 
@@ -123,9 +123,12 @@ fn tell_failure(link: &ControlLink, error: &MachineError) {
 
 /// The reason for an error that only says that the machine has ended: it comes on another way, a little later perhaps.
 fn with_reason(error: MachineError, events: &Receiver<Event>) -> MachineError {
-    if !matches!(error, MachineError::Ended | MachineError::Hold(HoldError::Ended)) {
+    let (MachineError::Ended
+    | MachineError::GuestMemory(HoldError::Ended)
+    | MachineError::Boot(BootError::Memory(HoldError::Ended))) = error
+    else {
         return error;
-    }
+    };
     match events.recv_timeout(REASON_PATIENCE) {
         Ok(Event::Cluster(ClusterEvent::Lost(rank, reason))) => MachineError::RankLost { rank: rank.0, reason },
         _ => error,
@@ -238,18 +241,14 @@ impl Ground {
         let tables = acpi::build(&devices::acpi_config(&topology, memory, virtio))?;
         let plan = BootPlan::new(&kernel, &initrd, &command_line, memory)?;
         let window = ranks.as_ref().map_or_else(|| ram.device_memory(), Ranks::device_memory);
-        let tables_range = GuestRange { start: GuestAddress(AREA_START), len: tables.len() as u64 };
-        let ranges = plan.ranges().into_iter().chain([tables_range]).map(|range| (range, Access::Write));
-        let held = window.hold(&ranges.collect::<Vec<_>>());
-        let held = held.map_err(|error| with_reason(MachineError::Hold(error), &events))?;
-        held.write_slice(&tables, GuestAddress(AREA_START))?;
-        let entry = plan.load(&held, clock.khz())?;
+        let loaded = window.write(GuestAddress(AREA_START), &tables).map_err(MachineError::GuestMemory);
+        let entry = loaded.and_then(|()| Ok(plan.load(&window, clock.khz())?));
+        let entry = entry.map_err(|error| with_reason(error, &events))?;
         if let Some((bootstrap, reset)) = vcpus.first() {
-            let (registers, special) = enter_long_mode(&held, entry, reset.special)?;
+            let (registers, special) = enter_long_mode(&window, entry, reset.special)?;
             bootstrap.fd.set_sregs(&special).map_err(KvmError::ioctl("set the first special registers"))?;
             bootstrap.fd.set_regs(&registers).map_err(KvmError::ioctl("set the first registers"))?;
         }
-        drop(held);
         let platform = Arc::new(Platform { io: Io::Here(devices), router });
         let parts = Parts { handles, ranks, platform: Arc::clone(&platform), clock, vm, ram };
         Ok(Machine { vcpus, platform, ended, events, parts })

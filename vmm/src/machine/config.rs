@@ -122,7 +122,7 @@ pub enum MachineError {
     Vcpu(#[from] StateError),
     /// A table or the first instructions cannot be written to guest memory.
     #[error("cannot write to guest memory: {0}")]
-    GuestMemory(#[from] vm_memory::GuestMemoryError),
+    GuestMemory(#[from] HoldError),
     /// The clock to go on with has another rate than this host's counter.
     #[error(
         "the guest's clock of {guest} kHz cannot go on over this host's counter of {host} kHz; use a host of its rate"
@@ -145,9 +145,6 @@ pub enum MachineError {
     /// The fault path cannot be had.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The kernel's place in memory cannot be had.
-    #[error("cannot load the kernel: {0}")]
-    Hold(HoldError),
     /// Another rank is lost, or gives up, before this one has started.
     #[error("rank {rank} is lost: {reason}")]
     RankLost {

@@ -8,7 +8,7 @@
 //!   on the way of a fault. It looks for work for a while, then sleeps.
 //! - `view`: what the guest sees, and the system calls that change it; `uffd`, `frames`: what that stands on.
 //! - `service`: the thread; `outgoing`: messages that wait; `mailbox`, `holds`: what devices want.
-//! - `stats`, `latency`, `hot`: what is counted.
+//! - `stats`, `latency`, `hot`: what is counted; `calibrate`: the minimum hold time; `binding`: where the threads run.
 
 use std::io;
 use std::sync::Arc;
@@ -20,12 +20,14 @@ use vincs_coherence::node::{Config, Node};
 use vincs_coherence::transport::Transport;
 
 use super::{DeviceMemory, GuestRam};
+use binding::Binding;
 use frames::{Frames, Shard};
 use mailbox::{Command, Mailbox};
 use service::{Parts, Service, Shared};
 use stats::Recorder;
 use view::View;
 
+mod binding;
 mod calibrate;
 mod config;
 mod frames;
@@ -121,8 +123,9 @@ impl Engine {
         }
         let holds = Arc::new(Holds::new(Arc::clone(&frames), mailboxes.clone(), Arc::clone(&recorder)));
         let mut engine = Self { threads: Vec::new(), mailboxes, recorder, frames, holds, hold };
+        let binding = if config.bind { choose_cores(services.len()) } else { None };
         for (index, parts) in services.into_iter().enumerate() {
-            engine.threads.push(spawn(index, parts).map_err(EngineError::Thread)?);
+            engine.threads.push(spawn(index, parts, binding.clone()).map_err(EngineError::Thread)?);
         }
         Ok(engine)
     }
@@ -162,9 +165,23 @@ impl Drop for Engine {
     }
 }
 
-fn spawn(index: usize, parts: Parts) -> io::Result<JoinHandle<()>> {
+/// Cores for the service threads, if there are enough.
+fn choose_cores(threads: usize) -> Option<Arc<Binding>> {
+    match Binding::choose(threads) {
+        Ok(binding) => binding.map(Arc::new),
+        Err(error) => {
+            tracing::debug!(%error, "memory threads are not bound to cores");
+            None
+        }
+    }
+}
+
+fn spawn(index: usize, parts: Parts, binding: Option<Arc<Binding>>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("memory-{index}")).spawn(move || {
         no_timer_slack();
+        if let Some(Err(error)) = binding.map(|binding| binding.bind(index)) {
+            tracing::debug!(%error, "memory thread {index} is not bound to its core");
+        }
         Service::new(parts).run();
     })
 }

@@ -181,6 +181,25 @@ impl Machine {
         panic!("it does not come to rest");
     }
 
+    /// What a rank has done since this was asked last, by anybody.
+    pub(super) fn took(&mut self, rank: u16) -> Vec<Action> {
+        let log = std::mem::take(&mut self.log);
+        log.into_iter().filter(|(who, _)| *who == Rank(rank)).map(|(_, action)| action).collect()
+    }
+
+    /// A processor wants a page, and everything is done that follows.
+    pub(super) fn touch_and_run(&mut self, rank: u16, page: u32, access: Access) {
+        self.touch(rank, page, access);
+        self.run();
+        assert!(!self.has_waiters());
+    }
+
+    /// Does what a node wants that a test has called itself.
+    pub(super) fn apply(&mut self, rank: u16) {
+        self.nodes[usize::from(rank)].out.flush();
+        self.execute(rank, &[]);
+    }
+
     fn execute(&mut self, rank: u16, body: &[u64]) {
         while let Some(action) = self.nodes[usize::from(rank)].poll_action() {
             self.log.push((Rank(rank), action.clone()));
@@ -305,5 +324,45 @@ impl Machine {
             let has = |(run, access): &(Run, Access)| run.pages().all(|page| self.sees(rank, page) >= Some(*access));
             assert!(!is_ready || runs.iter().all(has), "hold {} of rank {rank} has lost a page", id.0);
         }
+    }
+}
+
+/// Short names for what tests compare.
+pub(super) mod short {
+    use super::*;
+    use crate::id::Version;
+    use crate::message::{Granted, Keep, Urgency};
+
+    pub(in super::super) fn run(first: u32, count: u16) -> Run {
+        Run { first: Page(first), count }
+    }
+
+    pub(in super::super) fn acquire(first: u32, count: u16, access: Access) -> Message {
+        Message::Acquire { run: run(first, count), access, urgency: Urgency::Demand, have: Vec::new() }
+    }
+
+    pub(in super::super) fn ahead(first: u32, count: u16) -> Message {
+        Message::Acquire { run: run(first, count), access: Access::Read, urgency: Urgency::Ahead, have: Vec::new() }
+    }
+
+    pub(in super::super) fn grant(first: u32, access: Access, pages: &[(u64, Content)]) -> Message {
+        let granted = |(version, content): &(u64, Content)| Granted { version: Version(*version), content: *content };
+        Message::Grant { first: Page(first), access, pages: pages.iter().map(granted).collect() }
+    }
+
+    pub(in super::super) fn recall(page: u32, keep: Keep) -> Message {
+        Message::Recall { page: Page(page), keep }
+    }
+
+    pub(in super::super) fn write_back(page: u32, version: u64, keep: Keep) -> Message {
+        Message::WriteBack { page: Page(page), version: Version(version), keep, content: Content::Data }
+    }
+
+    pub(in super::super) fn send(to: u16, message: Message, body: Body) -> Action {
+        Action::Send { to: Rank(to), message, body }
+    }
+
+    pub(in super::super) fn map(first: u32, count: u16, access: Access, source: Source) -> Action {
+        Action::Map { run: run(first, count), access, source }
     }
 }

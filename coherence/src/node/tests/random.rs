@@ -1,13 +1,14 @@
 //! Random histories of small machines: processors, devices and time in any order. What each step checks is in the machine.
 
 use super::machine::Machine;
-use crate::id::{Access, Page, Run};
+use crate::id::{Access, Page, Run, Version};
+use crate::message::{Content, Granted, Keep, Message, Urgency};
 
 /// A xorshift generator (Marsaglia, "Xorshift RNGs", 2003).
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -18,11 +19,11 @@ impl Random {
         values[usize::try_from(self.below(values.len() as u64)).expect("an index")]
     }
 
-    fn rank(&mut self, ranks: u16) -> u16 {
+    pub(super) fn rank(&mut self, ranks: u16) -> u16 {
         u16::try_from(self.below(ranks.into())).expect("a rank")
     }
 
-    fn access(&mut self) -> Access {
+    pub(super) fn access(&mut self) -> Access {
         if self.below(2) == 0 { Access::Read } else { Access::Write }
     }
 }
@@ -32,7 +33,7 @@ const PAGES: u32 = 4;
 const STEPS: u32 = 400;
 
 /// One step of a random history; `holds` counts the holds made so far.
-fn step(machine: &mut Machine, random: &mut Random, holds: &mut u64) {
+pub(super) fn step(machine: &mut Machine, random: &mut Random, holds: &mut u64) {
     let rank = random.rank(RANKS);
     let page = u32::try_from(random.below((u32::from(RANKS) * PAGES).into())).expect("a page");
     match random.below(20) {
@@ -84,20 +85,51 @@ fn end(machine: &mut Machine) {
     panic!("somebody waits for ever");
 }
 
+/// A machine with some of the settings that there are.
+pub(super) fn random_machine(seed: u64) -> (Random, Machine) {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+    let (hold, ahead) = (random.pick(&[0, 7, 20]), random.pick(&[0, 1, 3, 8]));
+    let (first_touch, cache) = (random.pick(&[1, 2, 4]), random.pick(&[None, Some(2), Some(4)]));
+    let mut machine = Machine::new(RANKS, PAGES, |config| {
+        config.hold.0 = hold;
+        config.read_ahead = ahead;
+        config.first_touch = first_touch;
+    });
+    // Smaller than a real cache may be.
+    machine.nodes.iter_mut().for_each(|node| node.config.cache_pages = cache);
+    (random, machine)
+}
+
+/// A message with values that may make sense here.
+pub(super) fn random_message(random: &mut Random) -> Message {
+    let page = Page(u32::try_from(random.below(14)).expect("a page"));
+    let run = Run { first: page, count: random.pick(&[0, 1, 1, 1, 1, 2, 3, 300]) };
+    let version = |random: &mut Random| Version(random.pick(&[0, 1, 1, 2, 2, 3, 4, 5, u64::MAX]));
+    let content = random.pick(&[Content::Data, Content::Zero, Content::Current]);
+    let keep = random.pick(&[Keep::Nothing, Keep::Shared]);
+    match random.below(7) {
+        0 => {
+            let have = (0..random.pick(&[0, 0, run.count])).map(|_| version(random)).collect();
+            let urgency = random.pick(&[Urgency::Demand, Urgency::Ahead]);
+            Message::Acquire { run, access: random.access(), urgency, have }
+        }
+        1 => {
+            let pages = (0..run.count).map(|_| Granted { version: version(random), content }).collect();
+            Message::Grant { first: page, access: random.access(), pages }
+        }
+        2 => Message::Refuse { run },
+        3 => Message::Invalidate { page },
+        4 => Message::InvalidateAck { page },
+        5 => Message::Recall { page, keep },
+        _ => Message::WriteBack { page, version: version(random), keep, content },
+    }
+}
+
 #[test]
 fn random_histories_are_coherent_and_come_to_rest() {
-    for seed in 1..=400 {
-        eprintln!("seed {seed}");
-        let mut random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
-        let (hold, ahead) = (random.pick(&[0, 7, 20]), random.pick(&[0, 1, 3, 8]));
-        let (first_touch, cache) = (random.pick(&[1, 2, 4]), random.pick(&[None, Some(2), Some(4)]));
-        let mut machine = Machine::new(RANKS, PAGES, |config| {
-            config.hold.0 = hold;
-            config.read_ahead = ahead;
-            config.first_touch = first_touch;
-        });
-        // Smaller than a real cache may be.
-        machine.nodes.iter_mut().for_each(|node| node.config.cache_pages = cache);
+    for seed in 1..=300 {
+        println!("seed {seed}");
+        let (mut random, mut machine) = random_machine(seed);
         let mut holds = 0;
         for _ in 0..STEPS {
             step(&mut machine, &mut random, &mut holds);

@@ -25,10 +25,11 @@ pub(crate) struct Parameters {
     pub(crate) period: u64,
     pub(crate) megabytes: usize,
     pub(crate) seed: u64,
+    pub(crate) test: usize,
 }
 
 /// The parameters as words, for the processors that come later.
-static SHARED: [AtomicUsize; 6] = [const { AtomicUsize::new(0) }; 6];
+static SHARED: [AtomicUsize; 7] = [const { AtomicUsize::new(0) }; 7];
 
 /// Reads the command line; the run ends with a text if it makes no sense.
 pub(crate) fn read() -> Parameters {
@@ -53,12 +54,13 @@ pub(crate) fn read() -> Parameters {
         period: period as u64,
         megabytes: number(protocol::KEY_MEGABYTES, 1),
         seed: seed as u64,
+        test: number(protocol::KEY_TEST, 0),
     };
     if !(1..=MAX_CPUS).contains(&parameters.vcpus) {
         report::fail(format_args!("vcpus is {}, not 1 to {MAX_CPUS}", parameters.vcpus));
     }
-    let Parameters { vcpus, megabytes, .. } = parameters;
-    let words = [program as usize, vcpus, iterations, period, megabytes, seed];
+    let Parameters { vcpus, megabytes, test, .. } = parameters;
+    let words = [program as usize, vcpus, iterations, period, megabytes, seed, test];
     for (shared, word) in SHARED.iter().zip(words) {
         shared.store(word, Ordering::Release);
     }
@@ -67,7 +69,7 @@ pub(crate) fn read() -> Parameters {
 
 /// What [`read`] has found; for the processors that do not read themselves, once they have been told to go.
 pub(crate) fn shared() -> Parameters {
-    let [program, vcpus, iterations, period, megabytes, seed] =
+    let [program, vcpus, iterations, period, megabytes, seed, test] =
         SHARED.each_ref().map(|word| word.load(Ordering::Acquire));
     let known = ProgramName::ALL.into_iter().find(|known| *known as usize == program);
     Parameters {
@@ -77,6 +79,7 @@ pub(crate) fn shared() -> Parameters {
         period: period as u64,
         megabytes,
         seed: seed as u64,
+        test,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod exit_latency;
 mod ipi_ping_pong;
+mod litmus;
 mod memory_walk;
 mod self_check;
 mod timer;
@@ -26,6 +27,7 @@ pub(crate) fn run(cpu: Cpu, parameters: &Parameters) {
         ProgramName::MemoryWalk => memory_walk::run(cpu, parameters),
         ProgramName::SelfCheck => self_check::run(cpu, parameters),
         ProgramName::ExitLatency => exit_latency::run(cpu, parameters),
+        ProgramName::Litmus => litmus::run(cpu, parameters),
         ProgramName::Fault => {
             // Volatile: the compiler must not see that this cannot be meant.
             // SAFETY: none; it faults, which is the point.

@@ -17,6 +17,8 @@ pub const PORT_END: u16 = 0x628;
 pub const PORT_STOP: u16 = 0x62c;
 /// 32-bit writes that nothing happens on: an exit to the host and back.
 pub const PORT_NOTHING: u16 = 0x630;
+/// 32-bit reads: the processor has nothing to do for a moment. Answered after that moment.
+pub const PORT_REST: u16 = 0x634;
 
 /// The program has ended; the report is whole.
 pub const END_DONE: u32 = 1;
@@ -40,12 +42,15 @@ pub const KEY_PROGRAM: &str = "program";
 pub const KEY_VCPUS: &str = "vcpus";
 /// How often; each program says what.
 pub const KEY_ITERATIONS: &str = "iterations";
-/// Ticks of the time-stamp counter between timer interrupts.
+/// Ticks of the time-stamp counter between timer interrupts; for litmus tests, spins of a waiting processor between rests.
 pub const KEY_PERIOD: &str = "period";
 /// Mebibytes of memory for each processor to walk.
 pub const KEY_MEGABYTES: &str = "megabytes";
 /// Start value of the pseudo-random choices.
 pub const KEY_SEED: &str = "seed";
+
+/// Which litmus test: [`crate::litmus::Litmus::number`].
+pub const KEY_TEST: &str = "test";
 
 /// The programs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -64,14 +69,23 @@ pub enum ProgramName {
     SelfCheck,
     /// `iterations` exits of the first processor. Report: one summary of ticks per exit and the ticks of all together.
     ExitLatency,
+    /// The litmus test `test`, `iterations` times on two or four processors. Report: how often each of 16 outcomes was seen.
+    Litmus,
     /// Reads through a null pointer, to show that faults are reported.
     Fault,
 }
 
 impl ProgramName {
     /// Every program.
-    pub const ALL: [Self; 6] =
-        [Self::IpiPingPong, Self::Timer, Self::MemoryWalk, Self::SelfCheck, Self::ExitLatency, Self::Fault];
+    pub const ALL: [Self; 7] = [
+        Self::IpiPingPong,
+        Self::Timer,
+        Self::MemoryWalk,
+        Self::SelfCheck,
+        Self::ExitLatency,
+        Self::Litmus,
+        Self::Fault,
+    ];
 
     /// Its name on the command line.
     #[must_use]
@@ -82,6 +96,7 @@ impl ProgramName {
             Self::MemoryWalk => "memory-walk",
             Self::SelfCheck => "self-check",
             Self::ExitLatency => "exit-latency",
+            Self::Litmus => "litmus",
             Self::Fault => "fault",
         }
     }
@@ -127,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_ports_are_within_the_device() {
-        for port in [PORT_WORD, PORT_TEXT, PORT_END, PORT_STOP, PORT_NOTHING] {
+        for port in [PORT_WORD, PORT_TEXT, PORT_END, PORT_STOP, PORT_NOTHING, PORT_REST] {
             assert!((PORT_BASE..PORT_BASE + PORT_COUNT - 3).contains(&port), "{port:#x}");
         }
     }

@@ -96,10 +96,9 @@ impl Rig {
     }
 
     fn lost(&self) -> (u16, String) {
-        match self.event() {
-            ClusterEvent::Lost(rank, reason) => (rank.0, reason),
-            other => panic!("{other:?}"),
-        }
+        let event = self.event();
+        let ClusterEvent::Lost(rank, reason) = event else { panic!("{event:?}") };
+        (rank.0, reason)
     }
 
     fn stop(mut self) {

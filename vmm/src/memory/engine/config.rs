@@ -34,7 +34,8 @@ pub struct EngineConfig {
     pub first_touch: u16,
     /// How long a service thread looks for work before it sleeps. Zero where there is only one processor to run on.
     pub spin: Duration,
-    /// Whether service threads are bound to processors.
+    /// Whether service threads are bound to cores, where there are enough: not when several ranks share a host's processors
+    /// and may all use the same ones.
     pub bind: bool,
     /// Who looks at faulting threads, if anybody.
     pub sampler: Option<Sampling>,

@@ -136,8 +136,17 @@ impl Service {
             }
             // Looking for more costs less than finding out that there is more.
             let spinning = worked || idle_since.elapsed() < self.spin;
-            ready = if spinning { Ready { faults: true, transport: true } } else { self.sleep() };
+            ready = if spinning { Self::look_again(worked) } else { self.sleep() };
         }
+    }
+
+    /// Looks everywhere at once again. Whoever waits for this processor goes first: it may well be the thread that was just
+    /// woken.
+    fn look_again(worked: bool) -> Ready {
+        if !worked {
+            std::thread::yield_now();
+        }
+        Ready { faults: true, transport: true }
     }
 
     /// Waits for something to do.

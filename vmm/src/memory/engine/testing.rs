@@ -55,8 +55,8 @@ impl Network {
 
     /// A rank is lost; all others are told.
     pub(super) fn lose(&self, rank: Rank) {
-        for (index, inbox) in self.inboxes.iter().enumerate().filter(|(index, _)| *index != usize::from(rank.0)) {
-            let _ = index;
+        let others = self.inboxes.iter().enumerate().filter(|(index, _)| *index != usize::from(rank.0));
+        for (_, inbox) in others {
             inbox.push(Parcel::Lost(rank));
         }
     }

@@ -1,0 +1,54 @@
+//! Who is let in, and that strangers keep nobody out.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+
+fn reception(secret: &Secret) -> Reception {
+    Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap().receive(secret).unwrap()
+}
+
+#[test]
+fn more_silent_strangers_than_can_wait_keep_nobody_out() {
+    let secret = Secret::random().unwrap();
+    let reception = reception(&secret);
+    let address = reception.address().unwrap();
+    let start = Instant::now();
+    let strangers: Vec<_> = (0..2 * MAX_PENDING).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let known = thread::spawn(move || Authenticated::connect(address, &secret, start + 2 * AUTH_TIME));
+    let came = loop {
+        match reception.next(start + 2 * AUTH_TIME).unwrap() {
+            Ok(came) => break came,
+            Err(error) => assert!(strangers.iter().any(|s| s.local_addr().unwrap() == error.peer), "{error}"),
+        }
+    };
+    assert_eq!(came.peer(), known.join().unwrap().unwrap().local_address().unwrap());
+    assert!(start.elapsed() < AUTH_TIME, "the strangers had to time out first: {:?}", start.elapsed());
+}
+
+#[test]
+fn the_oldest_of_too_many_is_dropped() {
+    let reception = reception(&Secret::random().unwrap());
+    let address = reception.address().unwrap();
+    let strangers: Vec<_> = (0..=MAX_PENDING).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let error = reception.next(Instant::now() + AUTH_TIME).unwrap().unwrap_err();
+    assert_eq!(error.peer, strangers[0].local_addr().unwrap());
+}
+
+#[test]
+fn a_reception_that_is_dropped_is_closed_at_once() {
+    let reception = reception(&Secret::random().unwrap());
+    let address = reception.address().unwrap();
+    let _waiting = TcpStream::connect(address).unwrap();
+    let start = Instant::now();
+    drop(reception);
+    assert!(start.elapsed() < AUTH_TIME);
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let first = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let error = Listener::bind(first.address()).unwrap_err();
+    assert!(error.to_string().contains(&format!("cannot listen on {}", first.address())), "{error}");
+}
