@@ -49,13 +49,14 @@ impl Finding {
 type Check = (&'static str, fn(&Path) -> Finding);
 
 /// All checks, in the order they are shown.
-const CHECKS: [Check; 10] = [
+const CHECKS: [Check; 11] = [
     ("kvm", kvm::usable),
     ("kvm-native", kvm::native),
     ("kvm-capabilities", kvm::capabilities),
     ("guest-kernel", |_| guest::kernel()),
     ("guest-modules", |_| guest::modules()),
     ("userfaultfd", |_| memory::userfaultfd()),
+    ("page-walks", |_| cluster::page_walks()),
     ("locked-memory", |_| memory::locked_memory()),
     ("rdma", |_| cluster::rdma()),
     ("mpi", |_| cluster::mpi()),

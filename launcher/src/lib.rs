@@ -105,7 +105,7 @@ fn run(args: &RunArgs, clock: &Arc<Clock>) -> ExitCode {
 
 /// Runs a machine, alone or as rank 0 of several, and says how it ended.
 fn run_plan(args: &RunArgs, plan: Plan, others: Option<Others>, clock: &Arc<Clock>) -> ExitCode {
-    let Plan { machine, kernel_path, stats } = plan;
+    let Plan { machine, kernel_path, stats, symbols } = plan;
     let config = Config::of(&machine, kernel_path);
     let command = machine.command.as_ref().map_or_else(|| "the guest".to_owned(), |command| command.name.clone());
     let console_is_seen = matches!(machine.console, Console::Stderr | Console::Terminal);
@@ -115,7 +115,10 @@ fn run_plan(args: &RunArgs, plan: Plan, others: Option<Others>, clock: &Arc<Cloc
     report(&outcome, &command, console_is_seen);
     let mut status = outcome.ending.status();
     if let Some(file) = stats {
-        let stats = Stats { config, ending: outcome.ending.name(), status, times, counters: outcome.counters };
+        let ranks = outcome.counters.as_ref().map(|counters| counters.ranks.as_slice()).unwrap_or_default();
+        let hottest_pages = stats::hottest::pages(ranks, symbols.as_ref());
+        let counters = outcome.counters;
+        let stats = Stats { config, ending: outcome.ending.name(), status, times, counters, hottest_pages };
         if let Err(error) = file.write(&stats) {
             say(&error.to_string());
             status = if status == 0 { STATUS_OWN_FAILURE } else { status };

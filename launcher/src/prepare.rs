@@ -26,6 +26,7 @@ use crate::input::share::{self, ShareError};
 use crate::input::size::Bytes;
 use crate::machine::{self, MAX_DISKS_AND_SHARES};
 use crate::run::streams;
+use crate::stats::symbols::{Symbols, SymbolsError};
 use crate::stats::{StatsError, StatsFile};
 
 /// Where the serial console goes.
@@ -78,6 +79,8 @@ pub(crate) struct Plan {
     pub(crate) kernel_path: PathBuf,
     /// Where to write statistics.
     pub(crate) stats: Option<StatsFile>,
+    /// Names of the guest kernel's functions, for them.
+    pub(crate) symbols: Option<Symbols>,
 }
 
 /// Why a run cannot start: the input that is wrong, and what to do. All end vincs with status 2.
@@ -133,6 +136,8 @@ pub(crate) enum PrepareError {
     Console(PathBuf, io::Error),
     #[error(transparent)]
     Stats(#[from] StatsError),
+    #[error(transparent)]
+    Symbols(#[from] SymbolsError),
     #[error("{0}")]
     Kvm(#[from] KvmError),
 }
@@ -172,13 +177,14 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
             initramfs::build(users_initrd, vincs_guest_image::INIT, &config, &modules)?
         }
     };
-    let cmdline =
-        cmdline(Choice { console_is_read: args.console.is_some() || command.is_none(), append: &args.append });
+    let console_is_read = args.console.is_some() || command.is_none();
+    let cmdline = cmdline(Choice { console_is_read, distributed: ranks > 1, append: &args.append });
     BootPlan::new(&kernel, &initrd, &cmdline, size.memory)?;
     let max = u32::try_from(Hypervisor::open(&args.kvm)?.max_vcpus()).unwrap_or(u32::MAX);
     if size.vcpus > max {
         return Err(MachineSizeError::Vcpus { asked: size.vcpus, max }.into());
     }
+    let symbols = args.cluster.system_map.as_deref().map(Symbols::read).transpose()?;
     // Last, because these leave files behind.
     if let Some(path) = &args.keep_initramfs {
         std::fs::write(path, &initrd).map_err(|error| PrepareError::KeepInitramfs(path.clone(), error))?;
@@ -187,7 +193,7 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
     let stats = args.stats.as_deref().map(StatsFile::create).transpose()?;
     let kvm = args.kvm.clone();
     let machine = Machine { kvm, size, topology, kernel, initrd, cmdline, shares, servers, disks, command, console };
-    Ok(Plan { machine, kernel_path, stats })
+    Ok(Plan { machine, kernel_path, stats, symbols })
 }
 
 fn size(args: &RunArgs, ranks: u32) -> Result<MachineSize, PrepareError> {

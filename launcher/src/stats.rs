@@ -1,9 +1,11 @@
 //! `--stats FILE.json`: what a run took, written at its end.
 //!
 //! Keys: `config` (the machine), `ending` and `status` (how it ended), `times` (see [`Times`], seconds), `machine` (the
-//! vmm's counters), of several ranks also `ranks` (each one's). Keys may be added; the meaning of a key does not change.
+//! vmm's counters), of several ranks also `ranks` (each one's) and `hottest_pages`. Keys may be added; the meaning of a key does not change.
 
+pub(crate) mod hottest;
 pub(crate) mod ranks;
+pub(crate) mod symbols;
 
 use std::fs::Permissions;
 use std::io;
@@ -19,6 +21,7 @@ use vincs_vmm::machine::MachineStats;
 
 use crate::input::machine_size::MachineSize;
 use crate::prepare::Machine;
+use hottest::HottestPage;
 
 /// The mode of a new file before the user's mask is taken off, as of any program's output.
 const FILE_MODE: u32 = 0o666;
@@ -84,6 +87,9 @@ pub(crate) struct Stats {
     /// The machine's own counters, if it was started and stopped.
     #[serde(flatten)]
     pub(crate) counters: Option<Counters>,
+    /// The pages that ranks took from each other most; none for one rank.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hottest_pages: Vec<HottestPage>,
 }
 
 /// What a machine has counted.
@@ -214,6 +220,7 @@ mod tests {
             status: 3,
             times: Clock::start().times(),
             counters: Some(Counters { machine: serde_json::json!({"x": 1}), ranks: Vec::new() }),
+            hottest_pages: Vec::new(),
         }
     }
 

@@ -114,18 +114,38 @@ fn source(path: &str) -> String {
     std::fs::read_to_string(workspace_root().join(path)).unwrap_or_default()
 }
 
-/// The kernel options that the launcher always gives: the first of each pair of strings in its table.
-fn launcher_options(cmdline: &str) -> Vec<&str> {
-    let table = cmdline.split("const ALWAYS").nth(1).and_then(|rest| rest.split("];").next()).unwrap_or_default();
+/// The kernel options in a table of the launcher's: the first of each pair of strings.
+fn launcher_options<'a>(cmdline: &'a str, table: &str) -> Vec<&'a str> {
+    let table =
+        cmdline.split(&format!("const {table}")).nth(1).and_then(|rest| rest.split("];").next()).unwrap_or_default();
     table.split('"').skip(1).step_by(4).collect()
 }
 
 #[test]
 fn kernel_options_are_those_of_the_launcher() {
     let cmdline = source("launcher/src/guest/cmdline.rs");
-    let options = [vec!["tsc_early_khz=N"], launcher_options(&cmdline), vec!["quiet", "--append ARGS"]].concat();
+    let options =
+        [vec!["tsc_early_khz=N"], launcher_options(&cmdline, "ALWAYS"), vec!["quiet", "--append ARGS"]].concat();
     let expected: Vec<_> = options.iter().map(|option| format!("`{option}`")).collect();
     assert_eq!(first_column(&document("boot.md"), "option"), expected);
+}
+
+#[test]
+fn kernel_options_of_spread_guests_are_those_of_the_launcher() {
+    let cmdline = source("launcher/src/guest/cmdline.rs");
+    let options = launcher_options(&cmdline, "DISTRIBUTED");
+    assert!(!options.is_empty());
+    let expected: Vec<_> = options.iter().map(|option| format!("`{option}`")).collect();
+    assert_eq!(first_column(&document("distribution.md"), "option"), expected);
+}
+
+#[test]
+fn control_messages_are_those_of_the_vmm() {
+    let source = source("vmm/src/cluster/message.rs");
+    let names = source.split("KIND_NAMES").nth(1).and_then(|rest| rest.split("];").next()).unwrap_or_default();
+    let expected: Vec<_> = names.split('"').skip(1).step_by(2).map(|name| format!("`{name}`")).collect();
+    assert!(!expected.is_empty());
+    assert_eq!(first_column(&document("distribution.md"), "message"), expected);
 }
 
 #[test]
@@ -177,6 +197,6 @@ fn a_planted_table_is_read_and_differs() {
     assert_eq!(documented_access(text), expected.map(|(msr, access)| (msr, access.to_owned())).into());
     assert_eq!(first_column("no table", "GSI"), [""; 0]);
     let cmdline = "const ALWAYS: [(&str, &str); 2] = [\n    (\"a=1\", \"why\"),\n    (\n        \"b\",\n        \"why\",\n    ),\n];\n";
-    assert_eq!(launcher_options(cmdline), ["a=1", "b"]);
+    assert_eq!(launcher_options(cmdline, "ALWAYS"), ["a=1", "b"]);
     assert!(anchors("## Host directories (virtio-9p)\n").any(|anchor| anchor == "host-directories-virtio-9p"));
 }

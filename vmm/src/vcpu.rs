@@ -7,6 +7,7 @@
 mod exits;
 mod handle;
 mod kick;
+mod pace;
 mod run;
 mod sampling;
 mod state;

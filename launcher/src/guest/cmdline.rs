@@ -12,6 +12,26 @@ const ALWAYS: [(&str, &str); 5] = [
     ("tsc=reliable", "the TSC is the machine's synchronised clock: no watchdog on a second, slower one"),
 ];
 
+/// Options of guests that are spread over ranks, each with its reason. What bounces is moved between ranks at every turn, at the
+/// price of two messages and a fault each time.
+const DISTRIBUTED: [(&str, &str); 9] = [
+    ("numa_balancing=disable", "it unmaps pages to see who touches them, and moves what vincs has just moved"),
+    (
+        "transparent_hugepage=never",
+        "a first touch would clear 512 pages, of which one was wanted, a fault for each few",
+    ),
+    (
+        "init_on_alloc=0",
+        "a page for a file would be fetched to be cleared here, then fetched by rank 0 to be filled, then fetched here",
+    ),
+    ("pti=off", "a second set of page tables for each process: what bounces most where page walks count as writes"),
+    ("skew_tick=1", "the processors' timer ticks all at one moment go for the same pages at one moment"),
+    ("apparmor=0", "the reference count of its one label is written at every fork, exec and open, on all processors"),
+    ("nowatchdog", "a processor that waits for pages or for its host is no lockup; its timers wake idle processors"),
+    ("rcupdate.rcu_cpu_stall_suppress=1", "the same for RCU, whose report would stop every processor on top"),
+    ("swiotlb=noforce", "64 MiB of bounce buffers that no device here uses would be cleared at boot, page by page"),
+];
+
 /// Keeps all but errors off the console: each character is an exit to vincs, dear when nobody reads them.
 const QUIET: &str = "quiet";
 
@@ -20,6 +40,8 @@ const QUIET: &str = "quiet";
 pub(crate) struct Choice<'a> {
     /// Whether somebody reads the console.
     pub(crate) console_is_read: bool,
+    /// Whether the guest is spread over ranks.
+    pub(crate) distributed: bool,
     /// What the user adds, last, so that it overrides.
     pub(crate) append: &'a [String],
 }
@@ -27,9 +49,10 @@ pub(crate) struct Choice<'a> {
 /// The command line for this choice.
 pub(crate) fn cmdline(choice: Choice<'_>) -> String {
     let always = ALWAYS.iter().map(|(option, _)| *option);
+    let distributed = DISTRIBUTED.iter().filter(|_| choice.distributed).map(|(option, _)| *option);
     let quiet = (!choice.console_is_read).then_some(QUIET);
     let append = choice.append.iter().map(String::as_str);
-    always.chain(quiet).chain(append).collect::<Vec<_>>().join(" ")
+    always.chain(distributed).chain(quiet).chain(append).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -38,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_console_that_nobody_reads_is_quiet() {
-        let words = |console_is_read| cmdline(Choice { console_is_read, append: &[] });
+        let words = |console_is_read| cmdline(Choice { console_is_read, distributed: false, append: &[] });
         assert!(words(false).split(' ').any(|word| word == "quiet"));
         assert!(!words(true).split(' ').any(|word| word == "quiet"));
     }
@@ -46,7 +69,14 @@ mod tests {
     #[test]
     fn what_the_user_appends_comes_last_in_order() {
         let append = ["panic=5".to_owned(), "a b".to_owned()];
-        let line = cmdline(Choice { console_is_read: true, append: &append });
+        let line = cmdline(Choice { console_is_read: true, distributed: false, append: &append });
         assert!(line.starts_with("console=ttyS0 panic=-1 ") && line.ends_with(" panic=5 a b"), "{line}");
+    }
+
+    #[test]
+    fn only_a_guest_on_several_ranks_is_kept_from_bouncing_pages() {
+        let line = |distributed| cmdline(Choice { console_is_read: false, distributed, append: &[] });
+        assert!(line(true).contains(" numa_balancing=disable ") && line(true).ends_with(" swiotlb=noforce quiet"));
+        assert!(!line(false).contains("numa_balancing"));
     }
 }

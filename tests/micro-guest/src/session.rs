@@ -142,6 +142,13 @@ impl Session {
         std::iter::once(&self.machine).chain(&self.others)
     }
 
+    /// Takes a rank other than 0 away from the machine, without a word to the others.
+    pub fn lose(&mut self, rank: u16) {
+        if let Some(index) = usize::from(rank).checked_sub(1).filter(|index| *index < self.others.len()) {
+            self.others.remove(index);
+        }
+    }
+
     /// The vCPUs of rank 0, in order; all there are on one rank.
     #[must_use]
     pub fn vcpus(&self) -> &[VcpuHandle] {

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use common::{LIMIT, turn};
@@ -109,5 +110,42 @@ fn the_end_reaches_every_rank_with_its_status() {
     assert!(machines.next().unwrap().end_cluster(77), "all know");
     for machine in machines {
         assert_eq!(machine.wait(Some(LIMIT)), Some(StopReason::Ended { status: 77 }));
+    }
+}
+
+#[test]
+fn a_rank_that_goes_without_a_word_ends_the_machine_on_all_others() {
+    let Some(_turn) = turn("a lost rank") else { return };
+    let mut session = start(Program::SelfCheck { rounds: 20_000, period: 5_000_000 }, 4);
+    std::thread::sleep(Duration::from_millis(100));
+    let lost_at = Instant::now();
+    session.lose(2);
+    for (rank, machine) in session.machines().enumerate() {
+        let Some(StopReason::RankLost { rank: lost, reason }) = machine.wait(Some(LIMIT)) else {
+            panic!("rank {rank} stopped for another reason")
+        };
+        assert_eq!(lost, 2, "as rank {rank} has it: {reason}");
+    }
+    assert!(lost_at.elapsed() < Duration::from_secs(10), "{:?}", lost_at.elapsed());
+    drop(session);
+    assert!(lost_at.elapsed() < Duration::from_secs(20), "its threads have ended, those that wait for pages too");
+}
+
+#[test]
+fn faults_are_noted_with_the_instruction_that_ran_into_them() {
+    let Some(_turn) = turn("sampled faults") else { return };
+    let memory = MemorySettings { sample_every: NonZeroU32::new(1), ..MemorySettings::default() };
+    let test = Litmus { shape: Shape::StoreBuffering, order: Order::Plain };
+    let program = Program::Litmus { test, iterations: 100_000, patience: 2000, seed: 1 };
+    let session = Session::start_on(program, 2, &Ranks { memory, ..Ranks::new(2) }).unwrap();
+    session.wait_here(LIMIT).unwrap();
+    for machine in session.machines() {
+        let stats = machine.stats().ranks.unwrap();
+        assert!(stats.sampled_faults.iter().map(|fault| fault.samples).sum::<u64>() > 10, "{stats:?}");
+        // The pages that change hands are in the region above 16 MiB, the code that uses them is below.
+        let (region, code) = (16 << 20 >> 12, 2 << 20..16 << 20);
+        let of_test = stats.sampled_faults.iter().filter(|fault| fault.page >= region);
+        let places: Vec<u64> = of_test.map(|fault| fault.instruction_pointer).collect();
+        assert!(!places.is_empty() && places.iter().all(|place| code.contains(place)), "{places:x?}");
     }
 }

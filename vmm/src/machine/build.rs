@@ -220,7 +220,7 @@ impl Ground {
         let (ranks, measured) = ranks::start_member(base, note_box, &forwarder, &router, &self.ended)?;
         let clock = ranks.take_clock(&measured, &self.raw).map_err(|error| with_reason(error, &self.events))?;
         let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock)?;
-        let platform = Arc::new(Platform { io: Io::There(forwarder), router });
+        let platform = Arc::new(Platform { io: Io::There(forwarder), router, spread: true });
         let Self { vm, ram, handles, ended, events, .. } = self;
         let parts = Parts { handles, ranks: Some(ranks), platform: Arc::clone(&platform), clock, vm, ram };
         Ok(Machine { vcpus, platform, ended, events, parts })
@@ -249,7 +249,8 @@ impl Ground {
             bootstrap.fd.set_sregs(&special).map_err(KvmError::ioctl("set the first special registers"))?;
             bootstrap.fd.set_regs(&registers).map_err(KvmError::ioctl("set the first registers"))?;
         }
-        let platform = Arc::new(Platform { io: Io::Here(devices), router });
+        let spread = ranks.is_some();
+        let platform = Arc::new(Platform { io: Io::Here(devices), router, spread });
         let parts = Parts { handles, ranks, platform: Arc::clone(&platform), clock, vm, ram };
         Ok(Machine { vcpus, platform, ended, events, parts })
     }

@@ -12,6 +12,7 @@ use kvm_ioctls::VcpuFd;
 use super::exits::{self, Exit};
 use super::handle::{Command, VcpuShared};
 use super::kick::{KickTimer, drain_signal, kick_signal};
+use super::pace::Pace;
 use super::state::{Activity, MSR_TSC, StateShape, VcpuState, read_msr};
 use super::stats::count;
 use crate::apic::{LocalApic, Router, Signals};
@@ -25,6 +26,8 @@ use crate::topology::VcpuId;
 pub(crate) struct Platform {
     pub(crate) io: Io,
     pub(crate) router: Arc<Router>,
+    /// Some of the memory is on other ranks.
+    pub(crate) spread: bool,
 }
 
 /// Where the machine's devices are.
@@ -97,6 +100,7 @@ struct Runner {
     platform: Arc<Platform>,
     shared: VcpuShared,
     timer: KickTimer,
+    pace: Pace,
 }
 
 /// What an exit means for the loop.
@@ -127,6 +131,7 @@ impl Runner {
             activity: vcpu.activity,
             paused: false,
             reset,
+            pace: Pace::new(platform.spread),
             platform,
             shared: vcpu.shared,
             timer,
@@ -180,15 +185,17 @@ impl Runner {
     /// Lets the timer fire when it is due by the counter that the guest itself reads: fired too early, the guest would
     /// find that its time has not come and arm it again, for ever.
     fn advance_timer(&mut self) -> Result<(), KvmError> {
-        if self.apic.timer_expiry().is_some_and(|tick| self.clock.now() >= tick) {
+        if self.apic.timer_expiry().is_some_and(|tick| self.clock.now() >= tick) && self.pace.wait().is_zero() {
             let ticks = read_msr(&self.fd, MSR_TSC).map_err(|_| KvmError::Missing("the guest's time-stamp counter"))?;
             self.clock.resync(ticks);
             self.apic.advance(self.clock.now());
+            self.pace.fire();
         }
         Ok(())
     }
 
     fn sleep(&mut self, until_timer: bool) {
+        self.pace.sleep();
         let limit = if until_timer { self.apic.timer_expiry().map(|tick| self.clock.until(tick)) } else { None };
         let VcpuShared { kick, mailbox, .. } = &self.shared;
         kick.sleep(|| !mailbox.is_empty(), limit);
@@ -248,7 +255,7 @@ impl Runner {
     }
 
     fn enter(&mut self) -> Result<Step, KvmError> {
-        self.timer.arm(self.apic.timer_expiry(), |tick| self.clock.until(tick));
+        self.timer.arm(self.apic.timer_expiry(), |tick| self.clock.until(tick).max(self.pace.wait()));
         self.fd.get_kvm_run().cr8 = self.apic.cr8();
         count(&self.shared.stats.entries);
         let VcpuShared { kick, mailbox, stats, .. } = &self.shared;

@@ -54,7 +54,7 @@ pub(super) fn run(cpu: Cpu, parameters: &Parameters) {
     }
     // Spread out, so that the players are of different ranks.
     let distance = parameters.vcpus / players;
-    if cpu.id() % distance == 0 && cpu.id() / distance < players {
+    if cpu.id().is_multiple_of(distance) && cpu.id() / distance < players {
         play(cpu.id() / distance, litmus, parameters);
     }
     smp::finish(cpu, parameters);
@@ -79,7 +79,7 @@ fn play(role: usize, litmus: Litmus, parameters: &Parameters) {
             core::hint::spin_loop();
             spins += 1;
             // Whoever has waited long lets the host run something else.
-            if spins % patience == 0 {
+            if spins.is_multiple_of(patience) {
                 port::read(PORT_REST);
             }
         }
@@ -87,7 +87,8 @@ fn play(role: usize, litmus: Litmus, parameters: &Parameters) {
     for batch in 0..parameters.iterations.div_ceil(BATCH as u64) {
         // Every other batch all begin in one place, otherwise each where it likes; every other one is slow.
         let shared = mix(parameters.seed ^ batch);
-        let start = if shared & 1 == 0 { shared >> 32 } else { player.random() } as usize % BATCH;
+        let choice = if shared & 1 == 0 { shared } else { player.random() };
+        let start = (choice >> 32) as usize % BATCH;
         player.longest_pause = if shared & 2 == 0 { SHORT_PAUSE } else { LONG_PAUSE };
         meet();
         for index in (start..BATCH).chain(0..start) {
@@ -122,7 +123,7 @@ impl Player {
     fn iterate(&mut self, index: usize, batch: u64) -> u8 {
         let pause = self.random();
         // Half of the time it goes on at once.
-        if pause % 2 == 0 {
+        if pause.is_multiple_of(2) {
             for _ in 0..(pause >> 32) % self.longest_pause {
                 core::hint::spin_loop();
             }
