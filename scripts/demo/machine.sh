@@ -9,3 +9,4 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 set -- --map-by :OVERSUBSCRIBE --bind-to none
 echo "demo: mpirun -n 2 vincs -- scripts/demo/job.sh (host: $(nproc) processors)"
 mpirun "$@" -n 2 vincs --mem 1G --stats "$stats" -- scripts/demo/job.sh "$(nproc)"
+scripts/demo/statistics.sh "$stats"

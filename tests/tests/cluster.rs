@@ -8,6 +8,7 @@ use std::fs;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use serde_json::Value;
 use vincs_testbed::Testbed;
 use vincs_tests::cases::{Case, Cases, native_build};
 
@@ -136,6 +137,59 @@ fn lost(name: &str, lost: u32, lost_status: i32) {
     let lines: Vec<&str> = said.lines().collect();
     let [line] = lines[..] else { panic!("{name}: not one line: {said}") };
     assert!(line.starts_with("vincs: ") && line.contains(&format!("rank {lost}")), "{name}: {line}");
+}
+
+#[test]
+fn statistics_tell_what_the_ranks_did_each_and_together() {
+    let text = fs::read_to_string(CASES.folder().join("stats-2.json")).unwrap();
+    let stats: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&stats["ending"], &stats["status"]), (&"exited".into(), &0.into()), "{text}");
+    assert!(stats["times"]["kernel_entry_to_command"].as_f64() > Some(0.0), "{text}");
+    let ranks = stats["ranks"].as_array().unwrap();
+    assert_eq!(ranks.len(), 2, "{text}");
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value} is no number in {text}"));
+
+    let sum = &stats["machine"]["memory"];
+    let memories: Vec<&Value> = ranks.iter().map(|rank| &rank["ranks"]["memory"]).collect();
+    for memory in memories.iter().copied().chain([sum]) {
+        for kind in ["read_faults", "write_faults", "upgrade_faults"] {
+            let latency = &memory[kind];
+            assert!(number(&memory["protocol"][kind]) > 0 && number(&latency["count"]) > 0, "{kind} in {text}");
+            assert!(number(&latency["median"]) <= number(&latency["max"]), "{kind} in {text}");
+        }
+        for (messages, bytes) in
+            ["acquire", "grant"].map(|kind| (&memory["sent"][kind]["messages"], &memory["sent"][kind]["bytes"]))
+        {
+            assert!(number(messages) > 0 && number(bytes) > number(messages), "{text}");
+        }
+        assert!((1..=10).contains(&memory["hottest"].as_array().unwrap().len()), "the ten hottest pages: {text}");
+    }
+    for counter in ["read_faults", "write_faults", "invalidations", "recalls", "hold_waits", "evictions"] {
+        let of_ranks: u64 = memories.iter().map(|memory| number(&memory["protocol"][counter])).sum();
+        assert_eq!(number(&sum["protocol"][counter]), of_ranks, "{counter} in {text}");
+    }
+    assert!(number(&memories[0]["device_holds"]["count"]) > 0, "rank 0 has the devices: {text}");
+
+    let kinds = |rank: &Value| -> Vec<String> {
+        let sent = rank["ranks"]["control_sent"].as_array().unwrap().iter();
+        sent.filter(|kind| number(&kind["messages"]) > 0).map(|kind| kind["kind"].to_string()).collect()
+    };
+    for rank in ranks {
+        assert!(!kinds(rank).is_empty(), "interrupts and forwarded accesses: {text}");
+        assert!(
+            !rank["ranks"]["sampled_faults"].as_array().unwrap().is_empty(),
+            "instructions that ran into faults: {text}"
+        );
+    }
+}
+
+#[test]
+fn a_cache_within_its_limit_evicts() {
+    let text = fs::read_to_string(CASES.folder().join("stats-small-cache.json")).unwrap();
+    let stats: Value = serde_json::from_str(&text).unwrap();
+    let evictions = &stats["ranks"][1]["ranks"]["memory"]["protocol"]["evictions"];
+    // 24 MiB are written twice and read once through 16 MiB, in order: every page goes each time.
+    assert!(evictions.as_u64() > Some(6144), "{text}");
 }
 
 #[test]
