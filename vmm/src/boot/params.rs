@@ -15,8 +15,10 @@ const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
 /// Linux on x86 keeps 2048 bytes of its command line with the terminating zero.
 const LINUX_COMMAND_LINE: usize = 2047;
+/// The slowest tick a Linux kernel is built for, in Hz. Another kernel's delays are longer than asked for then, never shorter.
+const SLOWEST_TICK_HZ: u64 = 100;
 /// Longest text that [`clock_argument`] puts before a command line.
-const CLOCK_ARGUMENT: usize = "tsc_early_khz=4294967295 ".len();
+const CLOCK_ARGUMENT: usize = "tsc_early_khz=4294967295 lpj=42949672950 ".len();
 /// Longest command line in bytes: what Linux keeps, less what tells it the clock's rate.
 pub const MAX_COMMAND_LINE: usize = LINUX_COMMAND_LINE - CLOCK_ARGUMENT;
 
@@ -126,8 +128,11 @@ impl<'a> BootPlan<'a> {
     }
 }
 
+/// The rate of the clock, and what a processor would measure of it by waiting for ticks that another one counts: loops per tick, each one
+/// count of the clock.
 fn clock_argument(tsc_khz: u32) -> String {
-    format!("tsc_early_khz={tsc_khz} ")
+    let loops = u64::from(tsc_khz) * 1000 / SLOWEST_TICK_HZ;
+    format!("tsc_early_khz={tsc_khz} lpj={loops} ")
 }
 
 /// What the boot protocol has 32 bits for; the plan keeps these addresses and sizes below 4 GiB.
@@ -196,7 +201,7 @@ mod tests {
         BootPlan::new(&kernel, &[], &longest, 4 << 20).unwrap().load(&window, u32::MAX).unwrap();
         let mut line = [0; LINUX_COMMAND_LINE + 1];
         memory.read_slice(&mut line, COMMAND_LINE).unwrap();
-        assert_eq!(line, *format!("tsc_early_khz=4294967295 {longest}\0").as_bytes());
+        assert_eq!(line, *format!("tsc_early_khz=4294967295 lpj=42949672950 {longest}\0").as_bytes());
         let params: boot_params = memory.read_obj(ZERO_PAGE).unwrap();
         let size = params.hdr.cmdline_size;
         assert_eq!(size as usize, LINUX_COMMAND_LINE);
