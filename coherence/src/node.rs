@@ -97,7 +97,6 @@ impl Node {
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.check()?;
         let pages = config.homes.pages();
-        let rank = config.rank;
         Ok(Self {
             hold: u32::try_from(config.hold.0).unwrap_or(u32::MAX),
             config,
@@ -108,7 +107,7 @@ impl Node {
             deferrals: deferral::Deferrals::default(),
             holds: holds::Holds::default(),
             streams: read_ahead::Streams::default(),
-            patience: patience::Patience::new(rank),
+            patience: patience::Patience::default(),
             companions: companions::Companions::default(),
         })
     }
@@ -127,7 +126,7 @@ impl Node {
             if !was_asked_for {
                 self.ask_for_companions(now, page, wanted);
             }
-            self.is_waited_for(now, page);
+            self.is_waited_for(page);
         }
         self.settle(now);
     }

@@ -166,7 +166,7 @@ impl Node {
         for (page, granted) in run.pages().zip(pages) {
             let entry = self.cache.table.get(page);
             let is_wanted = entry.state != CacheState::AheadWait;
-            let came = if is_wanted { Stamp::at(now) } else { Stamp::free(now, self.hold) };
+            let came = if is_wanted { Stamp::at(now) } else { Stamp::free(now, self.longest_hold()) };
             let state = match access {
                 Access::Read => CacheState::Shared,
                 Access::Write => CacheState::Modified,
@@ -267,7 +267,7 @@ impl Node {
     pub(super) fn give_up_copy(&mut self, page: Page) {
         let Some(home) = self.config.homes.home(page) else { return };
         self.stats.invalidations += 1;
-        self.is_lost(page);
+        self.lost_to_others(page);
         self.drop_copy(page);
         self.out.send(home, Message::InvalidateAck { page }, Body::None);
     }
@@ -294,7 +294,7 @@ impl Node {
     /// The only copy goes back to the home, wholly or but for the right to write.
     pub(super) fn give_up_ownership(&mut self, page: Page, keep: Keep) {
         self.stats.recalls += 1;
-        self.is_lost(page);
+        self.lost_to_others(page);
         self.write_back(page, keep);
     }
 

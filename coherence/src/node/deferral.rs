@@ -18,9 +18,9 @@ impl Stamp {
         Self(now.0 as u32)
     }
 
-    /// A page has come that nobody waited for: its hold time is over already.
-    pub(super) fn free(now: Tick, hold: u32) -> Self {
-        Self(Self::at(now).0.wrapping_sub(hold))
+    /// A page has come that nobody waited for: its hold time is over already, and so is any that a rank is patient for.
+    pub(super) fn free(now: Tick, longest: u32) -> Self {
+        Self(Self::at(now).0.wrapping_sub(longest))
     }
 
     /// Microseconds until the page may go: at most `hold`.
@@ -71,13 +71,13 @@ impl Deferrals {
 
 impl Node {
     /// Whether a page may be given up at once.
-    pub(super) fn is_free(&self, now: Tick, came: Stamp, pins: u16) -> bool {
-        pins == 0 && self.left(now, came) == 0
+    pub(super) fn is_free(&self, now: Tick, page: Page, came: Stamp, pins: u16) -> bool {
+        pins == 0 && self.left(now, page, came) == 0
     }
 
     /// Gives a page up as soon as it may be.
     pub(super) fn give_up_when_free(&mut self, now: Tick, page: Page, came: Stamp, pins: u16, what: GiveUp) {
-        let left = self.left(now, came);
+        let left = self.left(now, page, came);
         if left == 0 && pins == 0 {
             return self.give_up(now, page, what);
         }
@@ -95,7 +95,7 @@ impl Node {
         {
             self.deferrals.timers.pop_first();
             // A rank that has become patient meanwhile keeps it for longer.
-            let left = self.left(now, self.came(page));
+            let left = self.left(now, page, self.came(page));
             let due = (left > 0).then(|| Tick(now.0.saturating_add(left.into())));
             self.deferrals.timers.extend(due.map(|due| (due, page)));
             if let Some(deferral) = self.deferrals.by_page.get_mut(&page) {

@@ -29,7 +29,9 @@ impl Node {
     /// Gives a page up if it may go. Whether it is gone, perhaps for long.
     fn evict(&mut self, now: Tick, page: Page) -> bool {
         let entry = self.cache.table.get(page);
-        let is_free = self.is_free(now, entry.came, entry.pins) && !self.deferrals.contains(page);
+        // Patience is for others: a processor that goes through much memory would fill the cache beyond its limit with it.
+        let is_held = entry.came.left(now, self.hold) > 0 || entry.pins > 0;
+        let is_free = !is_held && !self.deferrals.contains(page);
         match entry.state {
             CacheState::Invalid => return true,
             // The home goes on to believe that there is a copy, and may invalidate it in vain.

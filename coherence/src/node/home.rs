@@ -109,7 +109,7 @@ impl Node {
         let entry = self.directory.table.get(page);
         match entry.state {
             DirectoryState::Untouched | DirectoryState::Shared(_) => true,
-            DirectoryState::Owned(owner) => owner == self.rank() && self.is_free(now, entry.came, entry.pins),
+            DirectoryState::Owned(owner) => owner == self.rank() && self.is_free(now, page, entry.came, entry.pins),
             DirectoryState::Recalling { .. } | DirectoryState::Invalidating { .. } => false,
         }
     }
@@ -125,7 +125,7 @@ impl Node {
                 self.send_grant(page, request.from, Access::Write, Content::Zero, false);
             }
             DirectoryState::Owned(owner) if owner == request.from => self.wake(now, page, entry),
-            DirectoryState::Owned(owner) if owner == home && self.is_free(now, entry.came, entry.pins) => {
+            DirectoryState::Owned(owner) if owner == home && self.is_free(now, page, entry.came, entry.pins) => {
                 self.give_away(now, page, entry, request);
             }
             DirectoryState::Owned(owner) => {
@@ -175,7 +175,7 @@ impl Node {
         let last = (page.0..=start.saturating_add(block - 1)).take_while(is_free).last().unwrap_or(page.0);
         self.stats.first_touches += 1;
         for at in (first..=last).map(Page) {
-            let came = if at == page { Stamp::at(now) } else { Stamp::free(now, self.hold) };
+            let came = if at == page { Stamp::at(now) } else { Stamp::free(now, self.longest_hold()) };
             self.set_owner(at, DirectoryEntry { came, ..self.directory.table.get(at) }, self.rank());
             self.map(at, Access::Write, Source::Zero);
         }
@@ -197,7 +197,7 @@ impl Node {
             request.have = Version::NONE;
         }
         let others = waiting;
-        let is_free = request.from == home || self.is_free(now, entry.came, entry.pins);
+        let is_free = request.from == home || self.is_free(now, page, entry.came, entry.pins);
         if !is_free {
             waiting.insert(home);
         }
@@ -233,7 +233,7 @@ impl Node {
     fn give_away(&mut self, now: Tick, page: Page, entry: DirectoryEntry, request: Request) {
         match request.access {
             Access::Read => {
-                self.is_lost(page);
+                self.lost_to_others(page);
                 self.out.push(Action::Protect { run: Run::one(page) });
                 self.share(page, entry, RankSet::EMPTY, request);
             }
@@ -280,7 +280,7 @@ impl Node {
             self.out.push(Action::Allow { run: Run::one(page) });
             return self.page_changed(page);
         }
-        self.is_lost(page);
+        self.lost_to_others(page);
         // A copy of the requester's own is as good as this one, if it has the same version.
         let current = entry.version == request.have;
         self.set_owner(page, DirectoryEntry { came: Stamp::default(), ..entry }, request.from);
@@ -317,7 +317,7 @@ impl Node {
         match entry.state {
             DirectoryState::Owned(owner) if owner == from => match keep {
                 Keep::Nothing => {
-                    let came = Stamp::free(now, self.hold);
+                    let came = Stamp::free(now, self.longest_hold());
                     self.set_owner(page, DirectoryEntry { came, ..entry }, self.rank());
                     self.map(page, Access::Write, source);
                     Ok(())
@@ -358,7 +358,7 @@ impl Node {
             Source::Zero => (Content::Zero, Body::None),
         };
         let is_local = request.from == home;
-        let came = if is_local { Stamp::at(now) } else { Stamp::free(now, self.hold) };
+        let came = if is_local { Stamp::at(now) } else { Stamp::free(now, self.longest_hold()) };
         match request.access {
             // Nobody else has a copy, so the home may write it even if it only wants to read.
             Access::Read | Access::Write if is_local && sharers.is_empty() => {

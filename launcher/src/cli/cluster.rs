@@ -47,7 +47,7 @@ pub(crate) struct ClusterArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     pub(crate) cache: Option<u64>,
     /// Microseconds that a rank keeps a page at least before another gets it [default: four times what a page fault takes there, 50 to
-    /// 10000]
+    /// 10000; 10000 where ranks share processors]
     #[arg(long, value_name = "US")]
     pub(crate) hold_time: Option<u32>,
     /// Most pages of 4 KiB that are fetched ahead of sequential reads; 0 for none

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_coherence::id::{PAGE_BYTES, Rank};
@@ -21,6 +22,9 @@ const SAMPLE_EVERY: Option<NonZeroU32> = NonZeroU32::new(32);
 /// How long a rank may take to hear that the machine has ended.
 const BYE_TIME: Duration = Duration::from_millis(500);
 
+/// How long a rank keeps a page that has to wait for a processor: some turns of the host's scheduler, in which the vCPU gets to use the page.
+const CROWDED_HOLD: Duration = Duration::from_millis(10);
+
 /// The other ranks.
 #[derive(Clone, Debug)]
 pub(crate) struct Others {
@@ -36,8 +40,16 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster>
     let mut endpoints = mesh.into_iter().map(|endpoint| Arc::new(endpoint) as Arc<dyn Transport>);
     let control = endpoints.next()?;
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
-    let memory = memory(&roster.settings);
+    let mut memory = memory(&roster.settings);
+    memory.hold = memory.hold.or_else(|| is_crowded(rank, &roster.boots).then_some(CROWDED_HOLD));
     Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control, memory })
+}
+
+/// Whether ranks have to wait for a processor of this host: each has a thread for its memory beside at least one vCPU.
+fn is_crowded(rank: u16, boots: &[String]) -> bool {
+    let own = boots.get(usize::from(rank));
+    let ranks = boots.iter().filter(|boot| Some(*boot) == own).count();
+    thread::available_parallelism().is_ok_and(|processors| 2 * ranks > processors.get())
 }
 
 /// How memory is spread; what nobody has set is as this host has it.
@@ -86,6 +98,15 @@ impl Others {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_host_is_crowded_when_its_ranks_have_more_threads_than_it_has_processors() {
+        let most = thread::available_parallelism().unwrap().get() / 2;
+        let boots = |ranks: usize| [vec!["here".to_owned(); ranks], vec!["there".to_owned(); 100]].concat();
+        assert!(is_crowded(0, &boots(most + 1)));
+        assert!(most == 0 || !is_crowded(0, &boots(most)));
+        assert!(!is_crowded(7, &[]), "nobody is there");
+    }
+
     use std::net::Ipv4Addr;
 
     use vincs_transport_tcp::secret::{MachineId, Secret};

@@ -52,7 +52,7 @@ const READ_AHEAD: u16 = 32;
 /// Pages taken at a first touch: 64 KiB, of which a kernel that has touched one will touch more.
 const FIRST_TOUCH: u16 = 16;
 /// Pages asked for together: a kernel's page tables, run queues and locks that each processor needs for whatever it does.
-const COMPANIONS: u16 = 16;
+const COMPANIONS: u16 = 32;
 /// How long looking for work pays off: a round trip to another rank and back.
 const SPIN: Duration = Duration::from_micros(50);
 

@@ -250,7 +250,7 @@ fn watch(seen: &mut Seen, input: &Input, before: &Node, after: &Node) {
 /// Everything seen in random histories, and in nodes of these that are given a message that may or may not be.
 fn seen() -> Seen {
     let mut seen = Seen::new();
-    for seed in 1..=120 {
+    for seed in 1..=300 {
         let (mut random, mut machine) = random_machine(seed);
         machine.watch = Some(watch);
         let mut holds = 0;
