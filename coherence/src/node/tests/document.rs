@@ -194,6 +194,8 @@ fn the_limits_are_those_of_the_code() {
         ("MAX_HOLDS", MAX_HOLDS as u64),
         ("MAX_HOLD_PAGES", u64::from(MAX_HOLD_PAGES)),
         ("MAX_STREAMS", crate::node::read_ahead::MAX_STREAMS as u64),
+        ("MAX_PATIENCE", u64::from(crate::node::patience::MAX_PATIENCE)),
+        ("MAX_COMPANIONS", u64::from(crate::node::MAX_COMPANIONS)),
         ("MAX_SCAN", crate::node::eviction::MAX_SCAN as u64),
         ("MAX_PAGE_STATE", MAX_PAGE_STATE as u64),
     ];
