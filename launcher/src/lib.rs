@@ -1,9 +1,9 @@
 //! `vincs` and `vincs-rank`: boot a stock Linux kernel and run a command in it, on this host or over several ranks.
 //!
-//! - [`cli`] says what can be asked, [`input`] and [`prepare`] check it before anything is started;
-//! - [`guest`] makes what the guest is given, [`machine`] puts the machine together, [`mod@run`] sees it to its end;
-//! - [`rank`] finds out whether this is one rank of several, [`wireup`] connects them, [`mod@cluster`] runs one;
-//! - [`doctor`] tells what this host can do.
+//! - `cli` says what can be asked, `input` and `prepare` check it before anything is started;
+//! - `guest` makes what the guest is given, `machine` puts the machine together, `run` sees it to its end;
+//! - `rank` finds out whether this is one rank of several, `wireup` connects them, `cluster` runs one;
+//! - `doctor` tells what this host can do.
 
 mod cli;
 mod cluster;
