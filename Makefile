@@ -30,7 +30,7 @@ kernel: build ## Fetch the stock guest kernel into the cache, if it is not there
 demo: setup ## Boot a guest on this machine, or in the testbed, and run a job in it
 	@$(STAGE) 'Build' $(MAKE) --no-print-directory build
 	@$(STAGE) 'Guest kernel' $(MAKE) --no-print-directory kernel
-	@$(STAGE) 'Demo' scripts/demo.sh
+	@$(STAGE) 'Demo' scripts/demo.sh $(RANKS)
 
 test: setup ## Install what is missing and run every check and test
 	@$(STAGE) 'Build of the release binaries' $(MAKE) --no-print-directory build

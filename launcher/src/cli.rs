@@ -16,7 +16,7 @@ use crate::input::disk::DiskArg;
 use crate::input::share::ShareArg;
 use crate::input::size::parse_size;
 
-/// Seconds that a guest may take from kernel entry to the start of CMD; generous, because a guest on an emulated
+/// Seconds that a guest of one rank may take from kernel entry to the start of CMD; generous, because a guest on an emulated
 /// host is a hundred times slower than on a real one.
 const DEFAULT_BOOT_TIMEOUT_SECS: u64 = 300;
 
@@ -131,9 +131,9 @@ pub(crate) struct RunArgs {
     /// File to write the guest's initial RAM disk to, as it is booted; for comparison with other virtual machine monitors
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub(crate) keep_initramfs: Option<PathBuf>,
-    /// Seconds from kernel entry within which CMD must start
-    #[arg(long, value_name = "SECS", default_value_t = DEFAULT_BOOT_TIMEOUT_SECS, allow_negative_numbers = true)]
-    boot_timeout: u64,
+    /// Seconds from kernel entry within which CMD must start [default: 300 for each rank]
+    #[arg(long, value_name = "SECS", allow_negative_numbers = true)]
+    boot_timeout: Option<u64>,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
     /// KVM device to use instead of /dev/kvm
@@ -145,9 +145,9 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    /// How long the guest may take from kernel entry to the start of CMD.
-    pub(crate) fn boot_timeout(&self) -> Duration {
-        Duration::from_secs(self.boot_timeout)
+    /// How long the guest of so many ranks may take from kernel entry to the start of CMD.
+    pub(crate) fn boot_timeout(&self, ranks: u16) -> Duration {
+        Duration::from_secs(self.boot_timeout.unwrap_or(DEFAULT_BOOT_TIMEOUT_SECS * u64::from(ranks)))
     }
 }
 

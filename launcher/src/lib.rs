@@ -109,7 +109,9 @@ fn run_plan(args: &RunArgs, plan: Plan, others: Option<Others>, clock: &Arc<Cloc
     let config = Config::of(&machine, kernel_path);
     let command = machine.command.as_ref().map_or_else(|| "the guest".to_owned(), |command| command.name.clone());
     let console_is_seen = matches!(machine.console, Console::Stderr | Console::Terminal);
-    let terms = Terms { boot_timeout: args.boot_timeout(), time_stdout: stats.is_some(), clock: Arc::clone(clock) };
+    let ranks = others.as_ref().map_or(1, |others| others.cluster.ranks);
+    let boot_timeout = args.boot_timeout(ranks);
+    let terms = Terms { boot_timeout, time_stdout: stats.is_some(), clock: Arc::clone(clock) };
     let outcome = session::run(machine, others.clone(), &terms);
     let times = clock.times();
     report(&outcome, &command, console_is_seen);

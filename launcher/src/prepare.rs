@@ -151,7 +151,7 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
         return Err(PrepareError::NothingToRun);
     }
     without_use(args)?;
-    if args.boot_timeout().is_zero() {
+    if args.boot_timeout(1).is_zero() {
         return Err(PrepareError::NoTime);
     }
     let size = size(args, ranks)?;

@@ -4,12 +4,12 @@ case $1 in
 */cc1)
 	processor=$(awk '{ print $39 }' /proc/$$/stat)
 	for node in /sys/devices/system/cpu/cpu"$processor"/node*; do
-		rank=${node##*node}
+		node=${node##*node}
 	done
 	for source in "$@"; do
 		case $source in
 		?*.c)
-			echo "  ${source##*/} on processor $processor, rank $rank"
+			echo "  ${source##*/} on processor $processor, node $node"
 			break
 			;;
 		esac

@@ -1,5 +1,5 @@
 #!/bin/sh
-# job.sh HOST_PROCESSORS: runs in the guest. Fibonacci tasks, first one after the other on one processor, then all at once; then a build.
+# job.sh HOST_PROCESSORS: runs in the guest, where each rank is a NUMA node. Fibonacci tasks, first one after the other on one processor, then all at once; then a build.
 # There is nothing of a cluster in it: the guest's kernel distributes the processes.
 set -eu
 host_processors=$1
@@ -10,7 +10,7 @@ tasks=4
 # Seconds that one task should take, so that starting it is little beside it.
 long_enough=6
 
-rank_of() { for node in /sys/devices/system/cpu/cpu"$1"/node*; do echo "${node##*node}"; done; }
+node_of() { for node in /sys/devices/system/cpu/cpu"$1"/node*; do echo "${node##*node}"; done; }
 now() { date +%s.%N; }
 # since START: seconds from then to now.
 since() { echo "$1 $(now)" | awk '{ printf "%.2f", $2 - $1 }'; }
@@ -27,12 +27,12 @@ task() (
 	start=$(now)
 	result=$(fibonacci "$2")
 	processor=${result#* }
-	echo "  task $1: fib($2) = ${result% *} on processor $processor, rank $(rank_of "$processor"), in $(since "$start") s"
+	echo "  task $1: fib($2) = ${result% *} on processor $processor, node $(node_of "$processor"), in $(since "$start") s"
 )
 
-echo "guest: $processors processors on ranks $(cat /sys/devices/system/node/online), kernel $(uname -r)"
+echo "guest: $processors processors on nodes $(cat /sys/devices/system/node/online), kernel $(uname -r)"
 for processor in $(seq 0 $((processors - 1))); do
-	echo "  processor $processor is on rank $(rank_of "$processor")"
+	echo "  processor $processor is on node $(node_of "$processor")"
 done
 
 # Calls grow by the golden ratio from one N to the next. What starting a process takes is taken off.
