@@ -25,6 +25,8 @@ pub mod layout;
 pub mod legacy;
 pub mod machine;
 pub mod memory;
+#[cfg(test)]
+mod test_transport;
 pub mod topology;
 pub mod vcpu;
 pub mod virtio;

@@ -40,6 +40,14 @@ impl CacheState {
             Self::Modified => Some(Access::Write),
         }
     }
+
+    /// Whether the page is asked for.
+    pub(super) fn is_transient(self) -> bool {
+        match self {
+            Self::Invalid | Self::Shared | Self::Modified => false,
+            Self::ReadWait | Self::WriteWait | Self::UpgradeWait | Self::AheadWait | Self::AheadWanted => true,
+        }
+    }
 }
 
 /// One page of another home.

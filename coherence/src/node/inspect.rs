@@ -1,6 +1,5 @@
 //! What checkers may see of a node's state, and ask of it.
 
-use super::cache::CacheState;
 use super::deferral::Deferrals;
 use super::directory::{Directory, DirectoryState};
 use super::holds::Holds;
@@ -62,15 +61,7 @@ impl Node {
             found.push("actions to do".to_owned());
         }
         for page in (0..self.config.homes.pages()).map(Page) {
-            let is_transient = match self.cache.table.get(page).state {
-                CacheState::Invalid | CacheState::Shared | CacheState::Modified => false,
-                CacheState::ReadWait
-                | CacheState::WriteWait
-                | CacheState::UpgradeWait
-                | CacheState::AheadWait
-                | CacheState::AheadWanted => true,
-            };
-            if is_transient {
+            if self.cache.table.get(page).state.is_transient() {
                 found.push(format!("an answer for page {} to wait for", page.0));
             }
             if self.directory.table.get(page).state.is_transient() {

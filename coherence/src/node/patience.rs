@@ -9,7 +9,6 @@
 //! that has the lowest keeps it until it has the next, and so on up to the highest.
 
 use super::Node;
-use super::cache::CacheState;
 use super::deferral::Stamp;
 use crate::id::{Page, Tick};
 
@@ -49,14 +48,7 @@ impl Node {
         if self.config.homes.home(page) == Some(self.rank()) {
             return self.directory.has_request(page, self.rank());
         }
-        match self.cache.table.get(page).state {
-            CacheState::Invalid | CacheState::Shared | CacheState::Modified => false,
-            CacheState::ReadWait
-            | CacheState::WriteWait
-            | CacheState::UpgradeWait
-            | CacheState::AheadWait
-            | CacheState::AheadWanted => true,
-        }
+        self.cache.table.get(page).state.is_transient()
     }
 
     /// For so many microseconds a page is kept at most, devices aside.

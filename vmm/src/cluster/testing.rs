@@ -1,80 +1,10 @@
-//! A transport between threads of one process, for tests: messages only.
-
-use std::collections::VecDeque;
-use std::io::IoSlice;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+//! What tests of the control channel hear.
 
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::{Capabilities, Event, MAX_BODY, OperationId, SendError, Transport};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vincs_coherence::transport::{Event, Transport};
 
 use super::message::Control;
-
-#[derive(Debug)]
-enum Item {
-    Message(Rank, Vec<u8>, Vec<u8>),
-    Lost(Rank, String),
-}
-
-#[derive(Debug)]
-struct Inbox {
-    items: Mutex<VecDeque<Item>>,
-    ready: EventFd,
-}
-
-/// One rank's end.
-#[derive(Clone, Debug)]
-pub(crate) struct End {
-    rank: Rank,
-    inboxes: Arc<Vec<Inbox>>,
-    /// How many messages may wait at each rank before a sender is told to try again.
-    limits: Arc<Mutex<Vec<usize>>>,
-}
-
-/// Makes ends.
-pub(crate) struct Hub;
-
-impl Hub {
-    /// The ends of so many ranks.
-    pub(crate) fn ends(ranks: u16) -> Vec<Arc<End>> {
-        let inbox = |_| Inbox { items: Mutex::default(), ready: EventFd::new(EFD_NONBLOCK).unwrap() };
-        let inboxes = Arc::new((0..ranks).map(inbox).collect::<Vec<_>>());
-        let end = |rank| {
-            let limits = Arc::new(Mutex::new(vec![usize::MAX; ranks.into()]));
-            Arc::new(End { rank: Rank(rank), inboxes: Arc::clone(&inboxes), limits })
-        };
-        (0..ranks).map(end).collect()
-    }
-}
-
-impl End {
-    /// At most so many messages may wait at a rank from now on.
-    pub(crate) fn limit(&self, to: Rank, messages: usize) {
-        self.limits.lock().unwrap()[usize::from(to.0)] = messages;
-    }
-
-    /// This rank is lost for another.
-    pub(crate) fn lose(&self, at: Rank, reason: &str) {
-        self.put(at, Item::Lost(self.rank, reason.to_owned()));
-    }
-
-    /// Sends bytes as they are.
-    pub(crate) fn send_raw(&self, to: Rank, header: &[u8], body: &[u8]) {
-        self.put(to, Item::Message(self.rank, header.to_vec(), body.to_vec()));
-    }
-
-    fn put(&self, to: Rank, item: Item) {
-        let inbox = &self.inboxes[usize::from(to.0)];
-        inbox.items.lock().unwrap().push_back(item);
-        inbox.ready.write(1).unwrap();
-    }
-
-    fn own(&self) -> MutexGuard<'_, VecDeque<Item>> {
-        self.inboxes[usize::from(self.rank.0)].items.lock().unwrap()
-    }
-}
+pub(crate) use crate::test_transport::{End, Hub};
 
 /// The messages that wait at an end.
 pub(crate) fn heard(end: &End) -> Vec<(Rank, Control)> {
@@ -85,59 +15,4 @@ pub(crate) fn heard(end: &End) -> Vec<(Rank, Control)> {
         }
     });
     messages
-}
-
-impl Transport for End {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "threads", one_sided_by_nic: false, max_transfer: MAX_BODY, max_operations: 0 }
-    }
-
-    fn send(&self, to: Rank, header: &[u8], body: &[IoSlice<'_>]) -> Result<(), SendError> {
-        let limit = self.limits.lock().unwrap()[usize::from(to.0)];
-        if self.inboxes[usize::from(to.0)].items.lock().unwrap().len() >= limit {
-            return Err(SendError::Full(to));
-        }
-        let body: Vec<u8> = body.iter().flat_map(|piece| piece.iter().copied()).collect();
-        self.send_raw(to, header, &body);
-        Ok(())
-    }
-
-    fn get(&self, _: OperationId, target: Rank, _: u64, _: usize) -> Result<(), SendError> {
-        Err(SendError::NoPeer(target))
-    }
-
-    fn put(&self, _: OperationId, target: Rank, _: u64, _: &[u8]) -> Result<(), SendError> {
-        Err(SendError::NoPeer(target))
-    }
-
-    fn compare_and_swap(&self, _: OperationId, target: Rank, _: u64, _: u64, _: u64) -> Result<(), SendError> {
-        Err(SendError::NoPeer(target))
-    }
-
-    fn fetch_and_add(&self, _: OperationId, target: Rank, _: u64, _: u64) -> Result<(), SendError> {
-        Err(SendError::NoPeer(target))
-    }
-
-    fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool {
-        let _ = self.inboxes[usize::from(self.rank.0)].ready.read();
-        let items = std::mem::take(&mut *self.own());
-        let any = !items.is_empty();
-        for item in items {
-            match item {
-                Item::Message(from, header, body) => sink(Event::Message { from, header: &header, body: &body }),
-                Item::Lost(rank, reason) => sink(Event::Lost { rank, reason }),
-            }
-        }
-        any
-    }
-
-    fn ready(&self) -> BorrowedFd<'_> {
-        let fd = self.inboxes[usize::from(self.rank.0)].ready.as_raw_fd();
-        // SAFETY: the descriptor is open as long as the inboxes live, which this end shares.
-        unsafe { BorrowedFd::borrow_raw(fd) }
-    }
-
-    fn poll_within(&self) -> Duration {
-        Duration::from_secs(1)
-    }
 }

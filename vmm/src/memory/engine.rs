@@ -43,8 +43,6 @@ mod view;
 mod zero;
 
 #[cfg(test)]
-mod testing;
-#[cfg(test)]
 mod tests;
 
 pub use calibrate::HOLD_LIMITS;

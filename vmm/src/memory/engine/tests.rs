@@ -11,9 +11,9 @@ use vincs_coherence::transport::Transport;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::mailbox::locked;
-use super::testing::{Endpoint, Network};
 use super::{Engine, EngineConfig, EngineEvent, EngineStats};
 use crate::memory::GuestRam;
+use crate::test_transport::{End, Hub};
 
 mod devices;
 mod endings;
@@ -22,8 +22,8 @@ mod sharing;
 /// A machine of several ranks in this process.
 struct Cluster {
     ranks: Vec<One>,
-    /// One for each shard.
-    networks: Vec<Arc<Network>>,
+    /// The ends of all ranks, for each shard.
+    channels: Vec<Vec<Arc<End>>>,
 }
 
 struct One {
@@ -50,7 +50,7 @@ impl Setup {
     }
 
     fn start(self) -> Cluster {
-        let networks: Vec<_> = (0..self.shards).map(|_| Network::new(self.ranks)).collect();
+        let channels: Vec<_> = (0..self.shards).map(|_| Hub::ends(self.ranks)).collect();
         let one = |rank| {
             let bytes = self.pages as usize * usize::from(self.ranks) * PAGE_BYTES;
             let ram = GuestRam::new(&[(GuestAddress(0), bytes)]).unwrap();
@@ -70,18 +70,22 @@ impl Setup {
             };
             let events = Arc::new(Mutex::new(Vec::new()));
             let told = Arc::clone(&events);
-            let endpoint = |network: &Arc<Network>| {
-                Arc::new(Endpoint { rank, network: Arc::clone(network) }) as Arc<dyn Transport>
-            };
-            let transports = networks.iter().map(endpoint).collect();
+            let end = |ends: &Vec<Arc<End>>| Arc::clone(&ends[usize::from(rank.0)]) as Arc<dyn Transport>;
+            let transports = channels.iter().map(end).collect();
             let engine = Engine::start(&ram, config, transports, Arc::new(move |event| locked(&told).push(event)));
             One { engine: engine.unwrap(), ram, events }
         };
-        Cluster { ranks: (0..self.ranks).map(Rank).map(one).collect(), networks }
+        Cluster { ranks: (0..self.ranks).map(Rank).map(one).collect(), channels }
     }
 }
 
 impl Cluster {
+    /// A rank is lost; all others are told.
+    fn lose(&self, rank: u16) {
+        let others = (0..).zip(&self.ranks).map(|(other, _)| other).filter(|other| *other != rank);
+        others.for_each(|other| self.channels[0][usize::from(rank)].lose(Rank(other), "the test wants it"));
+    }
+
     /// A word of a page, as a processor of a rank sees it.
     fn word(&self, rank: usize, page: u32, index: usize) -> &AtomicU64 {
         let address = GuestAddress(u64::from(page) * PAGE_BYTES as u64 + index as u64 * 8);

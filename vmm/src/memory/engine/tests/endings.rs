@@ -14,8 +14,8 @@ use crate::memory::{GuestRange, HoldError};
 fn a_lost_rank_is_told_once_and_ends_waits_of_devices() {
     let at = Setup::of(3, 16).start();
     at.word(1, 3, 0).store(1, Ordering::Relaxed);
-    at.networks[0].lose(Rank(2));
-    at.networks[0].lose(Rank(1));
+    at.lose(2);
+    at.lose(1);
     let lost = |rank| EngineEvent::RankLost { rank: Rank(rank), reason: "the test wants it".into() };
     assert_eq!(at.event(0), lost(2));
     let memory = at.ranks[0].engine.device_memory();
@@ -40,7 +40,7 @@ fn a_device_that_waits_when_a_rank_is_lost_is_refused() {
         });
         thread::sleep(Duration::from_millis(20));
         assert!(!waits.is_finished());
-        at.networks[0].lose(Rank(1));
+        at.lose(1);
         assert!(matches!(join(waits), Err(HoldError::Ended)));
     });
 }
@@ -56,7 +56,7 @@ fn garbage_is_a_protocol_event_that_names_the_sender() {
     let forged = [(vec![], vec![]), (vec![0xff; 64], vec![]), (ack.clone(), vec![]), (ack, vec![0; PAGE_BYTES])];
     for (header, body) in forged {
         let at = Setup::of(2, 16).start();
-        at.networks[0].forge(Rank(1), Rank(0), header, body);
+        at.channels[0][1].send_raw(Rank(0), &header, &body);
         let EngineEvent::Protocol(what) = at.event(0) else { panic!("{:?}", at.event(0)) };
         assert!(what.starts_with("rank 1 sent"), "{what}");
     }
@@ -100,8 +100,7 @@ impl FaultSampler for Samples {
 }
 
 fn alone(sampler: Option<Sampling>, ram: &GuestRam, homes: u32, transports: u16) -> Result<Engine, EngineError> {
-    let network = Network::new(1);
-    let endpoint = |_| Arc::new(Endpoint { rank: Rank(0), network: Arc::clone(&network) }) as Arc<dyn Transport>;
+    let end = |_| Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
     let config = EngineConfig {
         rank: Rank(0),
         ranks: 1,
@@ -116,7 +115,7 @@ fn alone(sampler: Option<Sampling>, ram: &GuestRam, homes: u32, transports: u16)
         bind: true,
         sampler,
     };
-    Engine::start(ram, config, (0..transports).map(endpoint).collect(), Arc::new(|event| panic!("{event:?}")))
+    Engine::start(ram, config, (0..transports).map(end).collect(), Arc::new(|event| panic!("{event:?}")))
 }
 
 #[test]

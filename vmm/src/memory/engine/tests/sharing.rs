@@ -185,9 +185,9 @@ fn a_sequential_reader_finds_most_pages_there() {
 #[test]
 fn a_transport_that_takes_little_at_a_time_loses_nothing() {
     let mut at = Setup::of(3, 8).start();
-    at.networks[0].set_limit(1);
+    at.channels[0].iter().for_each(|end| (0..3).for_each(|to| end.limit(Rank(to), 1)));
     assert_eq!(add_up(&at, 24, 2, 500, 4), 3000);
     at.assert_quiet();
     let held_up: u64 = (0..3).map(|rank| at.stats(rank).waits.held_up).sum();
-    assert!(held_up > 0 && at.networks[0].refused.load(Ordering::Relaxed) > 0);
+    assert!(held_up > 0 && at.channels[0].iter().any(|end| end.refused() > 0));
 }
