@@ -5,7 +5,7 @@ mod guest;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest::{LONG, PROBE_PORT, expect_eax, kvm_or_skip, machine, power_off, rdmsr, start, wrmsr};
+use guest::{ENTRY, LONG, PROBE_PORT, expect_eax, kvm_or_skip, machine, power_off, rdmsr, start, wrmsr};
 use vincs_vmm::apic::Delivery;
 use vincs_vmm::machine::StopReason;
 use vincs_vmm::vcpu::{Activity, CommandError, VcpuState};
@@ -74,6 +74,49 @@ fn the_task_priority_is_one_register_by_two_names() {
     }
 }
 
+/// An interrupt gate of the IDT (SDM volume 3, section 7.14.1) to this address, with the boot protocol's code segment.
+fn gate(handler: u64) -> Vec<u8> {
+    let offset = handler.to_le_bytes();
+    let mut gate = vec![offset[0], offset[1], 0x10, 0, 0, 0x8e];
+    gate.extend([&offset[2..], &[0; 4]].concat());
+    gate
+}
+
+#[test]
+fn an_interrupt_that_comes_with_a_refused_register_is_delivered() {
+    const GENERAL_PROTECTION: usize = 13;
+    const TIMER: u32 = 0x40;
+    const GATE: usize = 16;
+    const TICKS: u8 = 100;
+    if kvm_or_skip() {
+        // RDTSC; ADD EAX, 200000; ADC EDX, 0; then into the deadline: MOV ECX, 6e0h; WRMSR.
+        let arm = [0x0f, 0x31, 0x05, 0x40, 0x0d, 0x03, 0x00, 0x83, 0xd2, 0x00, 0xb9, 0xe0, 0x06, 0, 0, 0x0f, 0x30];
+        let stack = [0xbc, 0x00, 0x00, 0x30, 0x00]; // mov esp, 0x300000
+        let set_up = [wrmsr(SPURIOUS, 0x1ff), wrmsr(0x832, 0x4_0000 | TIMER), vec![0x31, 0xdb], arm.to_vec()].concat();
+        // RDMSR of no MSR; CMP EBX, ticks; JB back to it.
+        let ask = [rdmsr(0x1234_5678), vec![0x83, 0xfb, TICKS, 0x72, 0xf4]].concat();
+        // ADD [RSP + 8], 2: past the RDMSR; ADD RSP, 8: past the error code; IRETQ.
+        let refused = [0x48, 0x83, 0x44, 0x24, 0x08, 0x02, 0x48, 0x83, 0xc4, 0x08, 0x48, 0xcf];
+        let tick = [vec![0xff, 0xc3], wrmsr(0x80b, 0), arm.to_vec(), vec![0x48, 0xcf]].concat(); // inc ebx; EOI; arm; iretq
+        let main = |to_idt: u32| {
+            let lidt = [vec![0x0f, 0x01, 0x1d], to_idt.to_le_bytes().to_vec()].concat();
+            [lidt, stack.to_vec(), set_up.clone(), vec![0xfb], ask.clone(), power_off()].concat() // sti before asking
+        };
+        let first = ENTRY + main(0).len() as u64;
+        let second = first + refused.len() as u64;
+        let pointer = second + tick.len() as u64;
+        let table = (pointer + 10).to_le_bytes();
+        let mut idt = vec![0; (TIMER as usize + 1) * GATE];
+        for (vector, handler) in [(GENERAL_PROTECTION, first), (TIMER as usize, second)] {
+            idt[vector * GATE..][..GATE].copy_from_slice(&gate(handler));
+        }
+        let limit = u16::try_from(idt.len() - 1).unwrap().to_le_bytes();
+        let to_idt = u32::try_from(pointer - ENTRY - 7).unwrap();
+        let code = [main(to_idt), refused.to_vec(), tick, limit.to_vec(), table.to_vec(), idt].concat();
+        assert_eq!(reason(&code), Some(StopReason::PowerOff), "nothing at all is a lost tick");
+    }
+}
+
 #[test]
 fn a_saved_vcpu_goes_on_in_another_machine_where_it_was() {
     if kvm_or_skip() {
@@ -92,7 +135,7 @@ fn a_saved_vcpu_goes_on_in_another_machine_where_it_was() {
         let vcpu = &second.vcpus()[0];
         vcpu.pause().unwrap();
         let memory = second.memory();
-        let range = vincs_vmm::memory::GuestRange { start: vm_memory::GuestAddress(guest::ENTRY), len: 8 };
+        let range = vincs_vmm::memory::GuestRange { start: vm_memory::GuestAddress(ENTRY), len: 8 };
         let held = memory.hold(&[(range, vincs_vmm::memory::Access::Write)]).unwrap();
         vm_memory::Bytes::write_slice(&*held, &COUNT, range.start).unwrap();
         let moved: VcpuState = serde_json::from_slice(&json).unwrap();

@@ -17,6 +17,8 @@ use crate::topology::VcpuId;
 pub(super) enum Exit {
     /// Nothing.
     Served,
+    /// Nothing; KVM finishes the instruction at the next entry, with the device's answer.
+    Answered,
     /// The machine ends: the access will have no answer.
     Abandoned,
     /// A signal ended the entry.
@@ -94,7 +96,7 @@ fn read(io: &Io, vcpu: VcpuId, place: Place, data: &mut [u8], stats: &VcpuStats)
             }
         }
     }
-    Exit::Served
+    Exit::Answered
 }
 
 fn write(io: &Io, vcpu: VcpuId, place: Place, data: &[u8], stats: &VcpuStats) -> Exit {
@@ -107,7 +109,7 @@ fn write(io: &Io, vcpu: VcpuId, place: Place, data: &[u8], stats: &VcpuStats) ->
             Err(Closed) => return Exit::Abandoned,
         },
     }
-    Exit::Served
+    Exit::Answered
 }
 
 /// The value of an MSR that the guest reads; nothing stands for a general-protection exception.

@@ -96,6 +96,8 @@ struct Runner {
     apic: LocalApic,
     activity: Activity,
     paused: bool,
+    /// The last exit was answered, and KVM has yet to finish its instruction.
+    unfinished: bool,
     reset: ResetState,
     platform: Arc<Platform>,
     shared: VcpuShared,
@@ -130,6 +132,7 @@ impl Runner {
             apic: LocalApic::new(vcpu.apic_id),
             activity: vcpu.activity,
             paused: false,
+            unfinished: false,
             reset,
             pace: Pace::new(platform.spread),
             platform,
@@ -236,6 +239,11 @@ impl Runner {
 
     /// Gives the guest the interrupt it is ready for, or asks KVM to say when it is.
     fn inject(&mut self) -> Result<(), KvmError> {
+        // The unfinished instruction may yet raise an exception (a refused MSR does), and KVM would deliver that and
+        // drop the interrupt.
+        if self.unfinished && self.apic.pending().is_some() {
+            self.complete_exit()?;
+        }
         let Some(vector) = self.apic.pending() else {
             self.fd.get_kvm_run().request_interrupt_window = 0;
             return Ok(());
@@ -280,8 +288,9 @@ impl Runner {
         if cr8 != self.apic.cr8() {
             self.apic.set_cr8(cr8);
         }
+        self.unfinished = matches!(exit, Exit::Answered | Exit::ReadMsr(_) | Exit::WriteMsr(..));
         match exit {
-            Exit::Served => Step::Continue,
+            Exit::Served | Exit::Answered => Step::Continue,
             Exit::Abandoned => Step::End(End::Stopped),
             Exit::Kicked => Step::Kicked,
             Exit::ReadMsr(index) => {
