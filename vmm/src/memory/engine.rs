@@ -8,6 +8,7 @@
 //!   on the way of a fault. It looks for work for a while, then sleeps.
 //! - `view`: what the guest sees, and the system calls that change it; `uffd`, `frames`: what that stands on.
 //! - `service`: the thread; `outgoing`: messages that wait; `mailbox`, `holds`: what devices want.
+//! - `awaited`: what shards tell each other.
 //! - `stats`, `latency`, `hot`: what is counted; `calibrate`: the minimum hold time; `binding`: where the threads run.
 
 use std::io;
@@ -27,6 +28,7 @@ use service::{Parts, Service, Shared};
 use stats::Recorder;
 use view::View;
 
+mod awaited;
 mod binding;
 mod calibrate;
 mod config;
@@ -102,7 +104,7 @@ impl Engine {
             first_touch: config.first_touch,
             companions: config.companions,
         })?;
-        let shared = Shared::new(events);
+        let shared = Shared::new(config.shards, events);
         let recorder = Arc::new(Recorder::default());
         let mut mailboxes = Vec::new();
         let mut services = Vec::new();
@@ -110,6 +112,7 @@ impl Engine {
             let mailbox = Arc::new(Mailbox::new().map_err(EngineError::Thread)?);
             mailboxes.push(Arc::clone(&mailbox));
             services.push(Parts {
+                shard: index,
                 node: node.clone(),
                 view: View::new(Arc::clone(&frames), Shard { index, count: config.shards })?,
                 transport,

@@ -2,7 +2,10 @@
 
 use std::sync::Barrier;
 
+use vincs_coherence::id::STRIPE_PAGES;
+
 use super::*;
+use crate::memory::{Access, GuestRange};
 
 #[test]
 fn what_one_rank_writes_the_others_read() {
@@ -68,6 +71,35 @@ fn counters_are_exact_with_three_ranks_and_two_shards() {
         (0..9).map(|page| at.word(1, page / 3 * 16384 + page % 3, 0).load(Ordering::SeqCst)).sum()
     });
     assert_eq!(total, 6000);
+    at.assert_quiet();
+}
+
+#[test]
+fn a_page_is_kept_while_a_processor_waits_for_one_of_another_shard() {
+    let hold = Duration::from_millis(100);
+    let at = Setup { shards: 2, hold, ..Setup::of(2, 2 * STRIPE_PAGES) }.start();
+    let (low, high) = (0, STRIPE_PAGES);
+    let bytes = GuestRange { start: GuestAddress(u64::from(high) * PAGE_BYTES as u64), len: 1 };
+    let memory = at.ranks[0].engine.device_memory();
+    let held = memory.hold(&[(bytes, Access::Write)]).unwrap();
+    let has_low = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            at.word(1, low, 0).fetch_add(1, Ordering::SeqCst);
+            has_low.wait();
+            // The device does not let it go for now.
+            at.word(1, high, 0).fetch_add(1, Ordering::SeqCst);
+        });
+        has_low.wait();
+        let wanted = scope.spawn(|| {
+            at.word(0, low, 0).fetch_add(1, Ordering::SeqCst);
+            Instant::now()
+        });
+        thread::sleep(hold * 4);
+        let released = Instant::now();
+        drop(held);
+        assert!(join(wanted) > released, "the lower page was taken while the higher one was waited for");
+    });
     at.assert_quiet();
 }
 
