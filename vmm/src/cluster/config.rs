@@ -30,7 +30,7 @@ pub struct Cluster {
 pub struct MemorySettings {
     /// How long this rank keeps a page it got, whoever wants it. None: as measured at the start.
     pub hold: Option<Duration>,
-    /// Most pages of other ranks that this rank keeps; None is no limit.
+    /// Most pages of other ranks that this rank keeps, all shards together; None is no limit.
     pub cache_pages: Option<u32>,
     /// Most pages asked for ahead of a sequential reader; 0 turns it off.
     pub read_ahead: u16,

@@ -9,7 +9,8 @@
 //! - `view`: what the guest sees, and the system calls that change it; `uffd`, `frames`: what that stands on.
 //! - `service`: the thread; `outgoing`: messages that wait; `mailbox`, `holds`: what devices want.
 //! - `awaited`: what shards tell each other.
-//! - `stats`, `latency`, `hot`: what is counted; `calibrate`: the minimum hold time; `binding`: where the threads run.
+//! - `stats`, `latency`, `hot`: what is counted; `calibrate`: the minimum hold time; `binding`: where the threads run; `caches`: how
+//!   much each keeps.
 
 use std::io;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use view::View;
 
 mod awaited;
 mod binding;
+mod caches;
 mod calibrate;
 mod config;
 mod frames;
@@ -94,7 +96,7 @@ impl Engine {
             Some(hold) => hold,
             None => calibrate::hold(config.spin)?,
         };
-        let node = Node::new(Config {
+        let whole = Config {
             rank: config.rank,
             ranks: config.ranks,
             homes: config.homes,
@@ -103,7 +105,10 @@ impl Engine {
             read_ahead: config.read_ahead,
             first_touch: config.first_touch,
             companions: config.companions,
-        })?;
+        };
+        whole.check()?;
+        let part = |cache| caches::caches(&whole.homes, whole.rank, config.shards, cache);
+        let parts = whole.cache_pages.map(part).unwrap_or_default();
         let shared = Shared::new(config.shards, events);
         let recorder = Arc::new(Recorder::default());
         let mut mailboxes = Vec::new();
@@ -113,7 +118,7 @@ impl Engine {
             mailboxes.push(Arc::clone(&mailbox));
             services.push(Parts {
                 shard: index,
-                node: node.clone(),
+                node: Node::new(Config { cache_pages: parts.get(usize::from(index)).copied(), ..whole.clone() })?,
                 view: View::new(Arc::clone(&frames), Shard { index, count: config.shards })?,
                 transport,
                 mailbox,

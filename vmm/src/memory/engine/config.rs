@@ -26,7 +26,7 @@ pub struct EngineConfig {
     /// How long this rank keeps a page it got, whoever wants it. None: four times a fault on this host, which is measured at
     /// the start, within [`super::HOLD_LIMITS`].
     pub hold: Option<Duration>,
-    /// Most pages of other homes that this rank keeps; None is no limit.
+    /// Most pages of other homes that this rank keeps, all shards together; None is no limit.
     pub cache_pages: Option<u32>,
     /// Most pages asked for ahead of a sequential reader; 0 turns it off.
     pub read_ahead: u16,

@@ -165,6 +165,19 @@ fn a_cache_smaller_than_what_is_used_loses_nothing() {
 }
 
 #[test]
+fn a_cache_is_one_for_all_shards() {
+    let cache = 1024;
+    let mut at = Setup { shards: 2, cache_pages: Some(cache), read_ahead: 0, ..Setup::of(2, 2 * STRIPE_PAGES) }.start();
+    // Less than the cache in each of them.
+    let each = 1000;
+    for page in (0..2).flat_map(|stripe| (0..each).map(move |page| stripe * STRIPE_PAGES + page)) {
+        at.word(1, page, 0).store(1, Ordering::Relaxed);
+    }
+    at.assert_quiet();
+    assert!(at.stats(1).protocol.evictions > 0);
+}
+
+#[test]
 fn small_caches_and_contention_together_are_exact() {
     for seed in [1, 2, 3] {
         let at = Setup { cache_pages: Some(256), first_touch: 1, ..Setup::of(3, 300) }.start();
