@@ -128,12 +128,14 @@ impl Service {
         let mut idle_since = Instant::now();
         loop {
             let mut worked = false;
-            for command in self.mailbox.take() {
+            let mut commands = self.mailbox.take().into_iter();
+            while let Some(command) = commands.next() {
                 worked = true;
                 match command {
                     Command::Hold { id, runs, waiter } => self.hold(id, &runs, waiter),
                     Command::Release(id) => self.release(id),
                     Command::Stop => {
+                        commands.for_each(|late| late.refuse());
                         self.stop();
                         return;
                     }

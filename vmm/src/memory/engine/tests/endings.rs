@@ -3,10 +3,15 @@
 use std::sync::atomic::AtomicU32;
 
 use vincs_coherence::codec;
-use vincs_coherence::id::{Access, Page};
+use vincs_coherence::id::{Access, Page, Run, Tick};
 use vincs_coherence::message::Message;
+use vincs_coherence::node::{Config, HoldId, Node};
 
 use super::*;
+use crate::memory::engine::frames::{Frames, Shard};
+use crate::memory::engine::mailbox::{Command, Mailbox, Refused, Waiter};
+use crate::memory::engine::service::{Parts, Service, Shared};
+use crate::memory::engine::view::View;
 use crate::memory::engine::{EngineError, FaultSampler, Sampling};
 use crate::memory::{GuestRange, HoldError};
 
@@ -84,6 +89,35 @@ fn stopping_lets_everybody_go_on_who_waits() {
     let memory = at.ranks[0].engine.device_memory();
     let page = GuestRange { start: GuestAddress(0), len: 1 };
     assert!(matches!(memory.hold(&[(page, crate::memory::Access::Read)]), Err(HoldError::Ended)));
+}
+
+#[test]
+fn a_hold_that_comes_with_the_order_to_stop_is_refused() {
+    let ram = GuestRam::new(&[(GuestAddress(0), 64 * PAGE_BYTES)]).unwrap();
+    let homes = HomeMap::new([(64, Rank(0))]).unwrap();
+    let (hold, cache_pages) = (Tick(0), None);
+    let node =
+        Config { rank: Rank(0), ranks: 1, homes, hold, cache_pages, read_ahead: 0, first_touch: 1, companions: 0 };
+    let mailbox = Arc::new(Mailbox::new().unwrap());
+    let waiter = Arc::new(Waiter::default());
+    mailbox.push(Command::Stop);
+    let runs = vec![(Run::one(Page(0)), Access::Read)];
+    mailbox.push(Command::Hold { id: HoldId(1), runs, waiter: Arc::clone(&waiter) });
+    let parts = Parts {
+        shard: 0,
+        node: Node::new(node).unwrap(),
+        view: View::new(Arc::new(Frames::new(&ram).unwrap()), Shard { index: 0, count: 1 }).unwrap(),
+        transport: Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>,
+        mailbox,
+        recorder: Arc::default(),
+        shared: Shared::new(1, Arc::new(|event| panic!("{event:?}"))),
+        sampling: None,
+        spin: Duration::ZERO,
+    };
+    Service::new(parts).run();
+    // Only the first answer counts.
+    waiter.answer(Err(Refused::Unfit("nobody has answered".into())));
+    assert_eq!(waiter.wait(), Err(Refused::Ended));
 }
 
 #[derive(Debug, Default)]
