@@ -4,8 +4,9 @@
 //! touches the guest mapping of its [`GuestRam`], a virtual processor or a thread of this process, runs into faults that
 //! it answers. Devices hold pages through [`Engine::device_memory`].
 //!
-//! - One *service thread* for each shard of the pages owns the shard's protocol node, its userfaultfd and its transport: no locks
-//!   on the way of a fault. It looks for work for a while, then sleeps.
+//! - One *service thread* for each shard of the pages owns the shard's protocol node, its userfaultfd and its transport. On the way
+//!   of a fault there is one lock, for what is counted, which nobody else wants but who reads the statistics. The thread looks for
+//!   work for a while, then sleeps.
 //! - `view`: what the guest sees, and the system calls that change it; `uffd`, `frames`: what that stands on.
 //! - `service`: the thread; `outgoing`: messages that wait; `mailbox`, `holds`: what devices want.
 //! - `awaited`: what shards tell each other.
@@ -64,7 +65,8 @@ pub use view::ViewError;
 pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     mailboxes: Vec<Arc<Mailbox>>,
-    recorder: Arc<Recorder>,
+    /// One for each shard, and one for devices.
+    recorders: Vec<Arc<Recorder>>,
     frames: Arc<Frames>,
     holds: Arc<Holds>,
     hold: Duration,
@@ -110,26 +112,30 @@ impl Engine {
         let part = |cache| caches::caches(&whole.homes, whole.rank, config.shards, cache);
         let parts = whole.cache_pages.map(part).unwrap_or_default();
         let shared = Shared::new(config.shards, events);
-        let recorder = Arc::new(Recorder::default());
+        let mut recorders = Vec::new();
         let mut mailboxes = Vec::new();
         let mut services = Vec::new();
         for (index, transport) in (0..config.shards).zip(transports) {
             let mailbox = Arc::new(Mailbox::new().map_err(EngineError::Thread)?);
             mailboxes.push(Arc::clone(&mailbox));
+            let recorder = Arc::new(Recorder::default());
+            recorders.push(Arc::clone(&recorder));
             services.push(Parts {
                 shard: index,
                 node: Node::new(Config { cache_pages: parts.get(usize::from(index)).copied(), ..whole.clone() })?,
                 view: View::new(Arc::clone(&frames), Shard { index, count: config.shards })?,
                 transport,
                 mailbox,
-                recorder: Arc::clone(&recorder),
+                recorder,
                 shared: shared.clone(),
                 sampling: config.sampler.clone(),
                 spin: config.spin,
             });
         }
-        let holds = Arc::new(Holds::new(Arc::clone(&frames), mailboxes.clone(), Arc::clone(&recorder)));
-        let mut engine = Self { threads: Vec::new(), mailboxes, recorder, frames, holds, hold };
+        let of_devices = Arc::new(Recorder::default());
+        recorders.push(Arc::clone(&of_devices));
+        let holds = Arc::new(Holds::new(Arc::clone(&frames), mailboxes.clone(), of_devices));
+        let mut engine = Self { threads: Vec::new(), mailboxes, recorders, frames, holds, hold };
         let binding = if config.bind { choose_cores(services.len()) } else { None };
         for (index, parts) in services.into_iter().enumerate() {
             engine.threads.push(spawn(index, parts, binding.clone()).map_err(EngineError::Thread)?);
@@ -143,10 +149,12 @@ impl Engine {
         DeviceMemory::spread(Arc::clone(self.frames.alias()), Arc::clone(&self.holds))
     }
 
-    /// What it has counted so far.
+    /// What it has counted so far, all shards together.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        self.recorder.snapshot()
+        let mut sum = EngineStats::default();
+        self.recorders.iter().for_each(|recorder| sum.add(&recorder.snapshot()));
+        sum
     }
 
     /// The minimum hold time it uses.
