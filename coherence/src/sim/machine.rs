@@ -472,7 +472,7 @@ impl<'a> Machine<'a> {
             }
             Input::Message(from, parcel) => {
                 received = &parcel.body;
-                touched.extend(pages_of(&parcel.message));
+                touched.extend(parcel.message.run().pages());
                 let handled = node.handle_message(now, *from, &parcel.message);
                 handled.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
             }
@@ -641,7 +641,7 @@ fn new_node(config: Config) -> Checked<Node> {
 fn place_of(site: &Site, input: &Input) -> usize {
     let page = match input {
         Input::Fault(page, _) => Some(*page),
-        Input::Message(_, parcel) => pages_of(&parcel.message).first().copied(),
+        Input::Message(_, parcel) => Some(parcel.message.run().first),
         Input::Timeout => {
             let timeouts = site.nodes.iter().map(Node::poll_timeout).enumerate();
             let due = timeouts.filter_map(|(place, due)| Some((due?, place))).min();
@@ -658,18 +658,6 @@ fn hold_id(job: usize) -> HoldId {
     HoldId(job as u64)
 }
 
-/// The pages that a message is about.
-pub fn pages_of(message: &Message) -> Vec<Page> {
-    match message {
-        Message::Acquire { run, .. } | Message::Refuse { run } => run.pages().collect(),
-        Message::Grant { first, pages, .. } => (first.0..).map(Page).take(pages.len()).collect(),
-        Message::Invalidate { page }
-        | Message::InvalidateAck { page }
-        | Message::Recall { page, .. }
-        | Message::WriteBack { page, .. } => vec![*page],
-    }
-}
-
 fn pages_of_action(action: &Action) -> Vec<Page> {
     match action {
         Action::Map { run, .. }
@@ -678,7 +666,7 @@ fn pages_of_action(action: &Action) -> Vec<Page> {
         | Action::Detach { run }
         | Action::Unmap { run }
         | Action::Wake { run } => run.pages().collect(),
-        Action::Send { message, .. } => pages_of(message),
+        Action::Send { message, .. } => message.run().pages().collect(),
         Action::HoldReady { .. } => Vec::new(),
     }
 }

@@ -165,14 +165,19 @@ pub(super) fn spread_memory(
     };
     let notes = notes.clone();
     let events = move |event| {
-        let (lost, reason) = match event {
-            EngineEvent::RankLost { rank, reason } => (rank, reason),
-            // Whoever broke the rules is named in the text; this rank is the one that cannot go on.
-            EngineEvent::Protocol(what) | EngineEvent::Host(what) => (rank, what),
-        };
+        let (lost, reason) = loss(rank, event);
         notes.tell(Note::Lost(lost, reason));
     };
     Ok(Engine::start(ram, config, cluster.coherence.clone(), Arc::new(events))?)
+}
+
+/// Which rank is lost when this rank's memory ends so, and why.
+fn loss(own: Rank, event: EngineEvent) -> (Rank, String) {
+    match event {
+        EngineEvent::RankLost { rank, reason } => (rank, reason),
+        EngineEvent::Protocol { rank, what } => (rank, format!("it sent {what}")),
+        EngineEvent::Host(what) => (own, what),
+    }
 }
 
 fn told(events: &Sender<Event>) -> impl Fn(crate::cluster::ClusterEvent) + Send + 'static {
@@ -286,5 +291,20 @@ impl Drop for Ranks {
             // A panic of a thread has ended the process already.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rank_at_fault_is_the_one_that_is_lost() {
+        let loss = |event| loss(Rank(1), event);
+        let protocol = EngineEvent::Protocol { rank: Rank(2), what: "nonsense".into() };
+        assert_eq!(loss(protocol), (Rank(2), "it sent nonsense".into()));
+        let lost = EngineEvent::RankLost { rank: Rank(2), reason: "closed".into() };
+        assert_eq!(loss(lost), (Rank(2), "closed".into()));
+        assert_eq!(loss(EngineEvent::Host("no memory".into())), (Rank(1), "no memory".into()));
     }
 }

@@ -116,14 +116,15 @@ impl Engine {
         let mut mailboxes = Vec::new();
         let mut services = Vec::new();
         for (index, transport) in (0..config.shards).zip(transports) {
+            let shard = Shard { index, count: config.shards };
             let mailbox = Arc::new(Mailbox::new().map_err(EngineError::Thread)?);
             mailboxes.push(Arc::clone(&mailbox));
             let recorder = Arc::new(Recorder::default());
             recorders.push(Arc::clone(&recorder));
             services.push(Parts {
-                shard: index,
+                shard,
                 node: Node::new(Config { cache_pages: parts.get(usize::from(index)).copied(), ..whole.clone() })?,
-                view: View::new(Arc::clone(&frames), Shard { index, count: config.shards })?,
+                view: View::new(Arc::clone(&frames), shard)?,
                 transport,
                 mailbox,
                 recorder,

@@ -70,7 +70,12 @@ pub enum EngineEvent {
         reason: String,
     },
     /// A rank sent what it had no right to send.
-    Protocol(String),
+    Protocol {
+        /// Which.
+        rank: Rank,
+        /// What, in words that go on after "it sent".
+        what: String,
+    },
     /// This host does not do what the engine needs.
     Host(String),
 }

@@ -13,6 +13,7 @@ use vincs_coherence::transport::{Event, Transport};
 
 use super::awaited::Board;
 use super::config::{EngineEvent, EventSink, Sampling};
+use super::frames::Shard;
 use super::mailbox::{Command, Mailbox, Refused, Waiter};
 use super::outgoing::Outgoing;
 use super::stats::Recorder;
@@ -59,7 +60,7 @@ impl Shared {
 
 /// What a service thread starts with.
 pub(super) struct Parts {
-    pub(super) shard: u16,
+    pub(super) shard: Shard,
     pub(super) node: Node,
     pub(super) view: View,
     pub(super) transport: Arc<dyn Transport>,
@@ -72,7 +73,7 @@ pub(super) struct Parts {
 
 /// A service thread's state.
 pub(super) struct Service {
-    shard: u16,
+    shard: Shard,
     node: Node,
     /// What the other shards were told last.
     told: Awaited,
@@ -205,7 +206,7 @@ impl Service {
 
     /// The time of an input to the node, which is told what the other shards wait for: before the clock is read, so that none of it is later.
     fn input_time(&mut self) -> Tick {
-        self.node.handle_awaited(self.shared.awaited.others(self.shard));
+        self.node.handle_awaited(self.shared.awaited.others(self.shard.index));
         Tick(u64::try_from(self.shared.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
@@ -213,7 +214,7 @@ impl Service {
     fn tell_awaited(&mut self) {
         let awaited = self.node.awaited();
         if awaited != self.told {
-            self.shared.awaited.tell(self.shard, awaited);
+            self.shared.awaited.tell(self.shard.index, awaited);
             self.told = awaited;
         }
     }
@@ -274,21 +275,29 @@ impl Service {
     }
 
     fn message(&mut self, from: Rank, header: &[u8], body: &[u8]) {
-        let refused = |what: String| EngineEvent::Protocol(what);
+        let refused = |what: String| EngineEvent::Protocol { rank: from, what };
         let message = match codec::decode(header) {
             Ok(message) => message,
-            Err(error) => return self.shared.end(refused(format!("rank {} sent {error}", from.0))),
+            Err(error) => return self.shared.end(refused(error.to_string())),
         };
+        let run = message.run();
+        if !self.shard.has(run) {
+            let what = format!(
+                "a message about {} pages from {} on to shard {}, which does not have them",
+                run.count, run.first.0, self.shard.index
+            );
+            return self.shared.end(refused(what));
+        }
         let pages = message.data_pages().len();
         if body.len() != pages * PAGE_BYTES {
-            let what = format!("rank {} sent {} bytes with a message about {pages} pages", from.0, body.len());
+            let what = format!("{} bytes with a message about {pages} pages", body.len());
             return self.shared.end(refused(what));
         }
         self.recorder.received(&message, header.len() + body.len());
         let now = self.input_time();
         match self.node.handle_message(now, from, &message) {
             Ok(()) => self.act(body),
-            Err(error) => self.shared.end(refused(error.to_string())),
+            Err(error) => self.shared.end(refused(format!("what the protocol does not allow: {}", error.what))),
         }
     }
 

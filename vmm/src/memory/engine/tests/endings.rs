@@ -3,8 +3,8 @@
 use std::sync::atomic::AtomicU32;
 
 use vincs_coherence::codec;
-use vincs_coherence::id::{Access, Page, Run, Tick};
-use vincs_coherence::message::Message;
+use vincs_coherence::id::{Access, Page, Run, STRIPE_PAGES, Tick};
+use vincs_coherence::message::{Message, Urgency};
 use vincs_coherence::node::{Config, HoldId, Node};
 
 use super::*;
@@ -62,8 +62,21 @@ fn garbage_is_a_protocol_event_that_names_the_sender() {
     for (header, body) in forged {
         let at = Setup::of(2, 16).start();
         at.channels[0][1].send_raw(Rank(0), &header, &body);
-        let EngineEvent::Protocol(what) = at.event(0) else { panic!("{:?}", at.event(0)) };
-        assert!(what.starts_with("rank 1 sent"), "{what}");
+        assert!(matches!(at.event(0), EngineEvent::Protocol { rank: Rank(1), .. }), "{:?}", at.event(0));
+    }
+}
+
+#[test]
+fn a_message_about_pages_of_another_shard_is_refused() {
+    for first in [STRIPE_PAGES, STRIPE_PAGES - 1] {
+        let at = Setup { shards: 2, ..Setup::of(2, 2 * STRIPE_PAGES) }.start();
+        let run = Run { first: Page(first), count: 2 };
+        let (access, urgency) = (Access::Read, Urgency::Demand);
+        let mut header = Vec::new();
+        codec::encode(&Message::Acquire { run, access, urgency, have: Vec::new() }, &mut header);
+        at.channels[0][1].send_raw(Rank(0), &header, &[]);
+        let EngineEvent::Protocol { rank: Rank(1), what } = at.event(0) else { panic!("{:?}", at.event(0)) };
+        assert!(what.ends_with("to shard 0, which does not have them"), "{what}");
     }
 }
 
@@ -103,10 +116,11 @@ fn a_hold_that_comes_with_the_order_to_stop_is_refused() {
     mailbox.push(Command::Stop);
     let runs = vec![(Run::one(Page(0)), Access::Read)];
     mailbox.push(Command::Hold { id: HoldId(1), runs, waiter: Arc::clone(&waiter) });
+    let shard = Shard { index: 0, count: 1 };
     let parts = Parts {
-        shard: 0,
+        shard,
         node: Node::new(node).unwrap(),
-        view: View::new(Arc::new(Frames::new(&ram).unwrap()), Shard { index: 0, count: 1 }).unwrap(),
+        view: View::new(Arc::new(Frames::new(&ram).unwrap()), shard).unwrap(),
         transport: Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>,
         mailbox,
         recorder: Arc::default(),
