@@ -1,6 +1,5 @@
 //! A rank's dealings with the other ranks of its machine.
 
-use std::num::NonZeroU32;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -22,7 +21,7 @@ use crate::cluster::{
 };
 use crate::kvm;
 use crate::layout::{PAGE_SIZE, node_ranges};
-use crate::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats, Sampling};
+use crate::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats};
 use crate::memory::{DeviceMemory, GuestRam};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, SampledFault, Samples, VcpuHandle, VcpuSampler};
@@ -143,25 +142,18 @@ pub(super) fn spread_memory(
     handles: &[VcpuHandle],
     notes: &ControlNotes,
 ) -> Result<Engine, MachineError> {
-    let (rank, ranks, settings) = (cluster.rank, cluster.ranks, cluster.memory.clone());
+    let (rank, ranks) = (cluster.rank, cluster.ranks);
     let segments = node_ranges(memory, topology.nodes()).into_iter().map(|(_, len, node)| {
         // What is too much for these numbers is refused as such.
         (u32::try_from(len / PAGE_SIZE).unwrap_or(u32::MAX), Rank(u16::try_from(node).unwrap_or(u16::MAX)))
     });
-    let sampling = |every: NonZeroU32| Sampling { every: every.get(), sampler: Arc::new(VcpuSampler::new(handles)) };
     let config = EngineConfig {
         rank,
         ranks,
         homes: HomeMap::new(segments)?,
         shards: u16::try_from(cluster.coherence.len()).unwrap_or(u16::MAX),
-        hold: settings.hold,
-        cache_pages: settings.cache_pages,
-        read_ahead: settings.read_ahead,
-        first_touch: settings.first_touch,
-        companions: settings.companions,
-        spin: settings.spin,
-        bind: settings.bind,
-        sampler: settings.sample_every.map(sampling),
+        memory: cluster.memory.clone(),
+        sampler: Some(Arc::new(VcpuSampler::new(handles))),
     };
     let notes = notes.clone();
     let events = move |event| {

@@ -51,7 +51,7 @@ mod zero;
 mod tests;
 
 pub use calibrate::HOLD_LIMITS;
-pub use config::{EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, Sampling};
+pub use config::{EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, MemorySettings};
 pub use frames::FramesError;
 pub use holds::MAX_HOLD_PAGES;
 pub(super) use holds::{Holds, Lease};
@@ -84,6 +84,7 @@ impl Engine {
         transports: Vec<Arc<dyn Transport>>,
         events: EventSink,
     ) -> Result<Self, EngineError> {
+        let memory = &config.memory;
         let frames = Arc::new(Frames::new(ram)?);
         if config.homes.pages() != frames.pages() {
             return Err(EngineError::Pages { homes: config.homes.pages(), pages: frames.pages() });
@@ -94,19 +95,19 @@ impl Engine {
         if frames.in_use() {
             return Err(EngineError::InUse);
         }
-        let hold = match config.hold {
+        let hold = match memory.hold {
             Some(hold) => hold,
-            None => calibrate::hold(config.spin)?,
+            None => calibrate::hold(memory.spin)?,
         };
         let whole = Config {
             rank: config.rank,
             ranks: config.ranks,
             homes: config.homes,
             hold: Tick(u64::try_from(hold.as_micros()).unwrap_or(u64::MAX)),
-            cache_pages: config.cache_pages,
-            read_ahead: config.read_ahead,
-            first_touch: config.first_touch,
-            companions: config.companions,
+            cache_pages: memory.cache_pages,
+            read_ahead: memory.read_ahead,
+            first_touch: memory.first_touch,
+            companions: memory.companions,
         };
         whole.check()?;
         let part = |cache| caches::caches(&whole.homes, whole.rank, config.shards, cache);
@@ -129,15 +130,15 @@ impl Engine {
                 mailbox,
                 recorder,
                 shared: shared.clone(),
-                sampling: config.sampler.clone(),
-                spin: config.spin,
+                sampling: memory.sample_every.zip(config.sampler.clone()),
+                spin: memory.spin,
             });
         }
         let of_devices = Arc::new(Recorder::default());
         recorders.push(Arc::clone(&of_devices));
         let holds = Arc::new(Holds::new(Arc::clone(&frames), mailboxes.clone(), of_devices));
         let mut engine = Self { threads: Vec::new(), mailboxes, recorders, frames, holds, hold };
-        let binding = if config.bind { choose_cores(services.len()) } else { None };
+        let binding = if memory.bind { choose_cores(services.len()) } else { None };
         for (index, parts) in services.into_iter().enumerate() {
             engine.threads.push(spawn(index, parts, binding.clone()).map_err(EngineError::Thread)?);
         }

@@ -1,6 +1,7 @@
 //! The thread that owns one shard: its protocol node, its view of memory and its way to the other ranks.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use vincs_coherence::node::{Awaited, HoldId, Node};
 use vincs_coherence::transport::{Event, Transport};
 
 use super::awaited::Board;
-use super::config::{EngineEvent, EventSink, Sampling};
+use super::config::{EngineEvent, EventSink, FaultSampler};
 use super::frames::Shard;
 use super::mailbox::{Command, Mailbox, Refused, Waiter};
 use super::outgoing::Outgoing;
@@ -67,7 +68,8 @@ pub(super) struct Parts {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) recorder: Arc<Recorder>,
     pub(super) shared: Shared,
-    pub(super) sampling: Option<Sampling>,
+    /// At one of so many faults somebody looks.
+    pub(super) sampling: Option<(NonZeroU32, Arc<dyn FaultSampler>)>,
     pub(super) spin: Duration,
 }
 
@@ -83,7 +85,7 @@ pub(super) struct Service {
     mailbox: Arc<Mailbox>,
     recorder: Arc<Recorder>,
     shared: Shared,
-    sampling: Option<Sampling>,
+    sampling: Option<(NonZeroU32, Arc<dyn FaultSampler>)>,
     /// Faults until the next one that is looked at.
     until_sample: u32,
     spin: Duration,
@@ -238,10 +240,10 @@ impl Service {
     }
 
     fn sample(&mut self, fault: Fault) {
-        let Some(Sampling { every, sampler }) = &self.sampling else { return };
+        let Some((every, sampler)) = &self.sampling else { return };
         if self.until_sample == 0 {
             sampler.sample(fault.thread, fault.page, fault.access());
-            self.until_sample = *every;
+            self.until_sample = every.get();
         }
         self.until_sample = self.until_sample.saturating_sub(1);
     }

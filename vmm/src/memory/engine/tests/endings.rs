@@ -1,5 +1,6 @@
 //! Losses, garbage and stops.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU32;
 
 use vincs_coherence::codec;
@@ -12,7 +13,7 @@ use crate::memory::engine::frames::{Frames, Shard};
 use crate::memory::engine::mailbox::{Command, Mailbox, Refused, Waiter};
 use crate::memory::engine::service::{Parts, Service, Shared};
 use crate::memory::engine::view::View;
-use crate::memory::engine::{EngineError, FaultSampler, Sampling};
+use crate::memory::engine::{EngineError, FaultSampler};
 use crate::memory::{GuestRange, HoldError};
 
 #[test]
@@ -147,20 +148,27 @@ impl FaultSampler for Samples {
     }
 }
 
-fn alone(sampler: Option<Sampling>, ram: &GuestRam, homes: u32, transports: u16) -> Result<Engine, EngineError> {
+fn alone(
+    sampler: Option<Arc<dyn FaultSampler>>,
+    ram: &GuestRam,
+    homes: u32,
+    transports: u16,
+) -> Result<Engine, EngineError> {
     let end = |_| Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
     let config = EngineConfig {
         rank: Rank(0),
         ranks: 1,
         homes: HomeMap::new([(homes, Rank(0))]).unwrap(),
         shards: 1,
-        hold: None,
-        cache_pages: None,
-        read_ahead: 0,
-        first_touch: 1,
-        companions: 0,
-        spin: Duration::from_micros(50),
-        bind: true,
+        memory: MemorySettings {
+            read_ahead: 0,
+            first_touch: 1,
+            companions: 0,
+            spin: Duration::from_micros(50),
+            bind: true,
+            sample_every: NonZeroU32::new(4),
+            ..MemorySettings::default()
+        },
         sampler,
     };
     Engine::start(ram, config, (0..transports).map(end).collect(), Arc::new(|event| panic!("{event:?}")))
@@ -170,8 +178,7 @@ fn alone(sampler: Option<Sampling>, ram: &GuestRam, homes: u32, transports: u16)
 fn one_of_so_many_faults_is_looked_at_with_its_thread() {
     let samples = Arc::new(Samples::default());
     let ram = GuestRam::new(&[(GuestAddress(0), 64 * PAGE_BYTES)]).unwrap();
-    let sampling = Sampling { every: 4, sampler: Arc::clone(&samples) as Arc<dyn FaultSampler> };
-    let engine = alone(Some(sampling), &ram, 64, 1).unwrap();
+    let engine = alone(Some(Arc::clone(&samples) as _), &ram, 64, 1).unwrap();
     for page in 0..16_u64 {
         let host = ram.guest_mapping().get_host_address(GuestAddress(page * 4096)).unwrap();
         // SAFETY: the word is in the guest mapping, and only this thread uses it.
