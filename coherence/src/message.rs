@@ -103,6 +103,21 @@ pub enum Message {
 }
 
 impl Message {
+    /// The pages that it is about.
+    #[must_use]
+    pub fn run(&self) -> Run {
+        match self {
+            Self::Acquire { run, .. } | Self::Refuse { run } => *run,
+            Self::Grant { first, pages, .. } => {
+                Run { first: *first, count: u16::try_from(pages.len()).unwrap_or(u16::MAX) }
+            }
+            Self::Invalidate { page }
+            | Self::InvalidateAck { page }
+            | Self::Recall { page, .. }
+            | Self::WriteBack { page, .. } => Run::one(*page),
+        }
+    }
+
     /// The pages whose bytes are in the body, in order.
     #[must_use]
     pub fn data_pages(&self) -> Vec<Page> {

@@ -2,7 +2,8 @@
 //!
 //! Inputs are the `handle_*` methods; after each of them the driver takes [`Node::poll_action`] until there is nothing
 //! left and executes the actions in that order, before the next input and while the body of the message it gave in, if it
-//! was one, is at hand. Then [`Node::poll_timeout`] says when [`Node::handle_timeout`] is due.
+//! was one, is at hand. Then [`Node::poll_timeout`] says when [`Node::handle_timeout`] is due. A rank may have several nodes, each for its own
+//! pages; they work by themselves but for [`Node::awaited`] and [`Node::handle_awaited`].
 //!
 //! The home's side is in `home.rs` with its states in `directory.rs`, the cacher's side with its states in `cache.rs`, with `eviction.rs` and
 //! `read_ahead.rs`. Both give pages up through `deferral.rs`, later when `patience.rs` says so, and devices keep pages through `holds.rs`. docs/coherence.md
@@ -33,6 +34,7 @@ pub use companions::MAX_COMPANIONS;
 pub use config::{Config, ConfigError, MIN_CACHE_PAGES};
 pub use holds::{MAX_HOLD_PAGES, MAX_HOLDS};
 pub use inspect::DirectoryView;
+pub use patience::Awaited;
 pub use stats::Stats;
 
 use crate::id::{Access, MAX_RUN, Page, Rank, RankSet, Run, Tick};

@@ -11,7 +11,7 @@ use vincs_coherence::sim::guest::{Instruction, Op, Touch};
 use vincs_coherence::sim::network::Delays;
 use vincs_coherence::sim::rng::Rng;
 use vincs_coherence::sim::scenario::{Program, Scenario};
-use vincs_coherence::sim::workload::Mishaps;
+use vincs_coherence::sim::workload::{Mishaps, random};
 use vincs_coherence::sim::{run_scenario, simulate};
 
 /// Simulations of each kind, unless `VINCS_SIM_RUNS` says otherwise: as many as take about ten seconds in a debug build.
@@ -65,10 +65,33 @@ fn seeds_that_once_failed_pass() {
 fn instructions_that_need_the_same_pages_at_once_all_end() {
     let test = "instructions_that_need_the_same_pages_at_once_all_end";
     for seed in Seeds::new(7, 60) {
-        let scenario = contended(&mut Rng::new(seed));
-        if let Err(failure) = run_scenario(seed, &scenario) {
-            panic!("{failure}\n{}", replay("simulation", test, seed));
-        }
+        run_given(test, seed, &contended(&mut Rng::new(seed)));
+    }
+}
+
+/// The pages belong to different nodes of each rank: none of them sees by itself that others are waited for.
+#[test]
+fn instructions_that_need_pages_of_several_nodes_at_once_all_end() {
+    let test = "instructions_that_need_pages_of_several_nodes_at_once_all_end";
+    for seed in Seeds::new(8, 60) {
+        let nodes = if seed.is_multiple_of(2) { 2 } else { 4 };
+        run_given(test, seed, &contended(&mut Rng::new(seed)).split(nodes));
+    }
+}
+
+#[test]
+fn ranks_may_have_several_nodes() {
+    for seed in Seeds::new(9, RUNS / 10) {
+        let mut rng = Rng::new(seed);
+        let scenario = random(&mut rng, Mishaps::Any).unwrap();
+        run_given("ranks_may_have_several_nodes", seed, &scenario.split(2));
+    }
+}
+
+#[expect(clippy::panic, reason = "the tests are calls of this")]
+fn run_given(test: &str, seed: u64, scenario: &Scenario) {
+    if let Err(failure) = run_scenario(seed, scenario) {
+        panic!("{failure}\n{}", replay("simulation", test, seed));
     }
 }
 
@@ -84,6 +107,7 @@ fn contended(rng: &mut Rng) -> Scenario {
     let mut program = |rank| Program { rank, instructions: (0..10).map(|_| instruction(rng)).collect(), buffer: 0 };
     Scenario {
         ranks,
+        nodes: 1,
         homes: HomeMap::new([(2, Rank(0)), (2, Rank(1))]).unwrap(),
         hold: Tick(100),
         cache_pages: None,

@@ -17,7 +17,7 @@ use vincs_transport_tcp::fabric::{CONNECT_TIME, FabricConfig, connect};
 use vincs_transport_tcp::listener::Listener;
 use vincs_transport_tcp::secret::{MachineId, Secret};
 use vincs_vmm::memory::GuestRam;
-use vincs_vmm::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats};
+use vincs_vmm::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats, MemorySettings};
 use vm_memory::GuestAddress;
 
 use super::work::{Work, work};
@@ -79,13 +79,14 @@ impl Local {
             ranks: shape.ranks,
             homes: HomeMap::new((0..shape.ranks).map(|home| (shape.pages, Rank(home))))?,
             shards: 1,
-            hold: shape.hold.map(Duration::from_micros),
-            cache_pages: None,
-            read_ahead: shape.read_ahead,
-            first_touch: 16,
-            companions: 0,
-            spin: Duration::from_micros(shape.spin),
-            bind: false,
+            memory: MemorySettings {
+                hold: shape.hold.map(Duration::from_micros),
+                read_ahead: shape.read_ahead,
+                first_touch: 16,
+                companions: 0,
+                spin: Duration::from_micros(shape.spin),
+                ..MemorySettings::default()
+            },
             sampler: None,
         };
         let transports = endpoints.into_iter().map(|endpoint| Arc::new(endpoint) as Arc<dyn Transport>).collect();

@@ -12,6 +12,19 @@ use crate::message::Keep;
 pub(super) struct Stamp(u32);
 
 impl Stamp {
+    /// The first of all.
+    pub(super) const START: Self = Self(0);
+
+    /// It as a number.
+    pub(super) fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// What was made a number of.
+    pub(super) fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
     /// A page that somebody waited for has come.
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is kept")]
     pub(super) fn at(now: Tick) -> Self {

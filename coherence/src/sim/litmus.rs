@@ -246,6 +246,7 @@ impl Litmus {
         let longest = rng.pick(&[3, 20]).unwrap_or(3);
         let scenario = Scenario {
             ranks,
+            nodes: 1,
             homes,
             hold: Tick(rng.pick(&[0, 20]).unwrap_or(0)),
             cache_pages: rng.pick(&[None, Some(2)]).flatten(),

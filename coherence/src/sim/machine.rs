@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::id::{Access, Page, Rank, Tick};
 use crate::message::Message;
-use crate::node::{Action, Config, HoldId, Node, Stats};
+use crate::node::{Action, Awaited, Config, HoldId, Node, Stats};
 
 use super::checkers::hold_time::HoldTimes;
 use super::checkers::linearizable::Truth;
@@ -134,7 +134,7 @@ impl<'a> Machine<'a> {
             if let Some(planted) = planted.as_mut().filter(|planted| planted.rank == rank) {
                 planted.mutation.config(&mut config);
             }
-            sites.push(Site::new(new_node(config)?));
+            sites.push(Site::new(vec![new_node(config)?; scenario.nodes]));
         }
         let vcpus = scenario.programs.iter().map(|program| Vcpu::new(program.instructions.clone(), program.buffer));
         let mut machine = Self {
@@ -210,7 +210,7 @@ impl<'a> Machine<'a> {
         Outcome {
             events: self.events,
             accesses: self.truth.accesses,
-            stats: self.sites.iter().map(|site| site.node.stats()).collect(),
+            stats: self.sites.iter().flat_map(|site| &site.nodes).map(Node::stats).collect(),
             last: pages.map(|page| self.truth.last(page)).collect(),
             registers: self.vcpus.into_iter().map(|vcpu| vcpu.registers).collect(),
         }
@@ -440,7 +440,8 @@ impl<'a> Machine<'a> {
         let mut given = vec![Given::Node(input.clone())];
         let now = self.rank_tick(rank);
         if let Some(planted) = self.planted.as_mut().filter(|planted| planted.rank == rank) {
-            given = planted.mutation.incoming(&self.sites[usize::from(rank.0)].node, input.clone());
+            let site = &self.sites[usize::from(rank.0)];
+            given = planted.mutation.incoming(&site.nodes[place_of(site, input)], input.clone());
         }
         for given in given {
             match given {
@@ -458,7 +459,12 @@ impl<'a> Machine<'a> {
         let mut received: &[Words] = &[];
         let mut touched: Vec<Page> = Vec::new();
         let scenario = self.scenario;
-        let node = &mut self.sites[usize::from(rank.0)].node;
+        let site = self.site(rank);
+        let place = place_of(site, input);
+        let awaited: Vec<Awaited> = site.nodes.iter().map(Node::awaited).collect();
+        let others = (0..).zip(awaited).filter(|(other, _)| *other != place);
+        let node = &mut site.nodes[place];
+        node.handle_awaited(others.map(|(_, awaited)| awaited));
         match input {
             Input::Fault(page, access) => {
                 touched.push(*page);
@@ -466,7 +472,7 @@ impl<'a> Machine<'a> {
             }
             Input::Message(from, parcel) => {
                 received = &parcel.body;
-                touched.extend(pages_of(&parcel.message));
+                touched.extend(parcel.message.run().pages());
                 let handled = node.handle_message(now, *from, &parcel.message);
                 handled.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
             }
@@ -479,7 +485,7 @@ impl<'a> Machine<'a> {
             Input::Release(job) => node.handle_release(now, hold_id(*job)),
         }
         let mut actions: Vec<Action> = Vec::new();
-        while let Some(action) = self.site(rank).node.poll_action() {
+        while let Some(action) = self.site(rank).nodes[place].poll_action() {
             actions.push(action);
         }
         let orders = match self.planted.as_mut().filter(|planted| planted.rank == rank) {
@@ -593,7 +599,7 @@ impl<'a> Machine<'a> {
 
     fn arm_timer(&mut self, rank: Rank) {
         let clock = self.rank_tick(rank).0 - self.now;
-        let Some(due) = self.site(rank).node.poll_timeout() else {
+        let Some(due) = self.site(rank).nodes.iter().filter_map(Node::poll_timeout).min() else {
             self.host(rank).timer = None;
             return;
         };
@@ -631,21 +637,25 @@ fn new_node(config: Config) -> Checked<Node> {
     Node::with_any_cache(config).map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))
 }
 
+/// The place of the node that is told this.
+fn place_of(site: &Site, input: &Input) -> usize {
+    let page = match input {
+        Input::Fault(page, _) => Some(*page),
+        Input::Message(_, parcel) => Some(parcel.message.run().first),
+        Input::Timeout => {
+            let timeouts = site.nodes.iter().map(Node::poll_timeout).enumerate();
+            let due = timeouts.filter_map(|(place, due)| Some((due?, place))).min();
+            return due.map_or(0, |(_, place)| place);
+        }
+        // There is one node only when there are devices.
+        Input::Hold(_) | Input::Release(_) => None,
+    };
+    page.map_or(0, |page| site.place_of(page))
+}
+
 /// The hold of a device's job.
 fn hold_id(job: usize) -> HoldId {
     HoldId(job as u64)
-}
-
-/// The pages that a message is about.
-pub fn pages_of(message: &Message) -> Vec<Page> {
-    match message {
-        Message::Acquire { run, .. } | Message::Refuse { run } => run.pages().collect(),
-        Message::Grant { first, pages, .. } => (first.0..).map(Page).take(pages.len()).collect(),
-        Message::Invalidate { page }
-        | Message::InvalidateAck { page }
-        | Message::Recall { page, .. }
-        | Message::WriteBack { page, .. } => vec![*page],
-    }
 }
 
 fn pages_of_action(action: &Action) -> Vec<Page> {
@@ -656,7 +666,7 @@ fn pages_of_action(action: &Action) -> Vec<Page> {
         | Action::Detach { run }
         | Action::Unmap { run }
         | Action::Wake { run } => run.pages().collect(),
-        Action::Send { message, .. } => pages_of(message),
+        Action::Send { message, .. } => message.run().pages().collect(),
         Action::HoldReady { .. } => Vec::new(),
     }
 }

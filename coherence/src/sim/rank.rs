@@ -1,7 +1,7 @@
-//! One simulated rank without its guest: the node under test and the memory on which its actions are executed. The
+//! One simulated rank without its guest: the nodes under test and the memory on which their actions are executed. The
 //! simulator and the model checker both drive it.
 
-use crate::id::Rank;
+use crate::id::{Page, Rank};
 use crate::node::Node;
 
 use super::memory::Memory;
@@ -9,17 +9,29 @@ use super::memory::Memory;
 /// A rank's protocol state and memory.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Site {
-    /// The node under test.
-    pub node: Node,
-    /// What its actions have made of the rank's memory.
+    /// The nodes under test, at least one. Pages are dealt out to them one by one.
+    pub nodes: Vec<Node>,
+    /// What their actions have made of the rank's memory.
     pub memory: Memory,
 }
 
 impl Site {
     /// A rank that has nothing yet.
     #[must_use]
-    pub fn new(node: Node) -> Self {
-        Self { node, memory: Memory::default() }
+    pub fn new(nodes: Vec<Node>) -> Self {
+        Self { nodes, memory: Memory::default() }
+    }
+
+    /// The place of the node that a page belongs to.
+    #[must_use]
+    pub fn place_of(&self, page: Page) -> usize {
+        page.0 as usize % self.nodes.len()
+    }
+
+    /// The node that a page belongs to.
+    #[must_use]
+    pub fn node_of(&self, page: Page) -> &Node {
+        &self.nodes[self.place_of(page)]
     }
 }
 

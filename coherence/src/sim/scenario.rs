@@ -53,6 +53,8 @@ pub struct Stall {
 pub struct Scenario {
     /// Number of ranks.
     pub ranks: u16,
+    /// Nodes of each rank, at least one; more than one with [`Scenario::split`] only.
+    pub nodes: usize,
     /// The homes of the pages.
     pub homes: HomeMap,
     /// Minimum hold time.
@@ -89,6 +91,12 @@ pub struct Scenario {
 pub const LONGEST_STEP: u64 = 4;
 
 impl Scenario {
+    /// The same with several nodes of each rank, to which the pages are dealt out one by one; without what needs adjacent pages of one node.
+    #[must_use]
+    pub fn split(self, nodes: usize) -> Self {
+        Self { nodes, read_ahead: 0, first_touch: 1, devices: Vec::new(), ..self }
+    }
+
     /// The configuration of a rank's node.
     #[must_use]
     pub fn config(&self, rank: Rank) -> Config {

@@ -69,6 +69,7 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
     let devices = author.devices(hold);
     let mut scenario = Scenario {
         ranks,
+        nodes: 1,
         homes,
         hold,
         cache_pages: rng

@@ -89,6 +89,10 @@ impl State {
         &mut self.sites[usize::from(rank.0)]
     }
 
+    fn node(&mut self, rank: Rank) -> &mut Node {
+        &mut self.site(rank).nodes[0]
+    }
+
     fn host(&mut self, rank: Rank) -> &mut Host {
         &mut self.hosts[usize::from(rank.0)]
     }
@@ -105,7 +109,7 @@ impl State {
                 if channel.is_empty() {
                     self.channels.remove(&(from, to));
                 }
-                let node = &mut self.site(to).node;
+                let node = self.node(to);
                 node.handle_message(Tick(0), from, &parcel.message).map_err(|error| error.to_string())?;
                 self.execute(to, &parcel.body)
             }
@@ -115,7 +119,7 @@ impl State {
                 self.access(rank)
             }
             Step::Timeout(rank) => {
-                let node = &mut self.site(rank).node;
+                let node = self.node(rank);
                 let due = node.poll_timeout().ok_or("no timeout")?;
                 node.handle_timeout(due);
                 self.execute(rank, &[])
@@ -123,14 +127,14 @@ impl State {
             Step::Hold(rank) => {
                 self.host(rank).device = Device::Asked;
                 let all = self.all_pages();
-                let node = &mut self.site(rank).node;
+                let node = self.node(rank);
                 node.handle_hold(Tick(0), HoldId(0), &[(all, Access::Write)]).map_err(|error| error.to_string())?;
                 self.execute(rank, &[])
             }
             Step::Release(rank) => {
                 self.write(rank, Page(0))?;
                 self.host(rank).device = Device::Over;
-                self.site(rank).node.handle_release(Tick(0), HoldId(0));
+                self.node(rank).handle_release(Tick(0), HoldId(0));
                 self.execute(rank, &[])
             }
         }
@@ -140,7 +144,7 @@ impl State {
     fn access(&mut self, rank: Rank) -> Right {
         let Some((page, access)) = self.host(rank).waiting else { return Ok(()) };
         if !self.site(rank).memory.permits(page, access) {
-            self.site(rank).node.handle_fault(Tick(0), page, access);
+            self.node(rank).handle_fault(Tick(0), page, access);
             return self.execute(rank, &[]);
         }
         self.host(rank).waiting = None;
@@ -164,7 +168,7 @@ impl State {
 
     fn execute(&mut self, rank: Rank, received: &[Words]) -> Right {
         let mut woken = false;
-        while let Some(action) = self.site(rank).node.poll_action() {
+        while let Some(action) = self.node(rank).poll_action() {
             match self.site(rank).memory.execute(&action, received)? {
                 Effect::None => {}
                 Effect::Sent { to, message, body } => {
@@ -200,7 +204,7 @@ impl State {
                 return Err(format!("the device of rank {rank} has lost a page"));
             }
         }
-        if self.channels.is_empty() && self.sites.iter().all(|site| site.node.poll_timeout().is_none()) {
+        if self.channels.is_empty() && self.sites.iter().all(|site| site.nodes[0].poll_timeout().is_none()) {
             self.check_rest()?;
         }
         Ok(())
@@ -254,7 +258,7 @@ impl Machine {
             first_touch: self.bounds.first_touch,
             companions: 0,
         };
-        Site::new(Node::with_any_cache(config).unwrap())
+        Site::new(vec![Node::with_any_cache(config).unwrap()])
     }
 
     fn host(&self, rank: Rank) -> Host {
@@ -283,7 +287,7 @@ impl Model for Machine {
         }
         steps.extend(state.channels.keys().map(|(from, to)| Step::Deliver(*from, *to)));
         for ((rank, host), site) in self.ranks().zip(&state.hosts).zip(&state.sites) {
-            if site.node.poll_timeout().is_some() {
+            if site.nodes[0].poll_timeout().is_some() {
                 steps.push(Step::Timeout(rank));
             }
             match host.device {

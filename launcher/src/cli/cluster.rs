@@ -42,7 +42,7 @@ pub(crate) struct ClusterArgs {
     /// Seconds that all ranks may take to come to rank 0
     #[arg(long, value_name = "SECS", default_value_t = DEFAULT_WIREUP_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..))]
     wireup_timeout: u64,
-    /// Memory of other ranks that a rank keeps at most, in bytes, or with a suffix K, M, G, T [default: all of it, or half of the host's
+    /// Memory of other ranks that a rank keeps at most, in bytes, or with a suffix K, M, G, T; at least 8M for each shard [default: all of it, or half of the host's
     /// memory shared among its ranks when that is less]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     pub(crate) cache: Option<u64>,

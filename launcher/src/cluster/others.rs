@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use vincs_coherence::id::{PAGE_BYTES, Rank};
 use vincs_coherence::transport::Transport;
-use vincs_vmm::cluster::{Cluster, MemorySettings};
+use vincs_vmm::cluster::Cluster;
+use vincs_vmm::memory::engine::MemorySettings;
 
 use crate::wireup::channel::Channel;
 use crate::wireup::mesh::Mesh;

@@ -5,8 +5,8 @@ use crate::input::machine_size::MachineSize;
 use crate::input::size::Bytes;
 use crate::wireup::message::{Hello, Settings};
 
-/// Least memory in bytes for copies of other ranks' pages: a device's longest transfer holds some hundred pages at once, and each
-/// virtual processor needs several.
+/// Least memory in bytes for copies of other ranks' pages in each shard: a device's longest transfer holds some hundred pages at once, and
+/// each virtual processor needs several.
 const MIN_CACHE: u64 = 8 << 20;
 
 /// Bytes of a page.
@@ -20,8 +20,11 @@ pub(crate) enum SettingsError {
         Bytes(*.memory), Bytes(*.share), Bytes(*.host)
     )]
     Memory { memory: u64, ranks: u64, share: u64, host: u64 },
-    #[error("--cache {} is too small: a rank needs at least {} for other ranks' pages", Bytes(*.asked), Bytes(MIN_CACHE))]
-    Cache { asked: u64 },
+    #[error(
+        "--cache {} is too small: with {shards} shards a rank needs at least {} for other ranks' pages",
+        Bytes(*.asked), Bytes(*.least)
+    )]
+    Cache { asked: u64, shards: u32, least: u64 },
 }
 
 /// The machine's settings. Each rank holds its share of the memory, and copies of the others'.
@@ -45,15 +48,16 @@ pub(crate) fn decide(args: &RunArgs, size: MachineSize, hellos: &[&Hello]) -> Re
         cache = cache.min(hello.memory / 2 / on_host);
         processors = processors.min(hello.processors / u32::try_from(on_host).unwrap_or(u32::MAX));
     }
-    if let Some(asked) = cluster.cache.filter(|asked| *asked < MIN_CACHE) {
-        return Err(SettingsError::Cache { asked });
-    }
-    let cache = cluster.cache.unwrap_or(cache.max(MIN_CACHE)) / PAGE * PAGE;
     let shards = cluster.shards.unwrap_or(match processors {
         0..=4 => 1,
         5..=8 => 2,
         _ => 4,
     });
+    let least = MIN_CACHE * u64::from(shards);
+    if let Some(asked) = cluster.cache.filter(|asked| *asked < least) {
+        return Err(SettingsError::Cache { asked, shards, least });
+    }
+    let cache = cluster.cache.unwrap_or(cache.max(least)) / PAGE * PAGE;
     Ok(Settings {
         vcpus: size.vcpus,
         memory: size.memory,
@@ -115,8 +119,15 @@ mod tests {
     fn the_users_cache_is_taken_down_to_its_least() {
         let ranks = hosts(&[(2 * GIB, 2, 2)]);
         assert_eq!(decided(&["--cache", "8M"], GIB, &ranks).unwrap().cache, 8 << 20);
-        let less = ((8 << 20) - 1).to_string();
-        assert_eq!(decided(&["--cache", &less], GIB, &ranks), Err(SettingsError::Cache { asked: (8 << 20) - 1 }));
+        for shards in [1, 3] {
+            let least = u64::from(shards) << 23;
+            let with =
+                |cache: u64| decided(&["--cache", &cache.to_string(), "--shards", &shards.to_string()], GIB, &ranks);
+            assert_eq!(with(least).unwrap().cache, least);
+            assert_eq!(with(least - 1), Err(SettingsError::Cache { asked: least - 1, shards, least }));
+        }
+        let asked = SettingsError::Cache { asked: 1 << 23, shards: 2, least: 1 << 24 }.to_string();
+        assert!(asked.ends_with("with 2 shards a rank needs at least 16M for other ranks' pages"), "{asked}");
     }
 
     #[test]

@@ -11,8 +11,9 @@ use vincs_transport_tcp::endpoint::Timing;
 use vincs_transport_tcp::fabric::{CONNECT_TIME, ConnectError, FabricConfig, connect};
 use vincs_transport_tcp::listener::{ListenError, Listener};
 use vincs_transport_tcp::secret::{MachineId, Secret};
-use vincs_vmm::cluster::{Cluster, MemorySettings};
+use vincs_vmm::cluster::Cluster;
 use vincs_vmm::machine::{Machine, MachineConfig, MachineError, Running};
+use vincs_vmm::memory::engine::MemorySettings;
 
 /// How a machine is spread over ranks.
 #[derive(Clone, Debug)]

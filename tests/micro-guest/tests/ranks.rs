@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{LIMIT, turn};
 use vincs_micro_guest::{Litmus, Order, Program, Ranks, Report, Session, Shape};
-use vincs_vmm::cluster::MemorySettings;
 use vincs_vmm::machine::{MachineStats, StopReason};
-use vincs_vmm::memory::engine::HOLD_LIMITS;
+use vincs_vmm::memory::engine::{HOLD_LIMITS, MemorySettings};
 
 const RANKS: [u16; 2] = [2, 4];
 const MILLION: u64 = 1_000_000;

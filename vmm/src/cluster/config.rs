@@ -1,13 +1,11 @@
 //! A rank's place among the others.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::Transport;
 
+use crate::memory::engine::MemorySettings;
 use crate::topology::Topology;
 
 /// A rank's place in a machine of several, and its channels to the others, all connected.
@@ -23,54 +21,6 @@ pub struct Cluster {
     pub control: Arc<dyn Transport>,
     /// How memory is spread.
     pub memory: MemorySettings,
-}
-
-/// How memory is spread over ranks. The cache and the times may differ between ranks.
-#[derive(Clone, Debug)]
-pub struct MemorySettings {
-    /// How long this rank keeps a page it got, whoever wants it. None: as measured at the start.
-    pub hold: Option<Duration>,
-    /// Most pages of other ranks that this rank keeps; None is no limit.
-    pub cache_pages: Option<u32>,
-    /// Most pages asked for ahead of a sequential reader; 0 turns it off.
-    pub read_ahead: u16,
-    /// Pages of its own that a rank takes at once when one of them is first touched, a power of two.
-    pub first_touch: u16,
-    /// Most pages that are asked for together, once ranks have taken them from each other together; 0 turns it off.
-    pub companions: u16,
-    /// How long a thread that serves faults looks for work before it sleeps.
-    pub spin: Duration,
-    /// Whether threads that serve faults are bound to processors.
-    pub bind: bool,
-    /// At one of so many faults the instruction is noted that ran into it, for the statistics; it costs the vCPU an exit.
-    /// None: at no fault.
-    pub sample_every: Option<NonZeroU32>,
-}
-
-/// Pages asked for ahead of a sequential reader: 128 KiB, Linux's own read-ahead.
-const READ_AHEAD: u16 = 32;
-/// Pages taken at a first touch: 64 KiB, of which a kernel that has touched one will touch more.
-const FIRST_TOUCH: u16 = 16;
-/// Pages asked for together: a kernel's page tables, run queues and locks that each processor needs for whatever it does.
-const COMPANIONS: u16 = 32;
-/// How long looking for work pays off: a round trip to another rank and back.
-const SPIN: Duration = Duration::from_micros(50);
-
-impl Default for MemorySettings {
-    /// Fit for this host: a thread that looks for work only helps where another processor has the vCPU.
-    fn default() -> Self {
-        let alone = thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
-        Self {
-            hold: None,
-            cache_pages: None,
-            read_ahead: READ_AHEAD,
-            first_touch: FIRST_TOUCH,
-            companions: COMPANIONS,
-            spin: if alone { Duration::ZERO } else { SPIN },
-            bind: false,
-            sample_every: None,
-        }
-    }
 }
 
 /// A rank's place is none.

@@ -1,6 +1,5 @@
 //! A rank's dealings with the other ranks of its machine.
 
-use std::num::NonZeroU32;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -22,7 +21,7 @@ use crate::cluster::{
 };
 use crate::kvm;
 use crate::layout::{PAGE_SIZE, node_ranges};
-use crate::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats, Sampling};
+use crate::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats};
 use crate::memory::{DeviceMemory, GuestRam};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, SampledFault, Samples, VcpuHandle, VcpuSampler};
@@ -143,36 +142,34 @@ pub(super) fn spread_memory(
     handles: &[VcpuHandle],
     notes: &ControlNotes,
 ) -> Result<Engine, MachineError> {
-    let (rank, ranks, settings) = (cluster.rank, cluster.ranks, cluster.memory.clone());
+    let (rank, ranks) = (cluster.rank, cluster.ranks);
     let segments = node_ranges(memory, topology.nodes()).into_iter().map(|(_, len, node)| {
         // What is too much for these numbers is refused as such.
         (u32::try_from(len / PAGE_SIZE).unwrap_or(u32::MAX), Rank(u16::try_from(node).unwrap_or(u16::MAX)))
     });
-    let sampling = |every: NonZeroU32| Sampling { every: every.get(), sampler: Arc::new(VcpuSampler::new(handles)) };
     let config = EngineConfig {
         rank,
         ranks,
         homes: HomeMap::new(segments)?,
         shards: u16::try_from(cluster.coherence.len()).unwrap_or(u16::MAX),
-        hold: settings.hold,
-        cache_pages: settings.cache_pages,
-        read_ahead: settings.read_ahead,
-        first_touch: settings.first_touch,
-        companions: settings.companions,
-        spin: settings.spin,
-        bind: settings.bind,
-        sampler: settings.sample_every.map(sampling),
+        memory: cluster.memory.clone(),
+        sampler: Some(Arc::new(VcpuSampler::new(handles))),
     };
     let notes = notes.clone();
     let events = move |event| {
-        let (lost, reason) = match event {
-            EngineEvent::RankLost { rank, reason } => (rank, reason),
-            // Whoever broke the rules is named in the text; this rank is the one that cannot go on.
-            EngineEvent::Protocol(what) | EngineEvent::Host(what) => (rank, what),
-        };
+        let (lost, reason) = loss(rank, event);
         notes.tell(Note::Lost(lost, reason));
     };
     Ok(Engine::start(ram, config, cluster.coherence.clone(), Arc::new(events))?)
+}
+
+/// Which rank is lost when this rank's memory ends so, and why.
+fn loss(own: Rank, event: EngineEvent) -> (Rank, String) {
+    match event {
+        EngineEvent::RankLost { rank, reason } => (rank, reason),
+        EngineEvent::Protocol { rank, what } => (rank, format!("it sent {what}")),
+        EngineEvent::Host(what) => (own, what),
+    }
 }
 
 fn told(events: &Sender<Event>) -> impl Fn(crate::cluster::ClusterEvent) + Send + 'static {
@@ -286,5 +283,20 @@ impl Drop for Ranks {
             // A panic of a thread has ended the process already.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rank_at_fault_is_the_one_that_is_lost() {
+        let loss = |event| loss(Rank(1), event);
+        let protocol = EngineEvent::Protocol { rank: Rank(2), what: "nonsense".into() };
+        assert_eq!(loss(protocol), (Rank(2), "it sent nonsense".into()));
+        let lost = EngineEvent::RankLost { rank: Rank(2), reason: "closed".into() };
+        assert_eq!(loss(lost), (Rank(2), "closed".into()));
+        assert_eq!(loss(EngineEvent::Host("no memory".into())), (Rank(1), "no memory".into()));
     }
 }

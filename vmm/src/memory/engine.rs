@@ -4,11 +4,14 @@
 //! touches the guest mapping of its [`GuestRam`], a virtual processor or a thread of this process, runs into faults that
 //! it answers. Devices hold pages through [`Engine::device_memory`].
 //!
-//! - One *service thread* for each shard of the pages owns the shard's protocol node, its userfaultfd and its transport: no locks
-//!   on the way of a fault. It looks for work for a while, then sleeps.
+//! - One *service thread* for each shard of the pages owns the shard's protocol node, its userfaultfd and its transport. On the way
+//!   of a fault there is one lock, for what is counted, which nobody else wants but who reads the statistics. The thread looks for
+//!   work for a while, then sleeps.
 //! - `view`: what the guest sees, and the system calls that change it; `uffd`, `frames`: what that stands on.
 //! - `service`: the thread; `outgoing`: messages that wait; `mailbox`, `holds`: what devices want.
-//! - `stats`, `latency`, `hot`: what is counted; `calibrate`: the minimum hold time; `binding`: where the threads run.
+//! - `awaited`: what shards tell each other.
+//! - `stats`, `latency`, `hot`: what is counted; `calibrate`: the minimum hold time; `binding`: where the threads run; `caches`: how
+//!   much each keeps.
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +30,9 @@ use service::{Parts, Service, Shared};
 use stats::Recorder;
 use view::View;
 
+mod awaited;
 mod binding;
+mod caches;
 mod calibrate;
 mod config;
 mod frames;
@@ -46,7 +51,7 @@ mod zero;
 mod tests;
 
 pub use calibrate::HOLD_LIMITS;
-pub use config::{EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, Sampling};
+pub use config::{EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, MemorySettings};
 pub use frames::FramesError;
 pub use holds::MAX_HOLD_PAGES;
 pub(super) use holds::{Holds, Lease};
@@ -60,7 +65,8 @@ pub use view::ViewError;
 pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     mailboxes: Vec<Arc<Mailbox>>,
-    recorder: Arc<Recorder>,
+    /// One for each shard, and one for devices.
+    recorders: Vec<Arc<Recorder>>,
     frames: Arc<Frames>,
     holds: Arc<Holds>,
     hold: Duration,
@@ -78,6 +84,7 @@ impl Engine {
         transports: Vec<Arc<dyn Transport>>,
         events: EventSink,
     ) -> Result<Self, EngineError> {
+        let memory = &config.memory;
         let frames = Arc::new(Frames::new(ram)?);
         if config.homes.pages() != frames.pages() {
             return Err(EngineError::Pages { homes: config.homes.pages(), pages: frames.pages() });
@@ -88,41 +95,50 @@ impl Engine {
         if frames.in_use() {
             return Err(EngineError::InUse);
         }
-        let hold = match config.hold {
+        let hold = match memory.hold {
             Some(hold) => hold,
-            None => calibrate::hold(config.spin)?,
+            None => calibrate::hold(memory.spin)?,
         };
-        let node = Node::new(Config {
+        let whole = Config {
             rank: config.rank,
             ranks: config.ranks,
             homes: config.homes,
             hold: Tick(u64::try_from(hold.as_micros()).unwrap_or(u64::MAX)),
-            cache_pages: config.cache_pages,
-            read_ahead: config.read_ahead,
-            first_touch: config.first_touch,
-            companions: config.companions,
-        })?;
-        let shared = Shared::new(events);
-        let recorder = Arc::new(Recorder::default());
+            cache_pages: memory.cache_pages,
+            read_ahead: memory.read_ahead,
+            first_touch: memory.first_touch,
+            companions: memory.companions,
+        };
+        whole.check()?;
+        let part = |cache| caches::caches(&whole.homes, whole.rank, config.shards, cache);
+        let parts = whole.cache_pages.map(part).unwrap_or_default();
+        let shared = Shared::new(config.shards, events);
+        let mut recorders = Vec::new();
         let mut mailboxes = Vec::new();
         let mut services = Vec::new();
         for (index, transport) in (0..config.shards).zip(transports) {
+            let shard = Shard { index, count: config.shards };
             let mailbox = Arc::new(Mailbox::new().map_err(EngineError::Thread)?);
             mailboxes.push(Arc::clone(&mailbox));
+            let recorder = Arc::new(Recorder::default());
+            recorders.push(Arc::clone(&recorder));
             services.push(Parts {
-                node: node.clone(),
-                view: View::new(Arc::clone(&frames), Shard { index, count: config.shards })?,
+                shard,
+                node: Node::new(Config { cache_pages: parts.get(usize::from(index)).copied(), ..whole.clone() })?,
+                view: View::new(Arc::clone(&frames), shard)?,
                 transport,
                 mailbox,
-                recorder: Arc::clone(&recorder),
+                recorder,
                 shared: shared.clone(),
-                sampling: config.sampler.clone(),
-                spin: config.spin,
+                sampling: memory.sample_every.zip(config.sampler.clone()),
+                spin: memory.spin,
             });
         }
-        let holds = Arc::new(Holds::new(Arc::clone(&frames), mailboxes.clone(), Arc::clone(&recorder)));
-        let mut engine = Self { threads: Vec::new(), mailboxes, recorder, frames, holds, hold };
-        let binding = if config.bind { choose_cores(services.len()) } else { None };
+        let of_devices = Arc::new(Recorder::default());
+        recorders.push(Arc::clone(&of_devices));
+        let holds = Arc::new(Holds::new(Arc::clone(&frames), mailboxes.clone(), of_devices));
+        let mut engine = Self { threads: Vec::new(), mailboxes, recorders, frames, holds, hold };
+        let binding = if memory.bind { choose_cores(services.len()) } else { None };
         for (index, parts) in services.into_iter().enumerate() {
             engine.threads.push(spawn(index, parts, binding.clone()).map_err(EngineError::Thread)?);
         }
@@ -135,10 +151,12 @@ impl Engine {
         DeviceMemory::spread(Arc::clone(self.frames.alias()), Arc::clone(&self.holds))
     }
 
-    /// What it has counted so far.
+    /// What it has counted so far, all shards together.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        self.recorder.snapshot()
+        let mut sum = EngineStats::default();
+        self.recorders.iter().for_each(|recorder| sum.add(&recorder.snapshot()));
+        sum
     }
 
     /// The minimum hold time it uses.

@@ -215,22 +215,9 @@ fn state(node: &Node, page: Page) -> (bool, &'static str) {
 
 /// The event that an input is for a page in the first place, if it is about it.
 fn primary(input: &Input, page: Page) -> Option<String> {
-    let about = |run: &Run| run.contains(page);
     match input {
         Input::Fault(at, access) => (*at == page).then(|| access_name(*access).to_owned()),
-        Input::Message(_, message) => {
-            let is_about = match message {
-                Message::Acquire { run, .. } | Message::Refuse { run } => about(run),
-                Message::Grant { first, pages, .. } => {
-                    about(&Run { first: *first, count: u16::try_from(pages.len()).expect("a run") })
-                }
-                Message::Invalidate { page: at }
-                | Message::InvalidateAck { page: at }
-                | Message::Recall { page: at, .. }
-                | Message::WriteBack { page: at, .. } => *at == page,
-            };
-            is_about.then(|| event(message).1)
-        }
+        Input::Message(_, message) => message.run().contains(page).then(|| event(message).1),
         Input::Hold(..) | Input::Release(_) | Input::Timeout => None,
     }
 }

@@ -11,7 +11,7 @@ use super::{Checker, Violation};
 /// [`Violation`] naming the rank that is wrong.
 pub fn check(sites: &[Site], page: Page) -> Result<(), Violation> {
     for (rank, site) in ranks(sites) {
-        let believed = site.node.access(page);
+        let believed = site.node_of(page).access(page);
         let real = site.memory.access(page);
         if believed != real {
             let what = format!("the node of rank {} believes in {believed:?}, its guest has {real:?}", rank.0);

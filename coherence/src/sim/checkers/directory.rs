@@ -14,7 +14,7 @@ use super::{Checker, Violation};
 pub fn check(sites: &[Site], homes: &HomeMap, page: Page) -> Result<(), Violation> {
     let home = homes.home(page);
     let site = home.and_then(|home| sites.get(usize::from(home.0)));
-    let Some(known) = site.and_then(|site| site.node.directory(page)) else {
+    let Some(known) = site.and_then(|site| site.node_of(page).directory(page)) else {
         return Err(Violation::of_page(Checker::Directory, page, "its home has no entry for it".to_owned()));
     };
     for (rank, site) in ranks(sites).filter(|(rank, _)| Some(*rank) != home) {

@@ -9,11 +9,11 @@ use super::{Checker, Violation};
 /// # Errors
 /// [`Violation`] naming a rank and what it still has to do.
 pub fn check(sites: &[Site]) -> Result<(), Violation> {
-    for (rank, site) in ranks(sites) {
-        if let Some(first) = site.node.unfinished().first() {
+    for (rank, node) in ranks(sites).flat_map(|(rank, site)| site.nodes.iter().map(move |node| (rank, node))) {
+        if let Some(first) = node.unfinished().first() {
             return Err(Violation::of_rank(Checker::Quiescence, rank, format!("has still {first}")));
         }
-        if let Some(due) = site.node.poll_timeout() {
+        if let Some(due) = node.poll_timeout() {
             return Err(Violation::of_rank(Checker::Quiescence, rank, format!("waits still, for {} us", due.0)));
         }
     }

@@ -2,7 +2,9 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use vincs_coherence::home::HomeMap;
@@ -23,33 +25,60 @@ pub struct EngineConfig {
     pub homes: HomeMap,
     /// Number of shards, the same on all ranks: threads that serve faults and messages, each for its own pages.
     pub shards: u16,
+    /// How memory is spread.
+    pub memory: MemorySettings,
+    /// Who looks at faulting threads, at one of [`MemorySettings::sample_every`] faults of each shard; if anybody.
+    pub sampler: Option<Arc<dyn FaultSampler>>,
+}
+
+/// How memory is spread over ranks. The cache and the times may differ between ranks.
+#[derive(Clone, Debug)]
+pub struct MemorySettings {
     /// How long this rank keeps a page it got, whoever wants it. None: four times a fault on this host, which is measured at
     /// the start, within [`super::HOLD_LIMITS`].
     pub hold: Option<Duration>,
-    /// Most pages of other homes that this rank keeps; None is no limit.
+    /// Most pages of other homes that this rank keeps, all shards together; None is no limit.
     pub cache_pages: Option<u32>,
     /// Most pages asked for ahead of a sequential reader; 0 turns it off.
     pub read_ahead: u16,
-    /// Pages of its own that a home takes at once when one of them is first touched.
+    /// Pages of its own that a home takes at once when one of them is first touched, a power of two.
     pub first_touch: u16,
     /// Most pages that are asked for together, once ranks have taken them from each other together; 0 turns it off.
     pub companions: u16,
-    /// How long a service thread looks for work before it sleeps. Zero where there is only one processor to run on.
+    /// How long a thread that serves faults looks for work before it sleeps. Zero where there is only one processor to run on.
     pub spin: Duration,
-    /// Whether service threads are bound to cores, where there are enough: not when several ranks share a host's processors
+    /// Whether threads that serve faults are bound to cores, where there are enough: not when several ranks share a host's processors
     /// and may all use the same ones.
     pub bind: bool,
-    /// Who looks at faulting threads, if anybody.
-    pub sampler: Option<Sampling>,
+    /// At one of so many faults the instruction is noted that ran into it, for the statistics; it costs the vCPU an exit.
+    /// None: at no fault.
+    pub sample_every: Option<NonZeroU32>,
 }
 
-/// Which faults somebody looks at.
-#[derive(Clone, Debug)]
-pub struct Sampling {
-    /// One of so many faults of a shard; at least 1.
-    pub every: u32,
-    /// Who.
-    pub sampler: Arc<dyn FaultSampler>,
+/// Pages asked for ahead of a sequential reader: 128 KiB, Linux's own read-ahead.
+const READ_AHEAD: u16 = 32;
+/// Pages taken at a first touch: 64 KiB, of which a kernel that has touched one will touch more.
+const FIRST_TOUCH: u16 = 16;
+/// Pages asked for together: a kernel's page tables, run queues and locks that each processor needs for whatever it does.
+const COMPANIONS: u16 = 32;
+/// How long looking for work pays off: a round trip to another rank and back.
+const SPIN: Duration = Duration::from_micros(50);
+
+impl Default for MemorySettings {
+    /// Fit for this host: a thread that looks for work only helps where another processor has the vCPU.
+    fn default() -> Self {
+        let alone = thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
+        Self {
+            hold: None,
+            cache_pages: None,
+            read_ahead: READ_AHEAD,
+            first_touch: FIRST_TOUCH,
+            companions: COMPANIONS,
+            spin: if alone { Duration::ZERO } else { SPIN },
+            bind: false,
+            sample_every: None,
+        }
+    }
 }
 
 /// Looks at threads that have run into a fault, before they go on.
@@ -70,7 +99,12 @@ pub enum EngineEvent {
         reason: String,
     },
     /// A rank sent what it had no right to send.
-    Protocol(String),
+    Protocol {
+        /// Which.
+        rank: Rank,
+        /// What, in words that go on after "it sent".
+        what: String,
+    },
     /// This host does not do what the engine needs.
     Host(String),
 }

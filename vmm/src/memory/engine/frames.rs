@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{Advice, madvise};
-use vincs_coherence::id::{PAGE_BYTES, Page, Run, STRIPE_PAGES};
+use vincs_coherence::id::{MAX_RUN, PAGE_BYTES, Page, Run, STRIPE_PAGES};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 
 use crate::layout::PAGE_SIZE;
 use crate::memory::{GuestRam, GuestRange};
 
 const _: () = assert!(PAGE_BYTES as u64 == PAGE_SIZE);
+const _: () = assert!(MAX_RUN as u32 <= STRIPE_PAGES);
 
 /// Guest RAM whose regions are laid out one after the other in one file.
 #[derive(Debug)]
@@ -76,6 +77,13 @@ impl Shard {
     pub(super) fn of(page: Page, count: u16) -> u16 {
         let index = (page.0 / STRIPE_PAGES) % u32::from(count.max(1));
         u16::try_from(index).unwrap_or(0)
+    }
+
+    /// Whether all pages of a run belong to it.
+    pub(super) fn has(self, run: Run) -> bool {
+        let last = Page(run.end().0.saturating_sub(1));
+        // A run is shorter than a stripe, so what is between the two is in the one or the other.
+        [run.first, last].into_iter().all(|page| Self::of(page, self.count) == self.index)
     }
 
     /// Pages that follow `from` in the same stripe: up to this one, exclusively.
@@ -293,6 +301,12 @@ mod tests {
         let total: u32 = parts.iter().flatten().map(|part| part.end - part.start).sum();
         assert_eq!(total, range.end - range.start);
         assert_eq!(Shard { index: 0, count: 1 }.parts(range.clone()), std::slice::from_ref(&range));
+        let has = |index, first| Shard { index, count: 2 }.has(Run { first: Page(first), count: 2 });
+        let at = STRIPE_PAGES;
+        assert_eq!(
+            [has(0, at - 2), has(0, at - 1), has(1, at - 1), has(1, at), has(0, at)],
+            [true, false, false, true, false]
+        );
     }
 
     #[test]

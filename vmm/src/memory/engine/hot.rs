@@ -41,7 +41,7 @@ impl HotPage {
     }
 }
 
-/// The counted pages, in no order: to look at all of them takes less time than a fault by far.
+/// The counted pages of one shard, in no order: at each fault all of them may be looked at, which takes less time than the rest of it by far.
 #[derive(Debug, Default)]
 pub(super) struct HotPages {
     counted: Vec<HotPage>,

@@ -27,6 +27,15 @@ pub(super) enum Command {
     Stop,
 }
 
+impl Command {
+    /// Answers who waits for an answer: nothing is done any more.
+    pub(super) fn refuse(&self) {
+        if let Self::Hold { waiter, .. } = self {
+            waiter.answer(Err(Refused::Ended));
+        }
+    }
+}
+
 /// Why a hold was not granted.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Refused {
@@ -92,7 +101,7 @@ impl Mailbox {
         {
             let mut commands = locked(&self.commands);
             if self.closed.load(Ordering::SeqCst) {
-                refuse(&command);
+                command.refuse();
                 return;
             }
             commands.push(command);
@@ -141,19 +150,13 @@ impl Mailbox {
             self.closed.store(true, Ordering::SeqCst);
             std::mem::take(&mut *commands)
         };
-        commands.iter().for_each(refuse);
+        commands.iter().for_each(Command::refuse);
     }
 
     /// Readable when the thread has been woken.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as the `EventFd` lives, which the result's lifetime borrows.
         unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) }
-    }
-}
-
-fn refuse(command: &Command) {
-    if let Command::Hold { waiter, .. } = command {
-        waiter.answer(Err(Refused::Ended));
     }
 }
 

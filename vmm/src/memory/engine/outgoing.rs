@@ -12,7 +12,7 @@ use vincs_coherence::transport::{SendError, Transport};
 pub(super) struct Outgoing {
     transport: Arc<dyn Transport>,
     /// Messages that wait. Bounded by what ranks may ask of each other at a time, as no fault is taken while something
-    /// waits.
+    /// waits: docs/coherence.md, "Limits".
     waiting: BTreeMap<Rank, VecDeque<Waiting>>,
 }
 
@@ -37,8 +37,9 @@ impl Outgoing {
         if queue.is_none() && sent(self.transport.send(to, header, body))? {
             return Ok(false);
         }
-        let body = body.iter().flat_map(|piece| piece.iter().copied()).collect();
-        self.waiting.entry(to).or_default().push_back(Waiting { header: header.to_vec(), body });
+        let mut copy = Vec::with_capacity(body.iter().map(|piece| piece.len()).sum());
+        body.iter().for_each(|piece| copy.extend_from_slice(piece));
+        self.waiting.entry(to).or_default().push_back(Waiting { header: header.to_vec(), body: copy });
         Ok(true)
     }
 

@@ -1,6 +1,7 @@
 //! The thread that owns one shard: its protocol node, its view of memory and its way to the other ranks.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,10 +9,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vincs_coherence::codec;
 use vincs_coherence::id::{PAGE_BYTES, Rank, Run, Tick};
-use vincs_coherence::node::{HoldId, Node};
+use vincs_coherence::node::{Awaited, HoldId, Node};
 use vincs_coherence::transport::{Event, Transport};
 
-use super::config::{EngineEvent, EventSink, Sampling};
+use super::awaited::Board;
+use super::config::{EngineEvent, EventSink, FaultSampler};
+use super::frames::Shard;
 use super::mailbox::{Command, Mailbox, Refused, Waiter};
 use super::outgoing::Outgoing;
 use super::stats::Recorder;
@@ -28,11 +31,19 @@ pub(super) struct Shared {
     /// Something has ended the engine's work.
     ended: Arc<AtomicBool>,
     events: EventSink,
+    /// The start of the one clock of all shards: nodes compare times.
+    started: Instant,
+    awaited: Arc<Board>,
 }
 
 impl Shared {
-    pub(super) fn new(events: EventSink) -> Self {
-        Self { ended: Arc::new(AtomicBool::new(false)), events }
+    pub(super) fn new(shards: u16, events: EventSink) -> Self {
+        let (ended, awaited) = (Arc::new(AtomicBool::new(false)), Arc::new(Board::new(shards)));
+        Self { ended, events, started: Instant::now(), awaited }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Whether nothing is granted any more.
@@ -50,30 +61,34 @@ impl Shared {
 
 /// What a service thread starts with.
 pub(super) struct Parts {
+    pub(super) shard: Shard,
     pub(super) node: Node,
     pub(super) view: View,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) recorder: Arc<Recorder>,
     pub(super) shared: Shared,
-    pub(super) sampling: Option<Sampling>,
+    /// At one of so many faults somebody looks.
+    pub(super) sampling: Option<(NonZeroU32, Arc<dyn FaultSampler>)>,
     pub(super) spin: Duration,
 }
 
 /// A service thread's state.
 pub(super) struct Service {
+    shard: Shard,
     node: Node,
+    /// What the other shards were told last.
+    told: Awaited,
     view: View,
     transport: Arc<dyn Transport>,
     outgoing: Outgoing,
     mailbox: Arc<Mailbox>,
     recorder: Arc<Recorder>,
     shared: Shared,
-    sampling: Option<Sampling>,
+    sampling: Option<(NonZeroU32, Arc<dyn FaultSampler>)>,
     /// Faults until the next one that is looked at.
     until_sample: u32,
     spin: Duration,
-    started: Instant,
     /// Devices that wait for their pages.
     waiters: BTreeMap<HoldId, Arc<Waiter>>,
     /// Buffers that live on.
@@ -90,9 +105,11 @@ struct Ready {
 
 impl Service {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { node, view, transport, mailbox, recorder, shared, sampling, spin } = parts;
+        let Parts { shard, node, view, transport, mailbox, recorder, shared, sampling, spin } = parts;
         Self {
+            shard,
             node,
+            told: Awaited::NOTHING,
             view,
             outgoing: Outgoing::new(Arc::clone(&transport)),
             transport,
@@ -102,7 +119,6 @@ impl Service {
             sampling,
             until_sample: 0,
             spin,
-            started: Instant::now(),
             waiters: BTreeMap::new(),
             faults: Vec::new(),
             header: Vec::new(),
@@ -115,12 +131,14 @@ impl Service {
         let mut idle_since = Instant::now();
         loop {
             let mut worked = false;
-            for command in self.mailbox.take() {
+            let mut commands = self.mailbox.take().into_iter();
+            while let Some(command) = commands.next() {
                 worked = true;
                 match command {
                     Command::Hold { id, runs, waiter } => self.hold(id, &runs, waiter),
                     Command::Release(id) => self.release(id),
                     Command::Stop => {
+                        commands.for_each(|late| late.refuse());
                         self.stop();
                         return;
                     }
@@ -178,7 +196,7 @@ impl Service {
             longest = longest.min(RETRY);
         }
         if let Some(Tick(due)) = self.node.poll_timeout().filter(|_| !self.shared.ended()) {
-            longest = longest.min(Duration::from_micros(due).saturating_sub(self.started.elapsed()));
+            longest = longest.min(Duration::from_micros(due).saturating_sub(self.shared.elapsed()));
         }
         longest
     }
@@ -188,8 +206,19 @@ impl Service {
         !self.outgoing.is_waiting() && !self.shared.ended()
     }
 
-    fn now(&self) -> Tick {
-        Tick(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    /// The time of an input to the node, which is told what the other shards wait for: before the clock is read, so that none of it is later.
+    fn input_time(&mut self) -> Tick {
+        self.node.handle_awaited(self.shared.awaited.others(self.shard.index));
+        Tick(u64::try_from(self.shared.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// After an input: tells the other shards what is waited for, if it is something else now.
+    fn tell_awaited(&mut self) {
+        let awaited = self.node.awaited();
+        if awaited != self.told {
+            self.shared.awaited.tell(self.shard.index, awaited);
+            self.told = awaited;
+        }
     }
 
     fn read_faults(&mut self) -> bool {
@@ -197,11 +226,12 @@ impl Service {
         if let Err(error) = self.view.read_faults(&mut faults) {
             self.host_failed(&error);
         }
-        let (now, tick) = (self.started.elapsed(), self.now());
+        let now = self.shared.elapsed();
         let any = !faults.is_empty();
         for fault in faults.drain(..) {
             self.recorder.fault(now, fault.page, fault.missing, fault.thread);
             self.sample(fault);
+            let tick = self.input_time();
             self.node.handle_fault(tick, fault.page, fault.access());
             self.act(&[]);
         }
@@ -210,10 +240,10 @@ impl Service {
     }
 
     fn sample(&mut self, fault: Fault) {
-        let Some(Sampling { every, sampler }) = &self.sampling else { return };
+        let Some((every, sampler)) = &self.sampling else { return };
         if self.until_sample == 0 {
             sampler.sample(fault.thread, fault.page, fault.access());
-            self.until_sample = *every;
+            self.until_sample = every.get();
         }
         self.until_sample = self.until_sample.saturating_sub(1);
     }
@@ -247,25 +277,34 @@ impl Service {
     }
 
     fn message(&mut self, from: Rank, header: &[u8], body: &[u8]) {
-        let refused = |what: String| EngineEvent::Protocol(what);
+        let refused = |what: String| EngineEvent::Protocol { rank: from, what };
         let message = match codec::decode(header) {
             Ok(message) => message,
-            Err(error) => return self.shared.end(refused(format!("rank {} sent {error}", from.0))),
+            Err(error) => return self.shared.end(refused(error.to_string())),
         };
+        let run = message.run();
+        if !self.shard.has(run) {
+            let what = format!(
+                "a message about {} pages from {} on to shard {}, which does not have them",
+                run.count, run.first.0, self.shard.index
+            );
+            return self.shared.end(refused(what));
+        }
         let pages = message.data_pages().len();
         if body.len() != pages * PAGE_BYTES {
-            let what = format!("rank {} sent {} bytes with a message about {pages} pages", from.0, body.len());
+            let what = format!("{} bytes with a message about {pages} pages", body.len());
             return self.shared.end(refused(what));
         }
         self.recorder.received(&message, header.len() + body.len());
-        match self.node.handle_message(self.now(), from, &message) {
+        let now = self.input_time();
+        match self.node.handle_message(now, from, &message) {
             Ok(()) => self.act(body),
-            Err(error) => self.shared.end(refused(error.to_string())),
+            Err(error) => self.shared.end(refused(format!("what the protocol does not allow: {}", error.what))),
         }
     }
 
     fn time_passes(&mut self) -> bool {
-        let now = self.now();
+        let now = self.input_time();
         if self.shared.ended() || self.node.poll_timeout().is_none_or(|due| due > now) {
             return false;
         }
@@ -278,7 +317,8 @@ impl Service {
         if self.shared.ended() {
             return waiter.answer(Err(Refused::Ended));
         }
-        match self.node.handle_hold(self.now(), id, runs) {
+        let now = self.input_time();
+        match self.node.handle_hold(now, id, runs) {
             Ok(()) => {
                 self.waiters.insert(id, waiter);
                 self.act(&[]);
@@ -289,7 +329,8 @@ impl Service {
 
     fn release(&mut self, id: HoldId) {
         if !self.shared.ended() {
-            self.node.handle_release(self.now(), id);
+            let now = self.input_time();
+            self.node.handle_release(now, id);
             self.act(&[]);
         }
     }

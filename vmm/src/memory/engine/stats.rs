@@ -17,7 +17,8 @@ use super::uffd::Missing;
 /// Pages named in [`EngineStats::hottest`].
 pub const HOTTEST: usize = 10;
 
-/// What a rank's engine has done since its start. Those of several ranks can be added up.
+/// What a rank's engine has done since its start. Those of several shards and ranks can be
+/// added up.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct EngineStats {
     /// What the protocol has counted.
@@ -111,7 +112,7 @@ impl Traffic {
 }
 
 impl EngineStats {
-    /// Adds another rank's.
+    /// Adds another shard's or rank's.
     pub fn add(&mut self, other: &Self) {
         add_protocol(&mut self.protocol, &other.protocol);
         self.read_faults.add(&other.read_faults);
@@ -163,8 +164,7 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
     sum.queued += queued;
 }
 
-/// Where the threads of one shard and the devices put what they have counted. Locked for moments only, and hardly ever
-/// by two.
+/// Where the thread of one shard puts what it has counted, or the devices do. Nobody else locks it but who reads it, now and then.
 #[derive(Debug, Default)]
 pub(super) struct Recorder(Mutex<Counters>);
 

@@ -11,7 +11,7 @@ use vincs_coherence::transport::Transport;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::mailbox::locked;
-use super::{Engine, EngineConfig, EngineEvent, EngineStats};
+use super::{Engine, EngineConfig, EngineEvent, EngineStats, MemorySettings};
 use crate::memory::GuestRam;
 use crate::test_transport::{End, Hub};
 
@@ -59,13 +59,15 @@ impl Setup {
                 ranks: self.ranks,
                 homes: HomeMap::new((0..self.ranks).map(|home| (self.pages, Rank(home)))).unwrap(),
                 shards: self.shards,
-                hold: Some(self.hold),
-                cache_pages: self.cache_pages,
-                read_ahead: self.read_ahead,
-                first_touch: self.first_touch,
-                companions: 8,
-                spin: Duration::ZERO,
-                bind: false,
+                memory: MemorySettings {
+                    hold: Some(self.hold),
+                    cache_pages: self.cache_pages,
+                    read_ahead: self.read_ahead,
+                    first_touch: self.first_touch,
+                    companions: 8,
+                    spin: Duration::ZERO,
+                    ..MemorySettings::default()
+                },
                 sampler: None,
             };
             let events = Arc::new(Mutex::new(Vec::new()));

@@ -15,6 +15,8 @@ use crate::memory::engine::zero::is_zero;
 impl Service {
     /// Does what the protocol wants after an input; `received` is the body of the message that was the input, if one was.
     pub(super) fn act(&mut self, received: &[u8]) {
+        // Before anybody is woken.
+        self.tell_awaited();
         while let Some(action) = self.node.poll_action() {
             self.execute(action, received);
         }
@@ -49,7 +51,7 @@ impl Service {
     /// A change that wakes who waits for the pages.
     fn wake_by(&mut self, run: Run, change: impl FnOnce(&mut View, Run) -> Result<(), ViewError>) {
         self.change(run, change);
-        self.recorder.woken(self.started.elapsed(), run);
+        self.recorder.woken(self.shared.elapsed(), run);
     }
 
     fn map(&mut self, run: Run, access: Access, source: Source, received: &[u8]) {

@@ -1,13 +1,19 @@
 //! Losses, garbage and stops.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU32;
 
 use vincs_coherence::codec;
-use vincs_coherence::id::{Access, Page};
-use vincs_coherence::message::Message;
+use vincs_coherence::id::{Access, Page, Run, STRIPE_PAGES, Tick};
+use vincs_coherence::message::{Message, Urgency};
+use vincs_coherence::node::{Config, HoldId, Node};
 
 use super::*;
-use crate::memory::engine::{EngineError, FaultSampler, Sampling};
+use crate::memory::engine::frames::{Frames, Shard};
+use crate::memory::engine::mailbox::{Command, Mailbox, Refused, Waiter};
+use crate::memory::engine::service::{Parts, Service, Shared};
+use crate::memory::engine::view::View;
+use crate::memory::engine::{EngineError, FaultSampler};
 use crate::memory::{GuestRange, HoldError};
 
 #[test]
@@ -57,8 +63,21 @@ fn garbage_is_a_protocol_event_that_names_the_sender() {
     for (header, body) in forged {
         let at = Setup::of(2, 16).start();
         at.channels[0][1].send_raw(Rank(0), &header, &body);
-        let EngineEvent::Protocol(what) = at.event(0) else { panic!("{:?}", at.event(0)) };
-        assert!(what.starts_with("rank 1 sent"), "{what}");
+        assert!(matches!(at.event(0), EngineEvent::Protocol { rank: Rank(1), .. }), "{:?}", at.event(0));
+    }
+}
+
+#[test]
+fn a_message_about_pages_of_another_shard_is_refused() {
+    for first in [STRIPE_PAGES, STRIPE_PAGES - 1] {
+        let at = Setup { shards: 2, ..Setup::of(2, 2 * STRIPE_PAGES) }.start();
+        let run = Run { first: Page(first), count: 2 };
+        let (access, urgency) = (Access::Read, Urgency::Demand);
+        let mut header = Vec::new();
+        codec::encode(&Message::Acquire { run, access, urgency, have: Vec::new() }, &mut header);
+        at.channels[0][1].send_raw(Rank(0), &header, &[]);
+        let EngineEvent::Protocol { rank: Rank(1), what } = at.event(0) else { panic!("{:?}", at.event(0)) };
+        assert!(what.ends_with("to shard 0, which does not have them"), "{what}");
     }
 }
 
@@ -86,6 +105,36 @@ fn stopping_lets_everybody_go_on_who_waits() {
     assert!(matches!(memory.hold(&[(page, crate::memory::Access::Read)]), Err(HoldError::Ended)));
 }
 
+#[test]
+fn a_hold_that_comes_with_the_order_to_stop_is_refused() {
+    let ram = GuestRam::new(&[(GuestAddress(0), 64 * PAGE_BYTES)]).unwrap();
+    let homes = HomeMap::new([(64, Rank(0))]).unwrap();
+    let (hold, cache_pages) = (Tick(0), None);
+    let node =
+        Config { rank: Rank(0), ranks: 1, homes, hold, cache_pages, read_ahead: 0, first_touch: 1, companions: 0 };
+    let mailbox = Arc::new(Mailbox::new().unwrap());
+    let waiter = Arc::new(Waiter::default());
+    mailbox.push(Command::Stop);
+    let runs = vec![(Run::one(Page(0)), Access::Read)];
+    mailbox.push(Command::Hold { id: HoldId(1), runs, waiter: Arc::clone(&waiter) });
+    let shard = Shard { index: 0, count: 1 };
+    let parts = Parts {
+        shard,
+        node: Node::new(node).unwrap(),
+        view: View::new(Arc::new(Frames::new(&ram).unwrap()), shard).unwrap(),
+        transport: Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>,
+        mailbox,
+        recorder: Arc::default(),
+        shared: Shared::new(1, Arc::new(|event| panic!("{event:?}"))),
+        sampling: None,
+        spin: Duration::ZERO,
+    };
+    Service::new(parts).run();
+    // Only the first answer counts.
+    waiter.answer(Err(Refused::Unfit("nobody has answered".into())));
+    assert_eq!(waiter.wait(), Err(Refused::Ended));
+}
+
 #[derive(Debug, Default)]
 struct Samples {
     seen: Mutex<Vec<(i32, Page, Access)>>,
@@ -99,20 +148,27 @@ impl FaultSampler for Samples {
     }
 }
 
-fn alone(sampler: Option<Sampling>, ram: &GuestRam, homes: u32, transports: u16) -> Result<Engine, EngineError> {
+fn alone(
+    sampler: Option<Arc<dyn FaultSampler>>,
+    ram: &GuestRam,
+    homes: u32,
+    transports: u16,
+) -> Result<Engine, EngineError> {
     let end = |_| Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
     let config = EngineConfig {
         rank: Rank(0),
         ranks: 1,
         homes: HomeMap::new([(homes, Rank(0))]).unwrap(),
         shards: 1,
-        hold: None,
-        cache_pages: None,
-        read_ahead: 0,
-        first_touch: 1,
-        companions: 0,
-        spin: Duration::from_micros(50),
-        bind: true,
+        memory: MemorySettings {
+            read_ahead: 0,
+            first_touch: 1,
+            companions: 0,
+            spin: Duration::from_micros(50),
+            bind: true,
+            sample_every: NonZeroU32::new(4),
+            ..MemorySettings::default()
+        },
         sampler,
     };
     Engine::start(ram, config, (0..transports).map(end).collect(), Arc::new(|event| panic!("{event:?}")))
@@ -122,8 +178,7 @@ fn alone(sampler: Option<Sampling>, ram: &GuestRam, homes: u32, transports: u16)
 fn one_of_so_many_faults_is_looked_at_with_its_thread() {
     let samples = Arc::new(Samples::default());
     let ram = GuestRam::new(&[(GuestAddress(0), 64 * PAGE_BYTES)]).unwrap();
-    let sampling = Sampling { every: 4, sampler: Arc::clone(&samples) as Arc<dyn FaultSampler> };
-    let engine = alone(Some(sampling), &ram, 64, 1).unwrap();
+    let engine = alone(Some(Arc::clone(&samples) as _), &ram, 64, 1).unwrap();
     for page in 0..16_u64 {
         let host = ram.guest_mapping().get_host_address(GuestAddress(page * 4096)).unwrap();
         // SAFETY: the word is in the guest mapping, and only this thread uses it.

@@ -2,7 +2,10 @@
 
 use std::sync::Barrier;
 
+use vincs_coherence::id::STRIPE_PAGES;
+
 use super::*;
+use crate::memory::{Access, GuestRange};
 
 #[test]
 fn what_one_rank_writes_the_others_read() {
@@ -72,6 +75,35 @@ fn counters_are_exact_with_three_ranks_and_two_shards() {
 }
 
 #[test]
+fn a_page_is_kept_while_a_processor_waits_for_one_of_another_shard() {
+    let hold = Duration::from_millis(100);
+    let at = Setup { shards: 2, hold, ..Setup::of(2, 2 * STRIPE_PAGES) }.start();
+    let (low, high) = (0, STRIPE_PAGES);
+    let bytes = GuestRange { start: GuestAddress(u64::from(high) * PAGE_BYTES as u64), len: 1 };
+    let memory = at.ranks[0].engine.device_memory();
+    let held = memory.hold(&[(bytes, Access::Write)]).unwrap();
+    let has_low = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            at.word(1, low, 0).fetch_add(1, Ordering::SeqCst);
+            has_low.wait();
+            // The device does not let it go for now.
+            at.word(1, high, 0).fetch_add(1, Ordering::SeqCst);
+        });
+        has_low.wait();
+        let wanted = scope.spawn(|| {
+            at.word(0, low, 0).fetch_add(1, Ordering::SeqCst);
+            Instant::now()
+        });
+        thread::sleep(hold * 4);
+        let released = Instant::now();
+        drop(held);
+        assert!(join(wanted) > released, "the lower page was taken while the higher one was waited for");
+    });
+    at.assert_quiet();
+}
+
+#[test]
 fn messages_are_passed_in_order() {
     let at = Setup::of(2, 8).start();
     thread::scope(|scope| {
@@ -130,6 +162,34 @@ fn a_cache_smaller_than_what_is_used_loses_nothing() {
     }
     at.assert_quiet();
     assert!(at.stats(1).protocol.evictions > 1024);
+}
+
+#[test]
+fn a_cache_is_one_for_all_shards() {
+    let cache = 1024;
+    let mut at = Setup { shards: 2, cache_pages: Some(cache), read_ahead: 0, ..Setup::of(2, 2 * STRIPE_PAGES) }.start();
+    // Less than the cache in each of them.
+    let each = 1000;
+    for page in (0..2).flat_map(|stripe| (0..each).map(move |page| stripe * STRIPE_PAGES + page)) {
+        at.word(1, page, 0).store(1, Ordering::Relaxed);
+    }
+    at.assert_quiet();
+    let evicted = at.stats(1).protocol.evictions;
+    assert!(evicted >= u64::from(2 * each - cache) - 64, "{evicted} evicted");
+}
+
+#[test]
+fn what_all_shards_have_counted_adds_up() {
+    let mut at = Setup { shards: 2, ..Setup::of(2, 2 * STRIPE_PAGES) }.start();
+    let (low, high) = (3, 5);
+    for page in (0..low).chain((0..high).map(|page| STRIPE_PAGES + page)) {
+        at.word(1, page, 0).store(1, Ordering::Relaxed);
+    }
+    let stats = at.stats(1);
+    let all = u64::from(low + high);
+    assert_eq!((stats.protocol.write_faults, stats.write_faults.count()), (all, all));
+    assert_eq!((stats.hottest.len(), stats.sent.acquire.messages), (8, all));
+    at.assert_quiet();
 }
 
 #[test]
