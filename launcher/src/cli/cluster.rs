@@ -13,7 +13,7 @@ const DEFAULT_WIREUP_TIMEOUT_SECS: u64 = 60;
 /// Pages of read-ahead: 128 KiB, which hides a round trip on any network without filling small caches.
 const DEFAULT_READ_AHEAD: u16 = 32;
 
-/// Most shards: the transport has 16 channel classes, and one is for control messages.
+/// Most shards: the channel classes of a transport that control messages leave (`wireup/mesh.rs`).
 pub(crate) const MAX_SHARDS: u32 = 15;
 
 /// How ranks are connected.
