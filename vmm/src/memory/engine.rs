@@ -48,7 +48,6 @@ mod tests;
 pub use calibrate::HOLD_LIMITS;
 pub use config::{EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, Sampling};
 pub use frames::FramesError;
-pub use holds::MAX_HOLD_PAGES;
 pub(super) use holds::{Holds, Lease};
 pub use hot::HotPage;
 pub use latency::Latencies;
