@@ -12,6 +12,7 @@
 
 use crate::id::{Access, MAX_RUN, Page, Run, Version};
 use crate::message::{Content, Granted, Keep, Message, Urgency};
+use crate::transport::MAX_HEADER;
 
 /// Version of everything that ranks send each other about pages; another one is refused.
 pub const VERSION: u8 = 1;
@@ -23,6 +24,7 @@ pub const MAX_ENCODED: usize = 4096;
 const GRANTED_BYTES: usize = 9;
 
 const _: () = assert!(16 + MAX_RUN as usize * GRANTED_BYTES <= MAX_ENCODED);
+const _: () = assert!(MAX_ENCODED <= MAX_HEADER, "transports carry messages in their headers");
 
 /// Why bytes are no message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

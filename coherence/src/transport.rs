@@ -114,8 +114,6 @@ pub trait Segment: Send + Sync + Debug {
     fn compare_and_swap(&self, offset: u64, expected: u64, new: u64) -> Option<u64>;
     /// Adds to the aligned word; gives what it was, or nothing when there is no such word.
     fn fetch_and_add(&self, offset: u64, add: u64) -> Option<u64>;
-    /// Its first byte, for NICs that reach memory by themselves.
-    fn base(&self) -> *const u8;
 }
 
 /// One end of a channel class. Any thread may send and start operations; one thread polls.

@@ -6,6 +6,9 @@
 
 mod machine;
 
+use std::io::Write;
+use std::process::Command;
+
 use machine::{Bounds, Machine, RIGHT};
 use stateright::{Checker, Model};
 use vincs_coherence::id::{Rank, Tick};
@@ -23,13 +26,16 @@ fn bounds() -> Bounds {
     }
 }
 
-/// Explores everything; says how much that is.
-#[expect(clippy::panic, clippy::print_stdout, reason = "the tests are calls of this")]
+/// Explores everything; says how much that is, past the test harness, which shows what is printed only when a test fails.
+#[expect(clippy::panic, reason = "the tests are calls of this")]
 fn exhaust(name: &str, bounds: Bounds) {
     let started = std::time::Instant::now();
     let checker = Machine::new(bounds).checker().threads(2).spawn_dfs().join();
     let (states, steps) = (checker.unique_state_count(), checker.state_count());
-    println!("{name}: {states} states, {steps} steps, {} deep, {:?}", checker.max_depth(), started.elapsed());
+    let (depth, time) = (checker.max_depth(), started.elapsed());
+    let explored = format!("Model of {name}: {states} states, {steps} steps, {depth} deep, {time:.1?}\n");
+    // That nobody sees it is no reason to fail.
+    let _ = std::io::stderr().write_all(explored.as_bytes());
     if let Some(path) = checker.discovery(RIGHT) {
         let problem = path.last_state().problem().unwrap_or_default().to_owned();
         let steps: Vec<String> = path.into_actions().iter().map(|step| format!("{step:?}")).collect();
@@ -72,4 +78,11 @@ fn devices_and_processors_share_two_pages() {
 fn pages_are_asked_for_ahead() {
     let bounds = Bounds { pages: vec![4, 0], accesses: vec![2, 3], read_ahead: 2, first_touch: 2, ..bounds() };
     exhaust("2 ranks, 4 pages, 2 and 3 accesses, with read-ahead", bounds);
+}
+
+#[test]
+fn what_is_explored_is_told_though_all_is_well() {
+    let again = Command::new(std::env::current_exe().unwrap()).args(["--exact", "pages_are_asked_for_ahead"]).output();
+    let told = String::from_utf8(again.unwrap().stderr).unwrap();
+    assert!(told.starts_with("Model of 2 ranks") && told.contains(" states, "), "{told}");
 }

@@ -139,6 +139,7 @@ fn a_bad_command_line() {
     place.refuses(&["--vcpus", "many", "--", "true"], &["many", "--vcpus"]);
     place.refuses(&["--vcpus", "-1", "--", "true"], &["-1", "--vcpus"]);
     place.refuses(&["--boot-timeout", "0", "--", "true"], &["--boot-timeout"]);
+    place.refuses(&["--hold-time", "0", "--", "true"], &["--hold-time", "'0'", "1.."]);
     place.refuses(&["doctor", "--check", "luck"], &["luck", "kvm-native"]);
 }
 

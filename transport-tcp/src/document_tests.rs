@@ -6,7 +6,7 @@ use vincs_coherence::transport::{MAX_BODY, MAX_HEADER};
 
 use crate::auth::AUTH_TIME;
 use crate::endpoint::{SIGN_OF_LIFE, SILENCE};
-use crate::fabric::CONNECT_TIME;
+use crate::fabric::{CONNECT_TIME, MAX_CLASSES};
 use crate::frame::{KINDS, Kind};
 use crate::listener::MAX_PENDING;
 use crate::outbound::{MAX_OPERATIONS, MAX_QUEUED};
@@ -24,6 +24,7 @@ fn table(heading: &str) -> Vec<Vec<&'static str>> {
 fn the_limits_are_those_of_the_code() {
     let seconds = |time: Duration| format!("{} s", time.as_secs());
     let real = [
+        ("`MAX_CLASSES`", MAX_CLASSES.to_string()),
         ("`MAX_QUEUED`", format!("{} MiB", MAX_QUEUED >> 20)),
         ("`MAX_OPERATIONS`", MAX_OPERATIONS.to_string()),
         ("`MAX_PENDING`", MAX_PENDING.to_string()),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::time::Timespec;
-use vincs_coherence::id::Rank;
+use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::{Capabilities, Event, MAX_BODY, OperationId, Outcome, Segment, SendError, Transport};
 
 use crate::frame::{Frame, FrameFault, Kind, header, words};
@@ -20,8 +20,8 @@ use crate::outbound::{AnswerFault, Connection, MAX_OPERATIONS, Pending};
 /// Up to so many peers, a poll tries every socket; with more, it asks the kernel first which have something.
 const TRIED_PEERS: usize = 2;
 
-/// Sockets that one poll serves when there are more peers than [`TRIED_PEERS`]; the others have their turn at the next.
-const EVENTS: usize = 64;
+/// Most sockets that one poll serves when there are more peers than [`TRIED_PEERS`]: as many as ranks, so that each has its turn.
+const EVENTS: usize = MAX_RANKS as usize;
 
 /// How often ranks say that they are alive, and how long one may be silent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,7 +45,7 @@ pub const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 pub const SILENCE: Duration = Duration::from_secs(5);
 
 impl Timing {
-    /// Between two looks at who is silent: twice per sign of life, as a look cannot tell when within its interval something was said.
+    /// Between two looks at most: twice per sign of life, as a look cannot tell when within its interval something was said.
     fn interval(self) -> Duration {
         self.sign_of_life / 2
     }
@@ -376,9 +376,11 @@ impl Transport for TcpTransport {
         }
         // After receiving: nobody is silent whose bytes are here already.
         if now >= receiving.next_look {
-            receiving.next_look = now + self.timing.interval();
-            self.publish_next_look(receiving.next_look);
             anything |= self.look(receiving, now, sink);
+            // Or when a peer will have been silent for too long. What it says until then only makes that later.
+            let silent_at = receiving.peers.iter().flatten().map(|peer| peer.silent_at);
+            receiving.next_look = silent_at.fold(now + self.timing.interval(), Instant::min);
+            self.publish_next_look(receiving.next_look);
         }
         anything
     }

@@ -32,6 +32,8 @@ pub(crate) struct End {
     limits: Mutex<Vec<usize>>,
     /// How often this sender was told so.
     refused: AtomicUsize,
+    /// What it says that a message has at most.
+    max_transfer: AtomicUsize,
 }
 
 /// Makes ends.
@@ -44,7 +46,8 @@ impl Hub {
         let inboxes = Arc::new((0..ranks).map(inbox).collect::<Vec<_>>());
         let end = |rank| {
             let limits = Mutex::new(vec![usize::MAX; ranks.into()]);
-            Arc::new(End { rank: Rank(rank), inboxes: Arc::clone(&inboxes), limits, refused: AtomicUsize::new(0) })
+            let (refused, max_transfer) = (AtomicUsize::new(0), AtomicUsize::new(MAX_BODY));
+            Arc::new(End { rank: Rank(rank), inboxes: Arc::clone(&inboxes), limits, refused, max_transfer })
         };
         (0..ranks).map(end).collect()
     }
@@ -59,6 +62,11 @@ impl End {
     /// How often this rank was told to try again.
     pub(crate) fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// It says from now on that a message has so many bytes at most.
+    pub(crate) fn set_max_transfer(&self, bytes: usize) {
+        self.max_transfer.store(bytes, Ordering::Relaxed);
     }
 
     /// This rank is lost for another.
@@ -84,7 +92,8 @@ impl End {
 
 impl Transport for End {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "threads", one_sided_by_nic: false, max_transfer: MAX_BODY, max_operations: 0 }
+        let max_transfer = self.max_transfer.load(Ordering::Relaxed);
+        Capabilities { name: "threads", one_sided_by_nic: false, max_transfer, max_operations: 0 }
     }
 
     fn send(&self, to: Rank, header: &[u8], body: &[IoSlice<'_>]) -> Result<(), SendError> {

@@ -17,7 +17,7 @@ use vincs_transport_tcp::fabric::{CONNECT_TIME, FabricConfig, connect};
 use vincs_transport_tcp::listener::Listener;
 use vincs_transport_tcp::secret::{MachineId, Secret};
 use vincs_vmm::memory::GuestRam;
-use vincs_vmm::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats, MemorySettings};
+use vincs_vmm::memory::engine::{Engine, EngineConfig, EngineEvent, MemorySettings};
 use vm_memory::GuestAddress;
 
 use super::work::{Work, work};
@@ -200,12 +200,6 @@ impl Cluster {
     #[must_use]
     pub fn hold(&self) -> Duration {
         self.local.engine.hold()
-    }
-
-    /// What rank 0 has counted.
-    #[must_use]
-    pub fn stats(&self) -> EngineStats {
-        self.local.engine.stats()
     }
 
     /// Pages homed at a rank that have not been used yet.

@@ -166,7 +166,8 @@ impl Node {
         let run = Run { first, count };
         self.check_run(from, run, from)?;
         for (page, granted) in run.pages().zip(pages) {
-            if let Some(fault) = grant_fault(self.cache.table.get(page), access, *granted) {
+            let is_to_go = self.deferrals.contains(page);
+            if let Some(fault) = grant_fault(self.cache.table.get(page), is_to_go, access, *granted) {
                 return Err(ProtocolError::new(from, format!("it grants page {}, {fault}", page.0)));
             }
         }
@@ -347,8 +348,8 @@ impl Node {
     }
 }
 
-/// What is wrong with a granted page, if anything.
-fn grant_fault(entry: CacheEntry, access: Access, granted: Granted) -> Option<&'static str> {
+/// What is wrong with a granted page, if anything. `is_to_go`: the home has asked for the copy that is here, and has no answer yet.
+fn grant_fault(entry: CacheEntry, is_to_go: bool, access: Access, granted: Granted) -> Option<&'static str> {
     if granted.version == Version::NONE {
         return Some("in no version");
     }
@@ -357,6 +358,8 @@ fn grant_fault(entry: CacheEntry, access: Access, granted: Granted) -> Option<&'
             Some("which is not asked for")
         }
         (CacheState::WriteWait | CacheState::UpgradeWait, Access::Read) => Some("which is asked for to be written"),
+        // The home waits for the answer, and the request behind it for what comes then.
+        (CacheState::UpgradeWait, Access::Write) if is_to_go => Some("whose copy here it has asked for"),
         (CacheState::UpgradeWait, Access::Write) => match granted.content {
             Content::Current if granted.version.0.checked_sub(1) == Some(entry.version.0) => None,
             Content::Current => Some("in a version that does not follow that of the copy here"),

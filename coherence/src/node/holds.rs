@@ -15,7 +15,8 @@ use crate::id::{Access, Page, Run, Tick};
 /// Most holds at once: more than all requests of all devices that a guest can have under way.
 pub const MAX_HOLDS: usize = 4096;
 
-/// Most pages of one hold: 256 MiB.
+/// Most pages of one hold: 256 MiB. They may be more than the rank's cache has room for, so a guest must not make a hold as large as it
+/// likes.
 pub const MAX_HOLD_PAGES: u32 = 1 << 16;
 
 const _: () = assert!(MAX_HOLDS <= u16::MAX as usize, "pins of a page are counted in 16 bits");

@@ -183,10 +183,9 @@ impl Node {
 
     /// A rank reads a page that the home can read.
     fn share(&mut self, page: Page, entry: DirectoryEntry, mut sharers: RankSet, request: Request) {
-        let current = !sharers.insert(request.from) && request.have == entry.version;
+        sharers.insert(request.from);
         self.directory.table.set(page, DirectoryEntry { state: DirectoryState::Shared(sharers), ..entry });
-        let content = if current { Content::Current } else { Content::Data };
-        self.send_grant(page, request.from, Access::Read, content, false);
+        self.send_grant(page, request.from, Access::Read, Content::Data, false);
     }
 
     /// Somebody is to write a shared page: all others lose their copies, at the same time.

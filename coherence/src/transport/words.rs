@@ -100,10 +100,6 @@ impl Segment for WordSegment {
     fn fetch_and_add(&self, offset: u64, add: u64) -> Option<u64> {
         Some(self.word(offset)?.fetch_add(add, Ordering::AcqRel))
     }
-
-    fn base(&self) -> *const u8 {
-        self.0.as_ptr().cast()
-    }
 }
 
 #[cfg(test)]

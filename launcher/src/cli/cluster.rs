@@ -13,7 +13,7 @@ const DEFAULT_WIREUP_TIMEOUT_SECS: u64 = 60;
 /// Pages of read-ahead: 128 KiB, which hides a round trip on any network without filling small caches.
 const DEFAULT_READ_AHEAD: u16 = 32;
 
-/// Most shards: the transport has 16 channel classes, and one is for control messages.
+/// Most shards: the channel classes of a transport that control messages leave (`wireup/mesh.rs`).
 pub(crate) const MAX_SHARDS: u32 = 15;
 
 /// How ranks are connected.
@@ -46,9 +46,9 @@ pub(crate) struct ClusterArgs {
     /// memory shared among its ranks when that is less]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     pub(crate) cache: Option<u64>,
-    /// Microseconds that a rank keeps a page at least before another gets it [default: four times what a page fault takes there, 50 to
-    /// 10000; 10000 where ranks share processors]
-    #[arg(long, value_name = "US")]
+    /// Microseconds that a rank keeps a page at least before another gets it, 1 or more [default: four times what a page fault takes
+    /// there, 50 to 10000; 10000 where ranks share processors]
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) hold_time: Option<u32>,
     /// Most pages of 4 KiB that are fetched ahead of sequential reads; 0 for none
     #[arg(long, value_name = "PAGES", default_value_t = DEFAULT_READ_AHEAD)]

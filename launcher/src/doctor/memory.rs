@@ -6,13 +6,9 @@ use userfaultfd::{FeatureFlags, UffdBuilder};
 use crate::doctor::Finding;
 use crate::input::size::Bytes;
 
-/// Missing, minor and write-protect faults of shared memory (linux/userfaultfd.h). The last has no name in the crate.
-const FEATURES: [(u64, &str); 4] = [
-    (1 << 5, "MISSING_SHMEM"),
-    (1 << 10, "MINOR_SHMEM"),
-    (1 << 0, "PAGEFAULT_FLAG_WP"),
-    (1 << 12, "WP_HUGETLBFS_SHMEM"),
-];
+/// Missing and write-protect faults of shared memory (linux/userfaultfd.h). The last has no name in the crate.
+const FEATURES: [(u64, &str); 3] =
+    [(1 << 5, "MISSING_SHMEM"), (1 << 0, "PAGEFAULT_FLAG_WP"), (1 << 12, "WP_HUGETLBFS_SHMEM")];
 
 /// Memory may be locked without a limit by who has this capability (linux/capability.h).
 const CAP_IPC_LOCK: u32 = 14;
@@ -40,7 +36,7 @@ pub(super) fn userfaultfd() -> Finding {
     let missing: Vec<_> =
         FEATURES.iter().filter(|(bit, _)| create(*bit, false).is_err()).map(|(_, name)| *name).collect();
     if missing.is_empty() {
-        return Finding::ok("missing, minor and write-protect faults of shared memory can be handled");
+        return Finding::ok("missing and write-protect faults of shared memory can be handled");
     }
     Finding::warn(
         format_args!("the host's kernel lacks {}", missing.join(", ")),

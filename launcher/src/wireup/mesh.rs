@@ -4,14 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 
 use vincs_coherence::id::Rank;
 use vincs_transport_tcp::endpoint::{TcpTransport, Timing};
-use vincs_transport_tcp::fabric::{self, CONNECT_TIME, FabricConfig};
+use vincs_transport_tcp::fabric::{self, CONNECT_TIME, FabricConfig, MAX_CLASSES};
 use vincs_transport_tcp::listener::Listener;
 
+use crate::cli::cluster::MAX_SHARDS;
 use crate::wireup::Keys;
 use crate::wireup::message::Roster;
 
 /// Channel classes besides one for each shard of the memory: that of control messages, which comes first.
 const CONTROL_CLASSES: usize = 1;
+
+const _: () = assert!(CONTROL_CLASSES + MAX_SHARDS as usize == MAX_CLASSES);
 
 /// One endpoint per channel class: control, then the shards.
 pub(crate) type Mesh = Vec<TcpTransport>;

@@ -169,6 +169,25 @@ fn a_silent_peer_is_lost_and_one_that_shows_signs_of_life_is_not() {
     assert!((timing.silence / 2..5 * timing.silence).contains(&start.elapsed()), "after {:?}", start.elapsed());
 }
 
+/// With the times of a real machine, but for what has passed of them already.
+#[test]
+fn a_silent_peer_is_lost_when_its_time_is_over_and_not_at_some_later_look() {
+    let (end, _bare) = endpoint(Timing::default(), Duration::ZERO);
+    let rest = Timing::default().interval() / 5;
+    let now = Instant::now();
+    let mut receiving = end.receiving.lock().unwrap();
+    receiving.peers[1].as_mut().unwrap().silent_at = now + rest;
+    receiving.next_look = now;
+    drop(receiving);
+    end.poll(&mut |event| panic!("{event:?} too early"));
+    // As its user does who has nothing else to wait for.
+    assert!(end.poll_within() <= rest, "not polled for {:?}", end.poll_within());
+    thread::sleep(end.poll_within());
+    let mut lost = 0;
+    end.poll(&mut |event| lost += usize::from(matches!(event, Event::Lost { .. })));
+    assert_eq!((lost, now.elapsed() >= rest), (1, true));
+}
+
 #[test]
 fn an_idle_endpoint_shows_signs_of_life_in_time() {
     let timing = Timing { sign_of_life: Duration::from_millis(200), silence: LONG };

@@ -12,9 +12,10 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use vincs_coherence::node::MAX_HOLD_PAGES;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
-use super::engine::{Holds, Lease, MAX_HOLD_PAGES};
+use super::engine::{Holds, Lease};
 
 /// What a device does with a range it holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

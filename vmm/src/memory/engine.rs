@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use vincs_coherence::id::Tick;
 use vincs_coherence::node::{Config, Node};
-use vincs_coherence::transport::Transport;
+use vincs_coherence::transport::{MAX_BODY, Transport};
 
 use super::{DeviceMemory, GuestRam};
 use binding::Binding;
@@ -53,7 +53,6 @@ mod tests;
 pub use calibrate::HOLD_LIMITS;
 pub use config::{EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, MemorySettings};
 pub use frames::FramesError;
-pub use holds::MAX_HOLD_PAGES;
 pub(super) use holds::{Holds, Lease};
 pub use hot::HotPage;
 pub use latency::Latencies;
@@ -91,6 +90,11 @@ impl Engine {
         }
         if transports.len() != usize::from(config.shards) || transports.is_empty() {
             return Err(EngineError::Transports { transports: transports.len(), shards: config.shards });
+        }
+        for capabilities in transports.iter().map(|transport| transport.capabilities()) {
+            if capabilities.max_transfer < MAX_BODY {
+                return Err(EngineError::Transfer { transport: capabilities.name, most: capabilities.max_transfer });
+            }
         }
         if frames.in_use() {
             return Err(EngineError::InUse);

@@ -166,6 +166,17 @@ fn grants_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn a_grant_does_not_overtake_the_answer_to_an_invalidation() {
+    let mut machine = machine();
+    machine.nodes[1].hold = 1000;
+    machine.touch(1, 2, Write);
+    let (now, invalidate) = (machine.now, Message::Invalidate { page: Page(2) });
+    machine.nodes[1].handle_message(now, Rank(0), &invalidate).expect("an invalidation");
+    machine.apply(1);
+    refused(&machine, 1, 0, &[grant(2, Write, &[(2, Content::Current)]), grant(2, Write, &[(2, Content::Data)])]);
+}
+
+#[test]
 fn refusals_invalidations_and_recalls_that_cannot_be_are_refused() {
     let mut machine = machine();
     machine.nodes[1].hold = 1000;

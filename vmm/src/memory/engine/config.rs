@@ -10,6 +10,7 @@ use std::time::Duration;
 use vincs_coherence::home::HomeMap;
 use vincs_coherence::id::{Access, Page, Rank};
 use vincs_coherence::node::ConfigError;
+use vincs_coherence::transport::MAX_BODY;
 
 use super::frames::FramesError;
 use super::view::ViewError;
@@ -125,6 +126,14 @@ pub enum EngineError {
         transports: usize,
         /// Number of shards.
         shards: u16,
+    },
+    /// A transport that does not carry the longest message.
+    #[error("the transport {transport} carries {most} bytes at once; the longest message about pages has {MAX_BODY}")]
+    Transfer {
+        /// Its name.
+        transport: &'static str,
+        /// Longest body that it carries, in bytes.
+        most: usize,
     },
     /// The homes are not those of this memory.
     #[error("homes of {homes} pages for a memory of {pages}")]

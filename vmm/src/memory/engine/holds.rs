@@ -5,21 +5,20 @@
 //! can wait for another in a circle.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use vincs_coherence::id::{Access, MAX_RUN, Page, Run};
-use vincs_coherence::node::HoldId;
+use vincs_coherence::id::{Access, Page, Run, STRIPE_PAGES};
+use vincs_coherence::node::{HoldId, MAX_HOLD_PAGES};
 
 use super::frames::{Frames, Shard};
 use super::mailbox::{Command, Mailbox, Refused, Waiter};
 use super::stats::Recorder;
 use crate::memory::{GuestRange, HoldError};
 
-/// Most pages of one hold: 256 MiB. What a hold has may go beyond the rank's cache, so a guest must not make it as large as
-/// it likes.
-pub const MAX_HOLD_PAGES: usize = 65536;
+const _: () = assert!(STRIPE_PAGES <= u16::MAX as u32, "a run counts the pages of a stripe");
 
 /// Where devices hold pages.
 #[derive(Debug)]
@@ -54,10 +53,10 @@ impl Holds {
     /// # Errors
     /// [`HoldError`]; nothing is held then.
     pub(in crate::memory) fn hold(&self, ranges: &[(GuestRange, Access)]) -> Result<Lease, HoldError> {
-        let pages = self.pages(ranges)?;
+        let wanted = self.runs(ranges)?;
         let mut lease = Lease { held: Vec::new() };
         let started = Instant::now();
-        for (shard, runs) in self.runs(&pages) {
+        for (shard, runs) in wanted {
             let Some(mailbox) = self.shards.get(usize::from(shard)) else { continue };
             let id = HoldId(self.next.fetch_add(1, Ordering::Relaxed));
             let waiter = Arc::new(Waiter::default());
@@ -72,37 +71,41 @@ impl Holds {
         Ok(lease)
     }
 
-    /// The pages of the ranges with what they are wanted for: to write, where ranges overlap and one of them is.
-    fn pages(&self, ranges: &[(GuestRange, Access)]) -> Result<BTreeMap<Page, Access>, HoldError> {
-        let mut wanted = BTreeMap::new();
+    /// The pages of the ranges by shard, as the ranges have them: the protocol puts them in order.
+    fn runs(&self, ranges: &[(GuestRange, Access)]) -> Result<BTreeMap<u16, Vec<(Run, Access)>>, HoldError> {
+        let mut wanted = Vec::new();
         for (range, access) in ranges {
             let not_ram = || HoldError::NotRam { start: range.start.0, len: range.len };
-            for part in self.frames.pages_of(*range).ok_or_else(not_ram)? {
-                if part.len().saturating_add(wanted.len()) > MAX_HOLD_PAGES {
-                    return Err(HoldError::TooMuch);
-                }
-                for page in part {
-                    let wanted = wanted.entry(Page(page)).or_insert(*access);
-                    *wanted = (*wanted).max(*access);
-                }
-            }
+            let parts = self.frames.pages_of(*range).ok_or_else(not_ram)?;
+            wanted.extend(parts.into_iter().map(|part| (part, *access)));
         }
-        Ok(wanted)
-    }
-
-    /// Pages as runs by shard: adjacent pages, wanted for the same.
-    fn runs(&self, pages: &BTreeMap<Page, Access>) -> BTreeMap<u16, Vec<(Run, Access)>> {
+        wanted.sort_unstable_by_key(|(part, _)| part.start);
+        if distinct(&wanted) > u64::from(MAX_HOLD_PAGES) {
+            return Err(HoldError::TooMuch);
+        }
         let count = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
         let mut shards: BTreeMap<u16, Vec<(Run, Access)>> = BTreeMap::new();
-        for (&page, &access) in pages {
-            let runs = shards.entry(Shard::of(page, count)).or_default();
-            match runs.last_mut() {
-                Some((run, same)) if run.end() == page && *same == access && run.count < MAX_RUN => run.count += 1,
-                _ => runs.push((Run::one(page), access)),
+        for (part, access) in wanted {
+            let mut first = Page(part.start);
+            while first.0 < part.end {
+                let end = Shard::stripe_end(first).min(part.end);
+                let run = Run { first, count: u16::try_from(end - first.0).unwrap_or(u16::MAX) };
+                shards.entry(Shard::of(first, count)).or_default().push((run, access));
+                first = run.end();
             }
         }
-        shards
+        Ok(shards)
     }
+}
+
+/// How many pages there are in parts that are sorted by where they begin, and may overlap.
+fn distinct(parts: &[(Range<u32>, Access)]) -> u64 {
+    let (mut pages, mut end) = (0, 0);
+    for (part, _) in parts {
+        pages += u64::from(part.end.saturating_sub(part.start.max(end)));
+        end = end.max(part.end);
+    }
+    pages
 }
 
 #[cfg(test)]
@@ -127,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_ranges_become_runs_and_writing_wins() {
+    fn ranges_become_runs_of_whole_pages() {
         let holds = holds(1, 16 << 20);
         let ranges = [
             range(0x3fff, 2, Access::Write),
@@ -135,29 +138,38 @@ mod tests {
             range(0x9000, 1, Access::Read),
             range(0xf_0000, 0, Access::Write),
         ];
-        let runs = holds.runs(&holds.pages(&ranges).unwrap());
-        let expected = vec![run(0, 3, Access::Read), run(3, 2, Access::Write), run(9, 1, Access::Read)];
-        assert_eq!(runs, BTreeMap::from([(0, expected)]));
+        let expected = vec![run(0, 5, Access::Read), run(3, 2, Access::Write), run(9, 1, Access::Read)];
+        assert_eq!(holds.runs(&ranges).unwrap(), BTreeMap::from([(0, expected)]));
     }
 
     #[test]
-    fn long_ranges_are_split_into_runs_that_a_message_can_name_and_by_shard() {
+    fn long_ranges_are_split_by_shard() {
         let holds = holds(2, 256 << 20);
-        let whole = 128 << 20;
-        let runs = holds.runs(&holds.pages(&[range(0, whole, Access::Write)]).unwrap());
-        assert_eq!(runs.keys().copied().collect::<Vec<_>>(), [0, 1]);
-        assert!(runs.values().flatten().all(|(run, _)| run.count == MAX_RUN));
-        assert_eq!(runs.values().flatten().count() as u64, whole / (u64::from(MAX_RUN) * 4096));
+        let stripe = u16::try_from(STRIPE_PAGES).unwrap();
+        let runs = holds.runs(&[range(4096, 128 << 20, Access::Write)]).unwrap();
+        let first = vec![run(1, stripe - 1, Access::Write), run(2 * STRIPE_PAGES, 1, Access::Write)];
+        let second = vec![run(STRIPE_PAGES, stripe, Access::Write)];
+        assert_eq!(runs, BTreeMap::from([(0, first), (1, second)]));
     }
 
     #[test]
     fn too_much_at_once_is_refused_at_the_limit() {
-        let holds = holds(1, 300 << 20);
-        let limit = MAX_HOLD_PAGES as u64 * 4096;
-        assert!(holds.pages(&[range(0, limit, Access::Read)]).is_ok());
-        assert!(matches!(holds.pages(&[range(0, limit + 1, Access::Read)]), Err(HoldError::TooMuch)));
+        let holds = holds(2, 300 << 20);
+        let limit = u64::from(MAX_HOLD_PAGES) * 4096;
+        assert!(holds.runs(&[range(0, limit, Access::Read)]).is_ok());
+        assert!(matches!(holds.runs(&[range(0, limit + 1, Access::Read)]), Err(HoldError::TooMuch)));
         let two = [range(0, limit / 2, Access::Read), range(limit / 2, limit / 2 + 1, Access::Read)];
-        assert!(matches!(holds.pages(&two), Err(HoldError::TooMuch)));
-        assert!(matches!(holds.pages(&[range(300 << 20, 1, Access::Read)]), Err(HoldError::NotRam { .. })));
+        assert!(matches!(holds.runs(&two), Err(HoldError::TooMuch)));
+        assert!(matches!(holds.runs(&[range(300 << 20, 1, Access::Read)]), Err(HoldError::NotRam { .. })));
+    }
+
+    #[test]
+    fn pages_that_ranges_share_count_once() {
+        let holds = holds(1, 300 << 20);
+        let limit = u64::from(MAX_HOLD_PAGES) * 4096;
+        let within = range(4096, limit / 2, Access::Write);
+        let same = [within, range(0, limit, Access::Read), range(0, limit, Access::Write)];
+        assert!(holds.runs(&same).is_ok());
+        assert!(matches!(holds.runs(&[&same[..], &[range(limit, 1, Access::Read)]].concat()), Err(HoldError::TooMuch)));
     }
 }

@@ -105,10 +105,11 @@ impl Faults {
         for event in self.uffd.read_events(&mut self.buffer)? {
             // The other events are not asked for.
             if let Event::Pagefault { kind, rw, addr, thread_id } = event? {
-                let missing = match (kind, rw) {
-                    (FaultKind::WriteProtected, _) => Missing::Right,
-                    (FaultKind::Missing | FaultKind::Minor, ReadWrite::Write) => Missing::Write,
-                    (FaultKind::Missing | FaultKind::Minor, ReadWrite::Read) => Missing::Read,
+                // Of one of the two kinds that are registered for.
+                let missing = match rw {
+                    _ if kind == FaultKind::WriteProtected => Missing::Right,
+                    ReadWrite::Write => Missing::Write,
+                    ReadWrite::Read => Missing::Read,
                 };
                 fault(RawFault { address: addr as usize, missing, thread: thread_id.as_raw() });
             }

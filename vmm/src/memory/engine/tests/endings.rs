@@ -7,6 +7,7 @@ use vincs_coherence::codec;
 use vincs_coherence::id::{Access, Page, Run, STRIPE_PAGES, Tick};
 use vincs_coherence::message::{Message, Urgency};
 use vincs_coherence::node::{Config, HoldId, Node};
+use vincs_coherence::transport::MAX_BODY;
 
 use super::*;
 use crate::memory::engine::frames::{Frames, Shard};
@@ -152,9 +153,9 @@ fn alone(
     sampler: Option<Arc<dyn FaultSampler>>,
     ram: &GuestRam,
     homes: u32,
-    transports: u16,
+    ends: Vec<Arc<End>>,
 ) -> Result<Engine, EngineError> {
-    let end = |_| Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
+    let transports = ends.into_iter().map(|end| end as Arc<dyn Transport>).collect();
     let config = EngineConfig {
         rank: Rank(0),
         ranks: 1,
@@ -171,14 +172,14 @@ fn alone(
         },
         sampler,
     };
-    Engine::start(ram, config, (0..transports).map(end).collect(), Arc::new(|event| panic!("{event:?}")))
+    Engine::start(ram, config, transports, Arc::new(|event| panic!("{event:?}")))
 }
 
 #[test]
 fn one_of_so_many_faults_is_looked_at_with_its_thread() {
     let samples = Arc::new(Samples::default());
     let ram = GuestRam::new(&[(GuestAddress(0), 64 * PAGE_BYTES)]).unwrap();
-    let engine = alone(Some(Arc::clone(&samples) as _), &ram, 64, 1).unwrap();
+    let engine = alone(Some(Arc::clone(&samples) as _), &ram, 64, Hub::ends(1)).unwrap();
     for page in 0..16_u64 {
         let host = ram.guest_mapping().get_host_address(GuestAddress(page * 4096)).unwrap();
         // SAFETY: the word is in the guest mapping, and only this thread uses it.
@@ -193,9 +194,14 @@ fn one_of_so_many_faults_is_looked_at_with_its_thread() {
 #[test]
 fn settings_that_do_not_fit_are_refused() {
     let ram = GuestRam::new(&[(GuestAddress(0), 64 * PAGE_BYTES)]).unwrap();
-    assert!(matches!(alone(None, &ram, 63, 1), Err(EngineError::Pages { homes: 63, pages: 64 })));
-    assert!(matches!(alone(None, &ram, 64, 0), Err(EngineError::Transports { .. })));
-    assert!(matches!(alone(None, &ram, 64, 2), Err(EngineError::Transports { .. })));
+    let error = |homes, ends| alone(None, &ram, homes, ends).expect_err("settings that do not fit");
+    assert!(matches!(error(63, Hub::ends(1)), EngineError::Pages { homes: 63, pages: 64 }));
+    assert!(matches!(error(64, Vec::new()), EngineError::Transports { .. }));
+    assert!(matches!(error(64, Hub::ends(2)), EngineError::Transports { .. }));
+    let small = Hub::ends(1);
+    small[0].set_max_transfer(MAX_BODY - 1);
+    let words = "the transport threads carries 1048575 bytes at once; the longest message about pages has 1048576";
+    assert_eq!(error(64, small).to_string(), words);
     ram.make_resident(0..1);
-    assert!(matches!(alone(None, &ram, 64, 1), Err(EngineError::InUse)));
+    assert!(matches!(error(64, Hub::ends(1)), EngineError::InUse));
 }
