@@ -118,6 +118,16 @@ impl Node {
         }
     }
 
+    /// Gives up every page that only its hold time keeps.
+    pub(super) fn hold_times_are_over(&mut self, now: Tick) {
+        while let Some((_, page)) = self.deferrals.timers.pop_first() {
+            if let Some(deferral) = self.deferrals.by_page.get_mut(&page) {
+                deferral.due = None;
+            }
+            self.give_up_if_due(now, page);
+        }
+    }
+
     /// Gives up a page that only now is neither within its hold time nor held by a device, if it is to be.
     pub(super) fn give_up_if_due(&mut self, now: Tick, page: Page) {
         if self.pins(page) > 0 {

@@ -357,7 +357,9 @@ impl Node {
             Source::Zero => (Content::Zero, Body::None),
         };
         let is_local = request.from == home;
-        let came = if is_local { Stamp::at(now) } else { Stamp::free(now, self.longest_hold()) };
+        // Who waits here for its own turn goes on with what came for another.
+        let is_wanted = is_local || self.directory.has_request(page, home);
+        let came = if is_wanted { Stamp::at(now) } else { Stamp::free(now, self.longest_hold()) };
         match request.access {
             // Nobody else has a copy, so the home may write it even if it only wants to read.
             Access::Read | Access::Write if is_local && sharers.is_empty() => {

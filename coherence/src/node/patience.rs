@@ -8,6 +8,8 @@
 //! last one came; but never for more than [`MAX_PATIENCE`] hold times after it came itself. Of the ranks that need the same pages, the one
 //! that has the lowest keeps it until it has the next, and so on up to the highest.
 //!
+//! A rank whose processors all sleep keeps no page for them: none is at an instruction that needs it.
+//!
 //! An instruction's pages may belong to different nodes of a rank. So each node tells what its processors wait for ([`Awaited`]), and is told that
 //! of the others.
 
@@ -67,13 +69,15 @@ pub(super) struct Patience {
     last: Option<(Page, Stamp)>,
     /// What is waited for at the rank's other nodes.
     others: Vec<Awaited>,
+    /// None of the rank's processors executes anything.
+    asleep: bool,
 }
 
 impl Node {
     /// What processors wait for at this node. The driver tells it to the rank's other nodes after each input.
     #[must_use]
     pub fn awaited(&self) -> Awaited {
-        let Patience { waiting, last, others: _ } = &self.patience;
+        let Patience { waiting, last, others: _, asleep: _ } = &self.patience;
         let highest = waiting.iter().copied().max().unwrap_or(Awaited::NOTHING.highest);
         let (last, came) = last.unwrap_or((Awaited::NOTHING.last, Awaited::NOTHING.came));
         Awaited { highest, last, came }
@@ -84,6 +88,16 @@ impl Node {
     pub fn handle_awaited(&mut self, others: impl IntoIterator<Item = Awaited>) {
         self.patience.others.clear();
         self.patience.others.extend(others);
+    }
+
+    /// All of this rank's processors sleep (halted, or not started), or one of them does not any more. While they sleep, no page is kept for
+    /// its hold time, and what was to be given up at the end of one is given up now.
+    pub fn handle_sleep(&mut self, now: Tick, asleep: bool) {
+        self.patience.asleep = asleep;
+        if asleep {
+            self.hold_times_are_over(now);
+            self.settle(now);
+        }
     }
 
     /// A processor waits for this page.
@@ -119,6 +133,9 @@ impl Node {
 
     /// Microseconds until a page that came then may go, or is to be looked at again; devices aside.
     pub(super) fn left(&self, now: Tick, page: Page, came: Stamp) -> u32 {
+        if self.patience.asleep {
+            return 0;
+        }
         let awaited = self.patience.others.iter().copied().chain([self.awaited()]);
         let more = awaited.map(|awaited| awaited.keeps(now, page, self.hold)).max().unwrap_or(0);
         let at_most = came.left(now, self.longest_hold());

@@ -114,6 +114,8 @@ pub struct Vcpu {
     pub registers: Vec<u64>,
     /// Whether it is at a meeting.
     pub met: bool,
+    /// Whether it executes nothing: it pauses, waits at a meeting, or has finished.
+    pub asleep: bool,
 }
 
 impl Vcpu {
@@ -129,6 +131,7 @@ impl Vcpu {
             retries: 0,
             registers: Vec::new(),
             met: false,
+            asleep: false,
         }
     }
 

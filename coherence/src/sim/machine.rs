@@ -39,6 +39,8 @@ enum Event {
     Answered { vcpu: usize, token: u64, waiting: Waiting },
     /// A node's timeout is due.
     Timer { rank: Rank, due: u64 },
+    /// A rank finds that its processors sleep.
+    Sleep { rank: Rank },
     /// A device asks for its pages.
     Hold { job: usize },
     /// A device gives up if it does not have its pages.
@@ -60,6 +62,8 @@ pub enum Input {
     Message(Rank, Parcel),
     /// Time has passed.
     Timeout,
+    /// All processors sleep, or one of them does not any more. Told to all nodes of a rank.
+    Sleep(bool),
     /// A device's hold.
     Hold(usize),
     /// The end of it.
@@ -81,6 +85,8 @@ struct Host {
     free_at: u64,
     /// The due time of the timer event that counts.
     timer: Option<u64>,
+    /// What its nodes were told last of whether its processors sleep.
+    asleep: bool,
 }
 
 /// What a simulation has come to.
@@ -233,7 +239,10 @@ impl<'a> Machine<'a> {
 
     fn rank_of(&self, event: &Event) -> Rank {
         match event {
-            Event::Arrival { to: rank, .. } | Event::Timer { rank, .. } | Event::Crash { rank } => *rank,
+            Event::Arrival { to: rank, .. }
+            | Event::Timer { rank, .. }
+            | Event::Sleep { rank }
+            | Event::Crash { rank } => *rank,
             Event::Step { vcpu, .. } | Event::Fault { vcpu, .. } | Event::Answered { vcpu, .. } => self.home_of(*vcpu),
             Event::Hold { job } | Event::GiveUp { job } | Event::Use { job, .. } | Event::HoldOver { job } => {
                 self.scenario.devices.get(*job).map_or(Rank(0), |device| device.rank)
@@ -262,7 +271,11 @@ impl<'a> Machine<'a> {
     /// Until when the event has to wait, because its rank stalls or its service thread is busy.
     fn put_off(&self, rank: Rank, event: &Event) -> Option<u64> {
         let (service, guest) = match event {
-            Event::Arrival { .. } | Event::Fault { .. } | Event::Timer { .. } | Event::Hold { .. } => (true, false),
+            Event::Arrival { .. }
+            | Event::Fault { .. }
+            | Event::Timer { .. }
+            | Event::Sleep { .. }
+            | Event::Hold { .. } => (true, false),
             Event::Step { .. } | Event::Use { .. } | Event::GiveUp { .. } => (false, true),
             Event::Answered { .. } | Event::HoldOver { .. } | Event::Crash { .. } => (false, false),
         };
@@ -313,6 +326,7 @@ impl<'a> Machine<'a> {
                 }
                 Ok(())
             }
+            Event::Sleep { rank } => self.look_who_sleeps(rank),
             Event::Hold { .. } | Event::GiveUp { .. } | Event::Use { .. } | Event::HoldOver { .. } => {
                 self.device(rank, &event)
             }
@@ -329,7 +343,13 @@ impl<'a> Machine<'a> {
     fn step(&mut self, vcpu: usize, goes_on: bool) -> Checked {
         let rank = self.home_of(vcpu);
         let memory = &mut self.sites[usize::from(rank.0)].memory;
-        match self.vcpus[vcpu].step(memory, &mut self.rng) {
+        let stepped = self.vcpus[vcpu].step(memory, &mut self.rng);
+        self.vcpus[vcpu].asleep = matches!(stepped, Stepped::Paused(_) | Stepped::Meets | Stepped::Finished);
+        if self.vcpus[vcpu].asleep {
+            let at = self.now + self.moment(rank);
+            self.schedule(at, Event::Sleep { rank });
+        }
+        match stepped {
             Stepped::Done(performed) => {
                 self.performed(rank, vcpu, &performed)?;
                 self.step_later(vcpu, goes_on, 0);
@@ -357,6 +377,16 @@ impl<'a> Machine<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Tells a rank's nodes whether its processors sleep, if it is not what they were told last.
+    fn look_who_sleeps(&mut self, rank: Rank) -> Checked {
+        let vcpus = self.scenario.programs.iter().zip(&self.vcpus);
+        let asleep = vcpus.filter(|(program, _)| program.rank == rank).all(|(_, vcpu)| vcpu.asleep);
+        if std::mem::replace(&mut self.host(rank).asleep, asleep) == asleep {
+            return Ok(());
+        }
+        self.input(rank, &Input::Sleep(asleep))
     }
 
     fn step_later(&mut self, vcpu: usize, goes_on: bool, more: u64) {
@@ -430,12 +460,16 @@ impl<'a> Machine<'a> {
             | Event::Fault { .. }
             | Event::Answered { .. }
             | Event::Timer { .. }
+            | Event::Sleep { .. }
             | Event::Crash { .. } => Ok(()),
         }
     }
 
-    /// Tells a node something and executes what it wants done.
+    /// Tells a node something and executes what it wants done. Before anything else it is told whether its processors sleep.
     fn input(&mut self, rank: Rank, input: &Input) -> Checked {
+        if !matches!(input, Input::Sleep(_)) {
+            self.look_who_sleeps(rank)?;
+        }
         self.trace.note(self.now, || format!("rank {} is told {input:?}", rank.0));
         let mut given = vec![Given::Node(input.clone())];
         let now = self.rank_tick(rank);
@@ -445,7 +479,11 @@ impl<'a> Machine<'a> {
         }
         for given in given {
             match given {
-                Given::Node(input) => self.one_input(rank, now, &input)?,
+                Given::Node(input) => {
+                    for place in self.places_of(rank, &input) {
+                        self.one_input(rank, now, place, &input)?;
+                    }
+                }
                 Given::Send(to, parcel) => self.send(rank, to, parcel.message, parcel.body)?,
             }
         }
@@ -455,12 +493,26 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn one_input(&mut self, rank: Rank, now: Tick, input: &Input) -> Checked {
+    /// The places of the nodes that are told this.
+    fn places_of(&mut self, rank: Rank, input: &Input) -> std::ops::Range<usize> {
+        let site = self.site(rank);
+        match input {
+            Input::Sleep(_) => 0..site.nodes.len(),
+            one => {
+                let place = place_of(site, one);
+                place..place + 1
+            }
+        }
+    }
+
+    fn one_input(&mut self, rank: Rank, now: Tick, place: usize, input: &Input) -> Checked {
         let mut received: &[Words] = &[];
         let mut touched: Vec<Page> = Vec::new();
         let scenario = self.scenario;
+        if matches!(input, Input::Sleep(true)) {
+            self.hold_times.end(rank);
+        }
         let site = self.site(rank);
-        let place = place_of(site, input);
         let awaited: Vec<Awaited> = site.nodes.iter().map(Node::awaited).collect();
         let others = (0..).zip(awaited).filter(|(other, _)| *other != place);
         let node = &mut site.nodes[place];
@@ -477,6 +529,7 @@ impl<'a> Machine<'a> {
                 handled.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
             }
             Input::Timeout => node.handle_timeout(now),
+            Input::Sleep(asleep) => node.handle_sleep(now, *asleep),
             Input::Hold(job) => {
                 let runs = scenario.devices.get(*job).map_or(&[][..], |device| &device.runs);
                 let held = node.handle_hold(now, hold_id(*job), runs);
@@ -516,8 +569,9 @@ impl<'a> Machine<'a> {
         let effect = self.site(rank).memory.execute(action, received);
         let effect = effect.map_err(|what| Violation::of_rank(Checker::Memory, rank, what))?;
         let programs = &self.scenario.programs;
-        let wanted = |page| {
-            let waits = |vcpu: &Vcpu| vcpu.waiting.is_some_and(|waiting| waiting.told && waiting.page == page);
+        let wanted = |page, access| {
+            let serves = |waiting: Waiting| waiting.told && waiting.page == page && waiting.access <= access;
+            let waits = |vcpu: &Vcpu| vcpu.waiting.is_some_and(serves);
             programs.iter().zip(&self.vcpus).any(|(program, vcpu)| program.rank == rank && waits(vcpu))
         };
         self.hold_times.check(rank, tick, action, wanted)?;
@@ -647,8 +701,8 @@ fn place_of(site: &Site, input: &Input) -> usize {
             let due = timeouts.filter_map(|(place, due)| Some((due?, place))).min();
             return due.map_or(0, |(_, place)| place);
         }
-        // There is one node only when there are devices.
-        Input::Hold(_) | Input::Release(_) => None,
+        // There is one node only when there are devices; when processors sleep all are told, and the first stands for them.
+        Input::Hold(_) | Input::Release(_) | Input::Sleep(_) => None,
     };
     page.map_or(0, |page| site.place_of(page))
 }

@@ -149,6 +149,11 @@ pub const MUTANTS: &[Mutant] = &[
         found_by: &[Checker::HoldTime],
     },
     Mutant {
+        name: "a rank takes its processors for asleep when they are not any more",
+        plant: || Box::new(cacher::SleepsOn),
+        found_by: &[Checker::HoldTime],
+    },
+    Mutant {
         name: "a rank forgets what waits for the end of the hold time",
         plant: || Box::new(cacher::LosesTimeouts),
         found_by: &[Checker::Progress],

@@ -1,9 +1,9 @@
 //! A page stays in the view, with what it may be used for, for the minimum hold time after it came or was allowed to be
-//! written, if a processor waited for it. A page that came as a guess may go at once.
+//! written, if a processor waited for it and until all of the rank sleep. A page that came as a guess may go at once.
 
 use std::collections::BTreeMap;
 
-use crate::id::{Page, Rank, Tick};
+use crate::id::{Access, Page, Rank, Run, Tick};
 use crate::node::Action;
 
 use super::{Checker, Violation};
@@ -22,8 +22,13 @@ impl HoldTimes {
         Self { hold: hold.0, granted: BTreeMap::new() }
     }
 
+    /// The rank's processors sleep: what came until now is kept no longer.
+    pub fn end(&mut self, rank: Rank) {
+        self.granted.retain(|(of, _), _| *of != rank);
+    }
+
     /// Takes note of an action that a rank executes at this time of its own; `wanted` says whether a processor there
-    /// waits for a page, and the node knows.
+    /// waits for a page with this access or less, and the node knows. A copy to read is of no use to one that waits to write.
     ///
     /// # Errors
     /// [`Violation`] when it takes away what was not there for long enough.
@@ -32,12 +37,11 @@ impl HoldTimes {
         rank: Rank,
         now: Tick,
         action: &Action,
-        wanted: impl Fn(Page) -> bool,
+        wanted: impl Fn(Page, Access) -> bool,
     ) -> Result<(), Violation> {
         match action {
-            Action::Map { run, .. } | Action::Allow { run } => {
-                self.granted.extend(run.pages().filter(|page| wanted(*page)).map(|page| ((rank, page), now)));
-            }
+            Action::Map { run, access, .. } => self.came(rank, now, *run, |page| wanted(page, *access)),
+            Action::Allow { run } => self.came(rank, now, *run, |page| wanted(page, Access::Write)),
             Action::Protect { run } | Action::Detach { run } => {
                 for page in run.pages() {
                     self.lost(rank, now, page)?;
@@ -52,6 +56,10 @@ impl HoldTimes {
             Action::Send { .. } | Action::Wake { .. } | Action::HoldReady { .. } => {}
         }
         Ok(())
+    }
+
+    fn came(&mut self, rank: Rank, now: Tick, run: Run, wanted: impl Fn(Page) -> bool) {
+        self.granted.extend(run.pages().filter(|page| wanted(*page)).map(|page| ((rank, page), now)));
     }
 
     fn lost(&self, rank: Rank, now: Tick, page: Page) -> Result<(), Violation> {

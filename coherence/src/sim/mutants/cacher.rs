@@ -97,6 +97,16 @@ impl Mutation for SkipsHold {
     }
 }
 
+/// Never learns that a processor is awake again.
+#[derive(Debug)]
+pub(super) struct SleepsOn;
+
+impl Mutation for SleepsOn {
+    fn incoming(&mut self, _: &Node, input: Input) -> Vec<Given> {
+        if matches!(input, Input::Sleep(false)) { Vec::new() } else { vec![Given::Node(input)] }
+    }
+}
+
 /// Never learns that time has passed.
 #[derive(Debug)]
 pub(super) struct LosesTimeouts;
