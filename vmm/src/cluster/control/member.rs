@@ -10,7 +10,7 @@ use vincs_coherence::id::Rank;
 use super::super::clock::{ClockStats, DRIFT_PROBES, Measured, Measurement, Next, START_PROBES};
 use super::super::forward::{DEVICE_RANK, Forwarder};
 use super::super::message::{ClockReading, Control, MAX_STATISTICS};
-use super::{Breach, ClusterEvent, Core, TELL_PATIENCE};
+use super::{Basis, Breach, ClusterEvent, Core, Suspect};
 use crate::clock::host_ticks;
 
 /// How often drift of the clock is measured.
@@ -147,12 +147,31 @@ impl Member {
     pub(super) fn lost(&mut self, core: &mut Core, rank: Rank, reason: String) {
         if rank == DEVICE_RANK {
             self.closed = true;
-            let known = core.suspect.take().map(|(_, rank, reason)| ClusterEvent::Lost(rank, reason));
+            let known = core.suspect.take().map(|suspect| ClusterEvent::Lost(suspect.rank, suspect.reason));
             core.finish(known.unwrap_or(ClusterEvent::Lost(rank, reason)));
         } else if !core.over {
-            core.link.send(DEVICE_RANK, &Control::lost(rank, &reason), &[]);
-            core.suspect(rank, reason, TELL_PATIENCE);
+            Self::tell_loss(core, rank, reason);
         }
+    }
+
+    /// Nothing better has come in time. What rank 0 has not been told yet, it is told now, so that it can say the cause;
+    /// when it does not answer either, this rank ends by itself.
+    pub(super) fn suspected(core: &mut Core, suspect: Suspect) {
+        match suspect.basis {
+            Basis::Elsewhere => Self::tell_loss(core, suspect.rank, suspect.reason),
+            Basis::Told => drop(core.finish(ClusterEvent::Lost(suspect.rank, suspect.reason))),
+        }
+    }
+
+    /// Tells rank 0 of a loss. That rank 0 itself is not reached on another channel is this rank's own failure to it.
+    fn tell_loss(core: &mut Core, rank: Rank, reason: String) {
+        let told = if rank == DEVICE_RANK {
+            Control::lost(core.link.rank(), &format!("it has lost rank 0: {reason}"))
+        } else {
+            Control::lost(rank, &reason)
+        };
+        core.link.send(DEVICE_RANK, &told, &[]);
+        core.suspect(rank, reason, Basis::Told);
     }
 
     /// Whether other ranks may not know of the end yet, and would take a closed connection for a loss.

@@ -260,6 +260,27 @@ fn what_another_channel_says_waits_for_a_better_reason() {
 }
 
 #[test]
+fn what_ends_a_rank_elsewhere_is_told_to_rank_0() {
+    let found = |own: u16, about: u16, reason: &str, expected: Control| {
+        let (rig, ends) = alone(own, 4);
+        rig.notes.tell(Note::Lost(Rank(about), reason.into()));
+        wait_for(&ends[0], |message| (*message == expected).then_some(()));
+        rig.no_event();
+        say(&ends[0], own, &Control::lost(Rank(3), "rank 0's word"), &[]);
+        assert_eq!(rig.lost(), (3, "rank 0's word".into()));
+        rig.stop();
+    };
+    found(2, 2, "out of memory", Control::lost(Rank(2), "out of memory"));
+    found(2, 3, "closed", Control::lost(Rank(3), "closed"));
+    found(2, 0, "closed", Control::lost(Rank(2), "it has lost rank 0: closed"));
+
+    let (rig, _ends) = alone(2, 3);
+    rig.notes.tell(Note::Lost(Rank(2), "out of memory".into()));
+    assert_eq!(rig.lost(), (2, "out of memory".into()), "rank 0 does not answer");
+    rig.stop();
+}
+
+#[test]
 fn statistics_come_from_every_rank() {
     let rigs = rigs(3);
     rigs[2].statistics.set(Box::new(|| b"{}".to_vec()));
