@@ -52,7 +52,7 @@ enum End {
 
 /// Runs this rank's share of the machine; its exit status, which is rank 0's.
 pub(crate) fn run(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode {
-    let wireup::Machine { mesh, roster, mut channels, published: _ } = machine;
+    let wireup::Machine { mesh, roster, mut channels, doorstep: _ } = machine;
     let Some(mut zero) = channels.pop() else { return ExitCode::from(STATUS_OWN_FAILURE) };
     let running = others::cluster(rank, &roster, mesh)
         .ok_or_else(|| End::Failed("there is no channel to the other ranks".to_owned()))
