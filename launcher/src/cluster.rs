@@ -17,6 +17,7 @@ use crate::prepare;
 use crate::rank::{Environment, RankInfo};
 use crate::run::ending::STATUS_BAD_INPUT;
 use crate::stats::Clock;
+use crate::wireup::coordinator::Present;
 use crate::wireup::message::{Argument, Hello};
 use crate::wireup::{self, Means, Own, Refusal, network};
 pub(crate) use others::Others;
@@ -85,9 +86,9 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
         Err(line) => Err(line.clone()),
     };
     let own = Own::new(info, place, hello(place, &asked, prepared.as_ref().err().cloned()));
-    let decide = |hellos: &[&Hello]| match (&asked, &prepared) {
+    let decide = |present: &[Present<'_>]| match (&asked, &prepared) {
         (Ok((args, _)), Ok(plan)) => {
-            settings::decide(args, plan.machine.size, hellos).map_err(|error| error.to_string())
+            settings::decide(args, plan.machine.size, present).map_err(|error| error.to_string())
         }
         (Err(line), _) | (_, Err(line)) => Err(line.clone()),
     };

@@ -28,6 +28,7 @@ use crate::rank::{RankInfo, Source};
 use address_file::Published;
 use card::{Card, CardError};
 use channel::Channel;
+use coordinator::Present;
 use door::{Door, OpenDoor, Reach};
 use mesh::Mesh;
 use message::{Hello, Introduction, Roster, Settings, VERSION};
@@ -115,7 +116,7 @@ enum Way {
     File(PathBuf),
 }
 
-/// Wires the machine up as rank 0. `decide` says from the hellos, rank 0's first, what the machine is; `say` tells the user why there is
+/// Wires the machine up as rank 0. `decide` says from all that is present, rank 0 first, what the machine is; `say` tells the user why there is
 /// none, and what is worth a word but no failure.
 ///
 /// # Errors
@@ -126,7 +127,7 @@ pub(crate) fn as_rank_0(
     own: &Own,
     means: &Means,
     say: impl Fn(&str),
-    decide: impl FnOnce(&[&Hello]) -> Result<Settings, String>,
+    decide: impl FnOnce(&[Present<'_>]) -> Result<Settings, String>,
 ) -> Result<Machine, Refusal> {
     let failed = |what: &str, error: std::io::Error| {
         Refusal::new(format!("rank 0 on {}: {what}: {error}", own.introduction.host))

@@ -26,6 +26,9 @@ struct Member {
     channel: Channel,
 }
 
+/// A rank that is there.
+pub(crate) type Present<'a> = (&'a Introduction, &'a Hello);
+
 /// The ranks that have come, by rank, and why there will be no machine, if there will be none.
 #[derive(Debug, Default)]
 struct Gathering {
@@ -45,7 +48,7 @@ impl Gathering {
     }
 }
 
-/// Gathers all ranks and connects them. `decide` says from the hellos, rank 0's first, what the machine is; `say` tells the user.
+/// Gathers all ranks and connects them. `decide` says from all that is present, rank 0 first, what the machine is; `say` tells the user.
 ///
 /// # Errors
 /// [`Refusal`]: the user and every rank that has come have been told.
@@ -54,13 +57,13 @@ pub(crate) fn coordinate(
     own: &Own,
     keys: &Keys,
     timeout: Duration,
-    (say, decide): (impl Fn(&str), impl FnOnce(&[&Hello]) -> Result<Settings, String>),
+    (say, decide): (impl Fn(&str), impl FnOnce(&[Present<'_>]) -> Result<Settings, String>),
 ) -> Result<Machine, Refusal> {
     let mut gathering = gather(visitors, own, timeout);
     if gathering.verdict.is_none() {
-        let hellos: Vec<&Hello> =
-            std::iter::once(&own.hello).chain(gathering.members.values().map(|member| &member.hello)).collect();
-        match decide(&hellos) {
+        let members = gathering.members.values().map(|member| (&member.introduction, &member.hello));
+        let present: Vec<Present<'_>> = std::iter::once((&own.introduction, &own.hello)).chain(members).collect();
+        match decide(&present) {
             Ok(settings) => match connect(&mut gathering, own, keys, settings) {
                 Ok((mesh, roster)) => {
                     let channels = gathering.members.into_values().map(|member| member.channel).collect();
@@ -296,7 +299,8 @@ mod tests {
             said_first.set(line == "no" && !told);
         };
         let keys = Keys { machine: MachineId::random().unwrap(), secret: Secret::random().unwrap() };
-        let refusal = coordinate(&visitors, &own(2), &keys, LONG, (say, |_: &[&Hello]| Err("no".into()))).unwrap_err();
+        let refusal =
+            coordinate(&visitors, &own(2), &keys, LONG, (say, |_: &[Present<'_>]| Err("no".into()))).unwrap_err();
         assert!(said_first.get());
         assert_eq!(refusal, Refusal { line: "no".into(), said: true });
         let told = end.borrow_mut().receive::<ToMember>(soon()).unwrap();
