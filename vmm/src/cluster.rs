@@ -23,7 +23,7 @@ pub(crate) mod testing;
 
 pub use clock::{ClockError, ClockStats};
 pub(crate) use clock::{Measured, boot_id, same_rate};
-pub use config::{Cluster, ClusterError, MemorySettings};
+pub use config::{Cluster, ClusterError, DEFAULT_READ_AHEAD, MemorySettings};
 pub(crate) use control::{
     AppliedClock, ClusterEvent, ControlNotes, First, Member, Note, NoteBox, Side, StatisticsSource, notes, spawn,
 };
