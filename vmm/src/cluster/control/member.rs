@@ -43,6 +43,7 @@ impl fmt::Debug for StatisticsSource {
 pub(crate) struct Member {
     forwarder: Arc<Forwarder>,
     statistics: StatisticsSource,
+    /// Until the first measurement, which decides whether the counter is rank 0's own.
     boot_id: Option<[u8; 16]>,
     measurement: Option<Measurement>,
     /// Where the first measurement goes.
@@ -94,7 +95,7 @@ impl Member {
 
     fn measure(&mut self, core: &Core, probes: u32) {
         let number = self.measurement.as_ref().map_or(0, |last| last.number().wrapping_add(1));
-        self.measurement = Some(Measurement::start(self.boot_id, number, probes, host_ticks()));
+        self.measurement = Some(Measurement::start(self.boot_id.take(), number, probes, host_ticks()));
         core.link.send(DEVICE_RANK, &Control::ClockProbe { number }, &[]);
     }
 
