@@ -85,9 +85,11 @@ pub(crate) fn run(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode
 }
 
 fn start(config: MachineConfig) -> Result<Running, End> {
-    Machine::new(config).and_then(Machine::start).map_err(|error| match error {
-        MachineError::RankLost { rank, reason } => End::Lost { rank, reason },
-        other => End::Failed(other.to_string()),
+    Machine::new(config).and_then(Machine::start).map_err(|error| {
+        if let MachineError::RankLost { rank, reason } = error {
+            return End::Lost { rank, reason };
+        }
+        End::Failed(error.to_string())
     })
 }
 
