@@ -36,6 +36,9 @@ const LOSS_TIME: Duration = Duration::from_secs(4);
 
 const _: () = assert!(LOSS_TIME.as_secs() > STOP_TIME.as_secs());
 
+/// The same when rank 0 is the one that is lost: it seldom lives.
+const LOSS_OF_RANK_0_TIME: Duration = Duration::from_secs(2);
+
 /// How long rank 0 may take to hear that this rank has failed.
 const TELL_TIME: Duration = Duration::from_millis(500);
 
@@ -77,7 +80,8 @@ pub(crate) fn run(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode
         // Rank 0 says it.
         let _ = zero.send(&ToCoordinator::Failed(cause.clone()), Instant::now() + TELL_TIME);
     }
-    let (status, line) = finish(rank, &roster.hosts, &end, &mut zero, noticed + LOSS_TIME);
+    let limit = if matches!(end, End::Lost { rank: 0, .. }) { LOSS_OF_RANK_0_TIME } else { LOSS_TIME };
+    let (status, line) = finish(rank, &roster.hosts, &end, &mut zero, noticed + limit);
     if let Some(line) = line {
         crate::say(&line);
     }

@@ -16,6 +16,9 @@ use crate::clock::host_ticks;
 /// How often drift of the clock is measured.
 const DRIFT_STEP: Duration = Duration::from_secs(1);
 
+/// How long after one rank misses rank 0 all others do: each looks twice a second who is silent.
+const SPREAD_TIME: Duration = Duration::from_secs(1);
+
 type Tell = Box<dyn Fn() -> Vec<u8> + Send>;
 
 /// Tells what this rank has counted, as bytes for whoever asks rank 0; nothing before it is set.
@@ -53,6 +56,8 @@ pub(crate) struct Member {
     next_drift: Option<Instant>,
     ended: bool,
     closed: bool,
+    /// Rank 0 is lost: by then all others know, too.
+    known_at: Option<Instant>,
 }
 
 /// The clock as it was set, and how well it goes.
@@ -85,6 +90,7 @@ impl Member {
             next_drift: None,
             ended: false,
             closed: false,
+            known_at: None,
         }
     }
 
@@ -148,6 +154,9 @@ impl Member {
     pub(super) fn lost(&mut self, core: &mut Core, rank: Rank, reason: String) {
         if rank == DEVICE_RANK {
             self.closed = true;
+            if !core.over {
+                self.known_at = Some(Instant::now() + SPREAD_TIME);
+            }
             let known = core.suspect.take().map(|suspect| ClusterEvent::Lost(suspect.rank, suspect.reason));
             core.finish(known.unwrap_or(ClusterEvent::Lost(rank, reason)));
         } else if !core.over {
@@ -175,9 +184,9 @@ impl Member {
         core.suspect(rank, reason, Basis::Told);
     }
 
-    /// Whether other ranks may not know of the end yet, and would take a closed connection for a loss.
+    /// Whether other ranks may not know of the end or of rank 0's loss yet, and would take a closed connection for a loss.
     pub(super) fn lingers(&self) -> bool {
-        self.ended && !self.closed
+        self.ended && !self.closed || self.known_at.is_some_and(|known| Instant::now() < known)
     }
 
     /// When [`Self::keep_time`] has something to do.

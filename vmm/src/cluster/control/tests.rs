@@ -245,6 +245,17 @@ fn without_rank_0_it_is_over_at_once() {
 }
 
 #[test]
+fn a_rank_that_misses_rank_0_stays_until_the_others_miss_it_too() {
+    let (rig, ends) = alone(1, 3);
+    ends[0].lose(Rank(1), "silent for 5 s");
+    assert_eq!(rig.lost().0, 0);
+    rig.notes.tell(Note::Stop);
+    thread::sleep(SHORT);
+    assert!(!rig.thread.as_ref().unwrap().is_finished(), "rank 2 would take it for the lost one");
+    rig.stop();
+}
+
+#[test]
 fn what_another_channel_says_waits_for_a_better_reason() {
     let (rig, ends) = alone(1, 2);
     rig.notes.tell(Note::Lost(Rank(0), "closed".into()));
