@@ -66,9 +66,6 @@ look_for_packages() {
 	need iproute2 'network and RDMA of an emulated node' have rdma
 	need acpica-tools 'iasl checks the ACPI tables in the tests' have iasl
 	need shellcheck 'checks the shell scripts in the tests' have shellcheck
-	need openmpi-bin 'mpirun starts the ranks of a machine' have mpirun
-	need libopenmpi-dev 'the ranks find each other through MPI' have mpicc
-	need libhwloc-dev 'threads are bound to processors through it' test -e /usr/include/hwloc.h
 	need stress-ng 'puts a machine of several ranks under stress in the tests' have stress-ng
 	# srun, and both daemons of a Slurm that the tests bring up in a node; nothing of it is started here.
 	need slurm-client 'the tests start ranks by srun too' have srun

@@ -15,7 +15,9 @@ use crate::cli::cluster::default_wireup_timeout;
 use crate::host::{self, Place};
 use crate::prepare;
 use crate::rank::{Environment, RankInfo};
+use crate::run::ending::STATUS_BAD_INPUT;
 use crate::stats::Clock;
+use crate::wireup::coordinator::Present;
 use crate::wireup::message::{Argument, Hello};
 use crate::wireup::{self, Means, Own, Refusal, network};
 pub(crate) use others::Others;
@@ -84,26 +86,27 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
         Err(line) => Err(line.clone()),
     };
     let own = Own::new(info, place, hello(place, &asked, prepared.as_ref().err().cloned()));
-    let decide = |hellos: &[&Hello]| match (&asked, &prepared) {
+    let decide = |present: &[Present<'_>]| match (&asked, &prepared) {
         (Ok((args, _)), Ok(plan)) => {
-            settings::decide(args, plan.machine.size, hellos).map_err(|error| error.to_string())
+            settings::decide(args, plan.machine.size, present).map_err(|error| error.to_string())
         }
         (Err(line), _) | (_, Err(line)) => Err(line.clone()),
     };
     let met = wireup::as_rank_0(info, place, &own, means, crate::say, decide);
     match (met, asked, prepared) {
         (Ok(machine), Ok((args, _)), Ok(plan)) => {
-            let wireup::Machine { mesh, roster, channels, published } = machine;
+            let wireup::Machine { mesh, roster, channels, doorstep } = machine;
             match others::cluster(0, &roster, mesh) {
                 Some(cluster) => {
                     let others = Others::new(cluster, &roster, channels);
                     let status = crate::run_plan(&args, plan, Some(others), clock);
-                    drop(published);
+                    drop(doorstep);
                     status
                 }
                 None => crate::refuse("there is no channel to the other ranks"),
             }
         }
+        (Err(Refusal { said: true, .. }), _, _) => ExitCode::from(STATUS_BAD_INPUT),
         // What is wrong here is said even when the others cannot be told.
         (_, Err(line), _) | (_, _, Err(line)) | (Err(Refusal { line, .. }), _, _) => crate::refuse(&line),
     }
@@ -114,6 +117,6 @@ fn member(info: RankInfo, place: &Place, means: &Means, asked: Asked) -> ExitCod
     match (wireup::as_member(info, place, &own, means), asked) {
         (Ok(machine), Ok((args, _))) => member::run(u16::try_from(info.rank).unwrap_or(u16::MAX), args.kvm, machine),
         (Err(Refusal { line, said: false }), _) => crate::refuse(&line),
-        (Ok(_) | Err(_), _) => ExitCode::from(crate::run::ending::STATUS_BAD_INPUT),
+        (Ok(_) | Err(_), _) => ExitCode::from(STATUS_BAD_INPUT),
     }
 }

@@ -20,6 +20,7 @@ use vincs_vmm::virtio::{Rng, VirtioDevice};
 
 use crate::cluster::Others;
 use crate::run::console::{ConsoleOutput, SharedTail};
+use crate::run::ending::Ending;
 use crate::run::streams::Streams;
 use crate::run::supervision::{Event, Stopped};
 use crate::stats::{Counters, ranks};
@@ -101,7 +102,7 @@ pub(crate) struct Guest {
     /// Takes the status that other ranks end with.
     end: Sender<u8>,
     stopped: Receiver<Counters>,
-    patience: Duration,
+    has_ranks: bool,
 }
 
 /// The devices in the order in which the guest sees them: disks become /dev/vda, /dev/vdb, ...
@@ -162,7 +163,7 @@ impl Guest {
         entering();
         let running = machine.start()?;
         let stopper = running.stopper();
-        let patience = if others.is_some() { RANKS_STOP_TIME } else { STOP_TIME };
+        let has_ranks = others.is_some();
         let (end, ending) = channel();
         let (sender, stopped) = channel();
         let watch = move || {
@@ -182,17 +183,23 @@ impl Guest {
             let _ = sender.send(counters);
         };
         std::thread::Builder::new().name("watcher".into()).spawn(watch)?;
-        Ok(Self { stopper, end, stopped, patience })
+        Ok(Self { stopper, end, stopped, has_ranks })
     }
 
     /// Stops the machine on all ranks and drops its devices, which close their ends of the ports; its counters. Nothing if it does
-    /// not stop in its time. `status` is what the other ranks end with.
-    pub(crate) fn stop(self, status: u8) -> Option<Counters> {
+    /// not stop in its time. The other ranks end with the ending's status.
+    pub(crate) fn stop(self, ending: &Ending) -> Option<Counters> {
         // Both fail only for a machine that has stopped.
-        let _ = self.end.send(status);
+        let _ = self.end.send(ending.status());
         self.stopper.stop();
-        self.stopped.recv_timeout(self.patience).ok()
+        self.stopped.recv_timeout(patience(self.has_ranks, ending)).ok()
     }
+}
+
+/// How long the machine may take to stop. After a loss there is nothing to gather and nobody to tell.
+fn patience(has_ranks: bool, ending: &Ending) -> Duration {
+    let is_loss = matches!(ending, Ending::RankLost(_));
+    if has_ranks && !is_loss { RANKS_STOP_TIME } else { STOP_TIME }
 }
 
 /// Ends the machine on all ranks with the status that comes: what they have counted, rank 0 first.
@@ -239,6 +246,13 @@ mod tests {
         let init_line = Some("no port".into());
         assert_eq!(event(StopReason::PowerOff), Some(Event::Stopped(Stopped::PowerOff { init_line })));
         assert_eq!(event(StopReason::Stopped), None);
+    }
+
+    #[test]
+    fn only_ranks_that_are_all_there_are_waited_for() {
+        assert_eq!(patience(true, &Ending::Console), RANKS_STOP_TIME);
+        assert_eq!(patience(false, &Ending::Console), STOP_TIME);
+        assert_eq!(patience(true, &Ending::RankLost("it is gone".into())), STOP_TIME);
     }
 
     #[test]

@@ -180,10 +180,8 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
     let console_is_read = args.console.is_some() || command.is_none();
     let cmdline = cmdline(Choice { console_is_read, distributed: ranks > 1, append: &args.append });
     BootPlan::new(&kernel, &initrd, &cmdline, size.memory)?;
-    let max = u32::try_from(Hypervisor::open(&args.kvm)?.max_vcpus()).unwrap_or(u32::MAX);
-    if size.vcpus > max {
-        return Err(MachineSizeError::Vcpus { asked: size.vcpus, max }.into());
-    }
+    let one = u32::try_from(Hypervisor::open(&args.kvm)?.max_vcpus()).unwrap_or(u32::MAX);
+    check_vcpus(size.vcpus, one, ranks)?;
     let symbols = args.cluster.system_map.as_deref().map(Symbols::read).transpose()?;
     // Last, because these leave files behind.
     if let Some(path) = &args.keep_initramfs {
@@ -194,6 +192,12 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
     let kvm = args.kvm.clone();
     let machine = Machine { kvm, size, topology, kernel, initrd, cmdline, shares, servers, disks, command, console };
     Ok(Plan { machine, kernel_path, stats, symbols })
+}
+
+/// Whether ranks whose KVM has so many processors in one machine as this one's have enough: each has its share of them only.
+fn check_vcpus(asked: u32, one: u32, ranks: u32) -> Result<(), MachineSizeError> {
+    let max = one.saturating_mul(ranks);
+    if asked > max { Err(MachineSizeError::Vcpus { asked, max }) } else { Ok(()) }
 }
 
 fn size(args: &RunArgs, ranks: u32) -> Result<MachineSize, PrepareError> {
@@ -288,5 +292,18 @@ fn console(args: &RunArgs) -> Result<Console, PrepareError> {
             let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
             Ok(Console::File(file.map_err(|error| PrepareError::Console(path.to_owned(), error))?))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rank_has_its_share_of_the_processors_only() {
+        assert_eq!((check_vcpus(8, 8, 1), check_vcpus(16, 8, 2)), (Ok(()), Ok(())));
+        assert_eq!(check_vcpus(9, 8, 1), Err(MachineSizeError::Vcpus { asked: 9, max: 8 }));
+        assert_eq!(check_vcpus(17, 8, 2), Err(MachineSizeError::Vcpus { asked: 17, max: 16 }));
+        assert_eq!(check_vcpus(255, u32::MAX, 64), Ok(()));
     }
 }

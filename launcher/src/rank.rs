@@ -98,7 +98,8 @@ pub(crate) fn is_of_one_rank(variable: &OsStr) -> bool {
     })
 }
 
-/// The rank that the environment tells; nothing when it tells none.
+/// The rank that the environment tells; nothing when it tells none. Slurm sets SLURM_PROCID in a batch script too, which is no step:
+/// only srun says how many tasks a step has (srun(1) and sbatch(1), output environment variables).
 ///
 /// # Errors
 /// [`RankError`], with the variable's name and value.
@@ -107,8 +108,12 @@ pub(crate) fn discover(environment: &Environment) -> Result<Option<RankInfo>, Ra
     let Some((source, rank_variable, sizes)) = PLACES.into_iter().find(|(_, variable, _)| is_set(variable)) else {
         return Ok(None);
     };
+    let size_variable = sizes.iter().copied().find(|name| is_set(name));
+    if source == Source::Slurm && size_variable.is_none() {
+        return Ok(None);
+    }
     let rank = number(environment, rank_variable)?;
-    let Some(size_variable) = sizes.iter().copied().find(|name| is_set(name)) else {
+    let Some(size_variable) = size_variable else {
         let value = rank.to_string();
         return Err(RankError::NoSize { variable: rank_variable, value, sizes: sizes.join(", ") });
     };
@@ -178,6 +183,12 @@ mod tests {
         assert_eq!(found(&[("PMIX_RANK", "1"), ("SLURM_NTASKS", "4")]), Some((1, 4, Source::Pmix)));
         assert_eq!(found(&[("PMI_RANK", "0"), ("PMI_SIZE", "2")]), Some((0, 2, Source::Pmi)));
         assert_eq!(found(&[("SLURM_PROCID", "5"), ("SLURM_STEP_NUM_TASKS", "6")]), Some((5, 6, Source::Slurm)));
+    }
+
+    #[test]
+    fn a_batch_script_of_slurm_is_no_rank() {
+        let script = [("SLURM_JOB_ID", "7"), ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8"), ("SLURM_NNODES", "2")];
+        assert_eq!(found(&script), None);
     }
 
     #[test]

@@ -24,11 +24,12 @@ use std::time::Duration;
 use vincs_transport_tcp::secret::{MachineId, Secret};
 
 use crate::host::Place;
-use crate::rank::RankInfo;
+use crate::rank::{RankInfo, Source};
 use address_file::Published;
-use card::Card;
+use card::{Card, CardError};
 use channel::Channel;
-use door::{Door, Reach};
+use coordinator::Present;
+use door::{Door, OpenDoor, Reach};
 use mesh::Mesh;
 use message::{Hello, Introduction, Roster, Settings, VERSION};
 use mpi::{MPI_TIME, MpiError};
@@ -82,8 +83,16 @@ pub(crate) struct Machine {
     pub(crate) roster: Roster,
     /// On rank 0 the connections to all others, by rank; elsewhere that to rank 0.
     pub(crate) channels: Vec<Channel>,
-    /// Rank 0's address file, removed when this is dropped.
-    pub(crate) published: Option<Published>,
+    /// What rank 0 keeps for those that come late, as long as the machine runs.
+    pub(crate) doorstep: Option<Doorstep>,
+}
+
+/// What tells those that come late that the machine is complete.
+#[derive(Debug)]
+pub(crate) struct Doorstep {
+    /// The address file, removed when this is dropped.
+    _published: Option<Published>,
+    _open: OpenDoor,
 }
 
 /// There is no machine with this rank.
@@ -107,8 +116,8 @@ enum Way {
     File(PathBuf),
 }
 
-/// Wires the machine up as rank 0. `decide` says from the hellos, rank 0's first, what the machine is; `note` tells the user what is
-/// worth a word but no failure.
+/// Wires the machine up as rank 0. `decide` says from all that is present, rank 0 first, what the machine is; `say` tells the user why there is
+/// none, and what is worth a word but no failure.
 ///
 /// # Errors
 /// [`Refusal`]; all ranks that can be reached have been told.
@@ -117,8 +126,8 @@ pub(crate) fn as_rank_0(
     place: &Place,
     own: &Own,
     means: &Means,
-    note: impl Fn(&str),
-    decide: impl FnOnce(&[&Hello]) -> Result<Settings, String>,
+    say: impl Fn(&str),
+    decide: impl FnOnce(&[Present<'_>]) -> Result<Settings, String>,
 ) -> Result<Machine, Refusal> {
     let failed = |what: &str, error: std::io::Error| {
         Refusal::new(format!("rank 0 on {}: {what}: {error}", own.introduction.host))
@@ -131,15 +140,16 @@ pub(crate) fn as_rank_0(
     let machine = MachineId::random().map_err(|error| failed("no random numbers", error))?;
     let secret = Secret::random().map_err(|error| failed("no random numbers", error))?;
     let keys = Keys { machine, secret };
-    let door =
-        Door::open(reach, keys.secret.clone()).map_err(|error| failed("cannot listen for the other ranks", error))?;
+    let door = Door::open(reach, &keys.secret).map_err(|error| failed("cannot listen for the other ranks", error))?;
     let card = Card::new(machine, keys.secret.clone(), place, door.addresses.clone());
-    let published = match way(info, means, card.to_json().as_bytes(), &note).map_err(|line| said_of(own, &line))? {
-        Way::Mpi(_) => None,
-        Way::File(path) => Some(Published::write(&path, &card).map_err(|error| said_of(own, &error.to_string()))?),
-    };
-    let machine = coordinator::coordinate(&door.visitors, own, &keys, means.timeout, decide)?;
-    Ok(Machine { published, ..machine })
+    let published =
+        match way(info, means, card.to_json().as_bytes(), &say).map_err(|error| said_of(own, &error.to_string()))? {
+            Way::Mpi(_) => None,
+            Way::File(path) => Some(Published::write(&path, &card).map_err(|error| said_of(own, &error.to_string()))?),
+        };
+    let Door { visitors, open, .. } = door;
+    let machine = coordinator::coordinate(&visitors, own, &keys, means.timeout, (&say, decide))?;
+    Ok(Machine { doorstep: Some(Doorstep { _published: published, _open: open }), ..machine })
 }
 
 /// Wires this rank up with its rank 0.
@@ -148,8 +158,8 @@ pub(crate) fn as_rank_0(
 /// [`Refusal`] when there will be no machine with it.
 pub(crate) fn as_member(info: RankInfo, place: &Place, own: &Own, means: &Means) -> Result<Machine, Refusal> {
     let about = |refusal: Refusal| if refusal.said { refusal } else { said_of(own, &refusal.line) };
-    // Rank 0 has the same cause and says it.
-    let way = way(info, means, &[], |_| {}).map_err(|line| Refusal { line, said: true })?;
+    let way = way(info, means, &[], |_| {})
+        .map_err(|error| Refusal { said: error.is_everywhere(), ..said_of(own, &error.to_string()) })?;
     let card = || match &way {
         Way::Mpi(card) => Ok(card.as_ref().clone()),
         Way::File(path) => {
@@ -165,30 +175,61 @@ fn said_of(own: &Own, line: &str) -> Refusal {
     Refusal::new(format!("{}: {line}", difference::who(&own.introduction)))
 }
 
+/// Why a rank has no way to the card.
+#[derive(Debug, thiserror::Error)]
+enum WayError {
+    #[error("the ranks ({0}) are not started by MPI: give --address-file FILE, a file that all ranks see")]
+    NoFile(Source),
+    #[error("rank 0's card by MPI: {0}")]
+    Card(CardError),
+    #[error("wire-up by MPI: {0}; give --address-file FILE to do without")]
+    Mpi(MpiError),
+}
+
+impl WayError {
+    /// Whether all ranks have the same cause, so that rank 0 says it. What a host lacks, others may have.
+    fn is_everywhere(&self) -> bool {
+        match self {
+            Self::NoFile(_) | Self::Card(_) | Self::Mpi(MpiError::Deadline(_) | MpiError::Nothing) => true,
+            Self::Mpi(MpiError::NoHelper | MpiError::Start(..) | MpiError::Failed { .. }) => false,
+        }
+    }
+}
+
 /// The card by MPI where there is one; else where the address file is. All ranks come to the same result.
-fn way(info: RankInfo, means: &Means, blob: &[u8], note: impl Fn(&str)) -> Result<Way, String> {
+fn way(info: RankInfo, means: &Means, blob: &[u8], note: impl Fn(&str)) -> Result<Way, WayError> {
     let file = means.address_file.as_deref();
     if !info.source.may_be_mpi() {
-        return match file {
-            Some(path) => Ok(Way::File(path.to_owned())),
-            None => Err(format!(
-                "the ranks ({}) are not started by MPI: give --address-file FILE, a file that all ranks see",
-                info.source
-            )),
-        };
+        return file.map(|path| Way::File(path.to_owned())).ok_or(WayError::NoFile(info.source));
     }
     let card = mpi::exchange(info, blob, means.timeout.min(MPI_TIME));
     match (card.map(|card| Card::from_json(&card)), file) {
         (Ok(Ok(card)), _) => Ok(Way::Mpi(Box::new(card))),
-        (Ok(Err(error)), _) => Err(format!("rank 0's card by MPI: {error}")),
+        (Ok(Err(error)), _) => Err(WayError::Card(error)),
         (Err(error), Some(path)) => {
             note(&without_mpi(&error, path));
             Ok(Way::File(path.to_owned()))
         }
-        (Err(error), None) => Err(format!("wire-up by MPI: {error}; give --address-file FILE to do without")),
+        (Err(error), None) => Err(WayError::Mpi(error)),
     }
 }
 
 fn without_mpi(error: &MpiError, path: &Path) -> String {
     format!("wire-up by MPI: {error}; the address file {} is used instead", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_only_this_host_lacks_is_said_by_its_rank() {
+        let own = [MpiError::NoHelper, MpiError::Start("vincs-mpi".into(), io::ErrorKind::PermissionDenied.into())];
+        assert!(own.into_iter().all(|error| !WayError::Mpi(error).is_everywhere()));
+        let shared = [MpiError::Deadline(MPI_TIME), MpiError::Nothing].map(WayError::Mpi);
+        assert!(shared.iter().all(WayError::is_everywhere));
+        assert!(WayError::NoFile(Source::Slurm).is_everywhere());
+    }
 }

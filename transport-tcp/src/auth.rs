@@ -10,6 +10,9 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
 use crate::secret::{PROOF_BYTES, Secret, random};
 
 /// First bytes of a greeting.
@@ -245,6 +248,16 @@ impl Authenticated {
             Ok(stream)
         };
         connect().map(|stream| Self { stream, peer }).map_err(|cause| AuthError { peer, cause })
+    }
+
+    /// Whether the other end has gone away, as far as this host knows. What it said before is still there to be read.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.stream, &mut [0_u8; 1], flags) {
+            Ok((_, received)) => received == 0,
+            Err(error) => !matches!(error, Errno::AGAIN | Errno::INTR),
+        }
     }
 
     /// The address of the other end.

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::{Capabilities, Event, MAX_BODY, OperationId, Outcome, Segment, SendError, Transport};
 
 use crate::frame::{Frame, FrameFault, Kind, header, words};
+use crate::herald::Unpolled;
 use crate::inbox::{Inbox, Received};
 use crate::outbound::{AnswerFault, Connection, MAX_OPERATIONS, Pending};
 
@@ -46,7 +47,7 @@ pub const SILENCE: Duration = Duration::from_secs(5);
 
 impl Timing {
     /// Between two looks at most: twice per sign of life, as a look cannot tell when within its interval something was said.
-    fn interval(self) -> Duration {
+    pub(crate) fn interval(self) -> Duration {
         self.sign_of_life / 2
     }
 
@@ -64,7 +65,9 @@ pub struct TcpTransport {
     rank: Rank,
     epoll: Arc<OwnedFd>,
     /// By rank; none for this rank itself.
-    connections: Vec<Option<Connection>>,
+    connections: Arc<Vec<Option<Connection>>>,
+    /// Somebody polls: signs of life come from there.
+    polled: Arc<AtomicBool>,
     segment: Option<Arc<dyn Segment>>,
     timing: Timing,
     born: Instant,
@@ -144,7 +147,8 @@ impl TcpTransport {
         Ok(Self {
             rank,
             epoll,
-            connections,
+            connections: Arc::new(connections),
+            polled: Arc::default(),
             segment,
             timing,
             born: now,
@@ -157,6 +161,11 @@ impl TcpTransport {
     #[must_use]
     pub fn rank(&self) -> Rank {
         self.rank
+    }
+
+    /// What shows its signs of life until it is polled.
+    pub(crate) fn unpolled(&self) -> Unpolled {
+        Unpolled::new(&self.connections, Arc::clone(&self.polled))
     }
 
     fn connection(&self, to: Rank) -> Result<&Connection, SendError> {
@@ -376,6 +385,7 @@ impl Transport for TcpTransport {
         }
         // After receiving: nobody is silent whose bytes are here already.
         if now >= receiving.next_look {
+            self.polled.store(true, Ordering::Relaxed);
             anything |= self.look(receiving, now, sink);
             // Or when a peer will have been silent for too long. What it says until then only makes that later.
             let silent_at = receiving.peers.iter().flatten().map(|peer| peer.silent_at);

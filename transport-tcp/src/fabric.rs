@@ -12,6 +12,7 @@ use vincs_coherence::transport::Segment;
 use crate::auth::{AUTH_TIME, AuthError, Authenticated, FrameError};
 use crate::endpoint::{TcpTransport, Timing};
 use crate::hello::{HELLO_BYTES, Hello, MAX_REFUSAL};
+use crate::herald;
 use crate::listener::Listener;
 use crate::secret::{MachineId, Secret};
 
@@ -120,7 +121,8 @@ enum Arrival {
 /// Arrivals that wait to be looked at. Whoever brings one more waits.
 const ARRIVALS: usize = 64;
 
-/// Connects this rank with all others, which do the same meanwhile. Gives one endpoint per channel class, to be polled from now on.
+/// Connects this rank with all others, which do the same meanwhile. Gives one endpoint per channel class. Until it is polled it shows
+/// signs of life by itself, so that it is missed as soon as any other when its process is stopped.
 ///
 /// The listener is closed when all are connected. When that fails, threads that still wait for other ranks end by the deadline.
 ///
@@ -160,7 +162,9 @@ pub fn connect(config: &FabricConfig, listener: Listener) -> Result<Vec<TcpTrans
     let endpoint = |(sockets, segment): (_, &Option<Arc<dyn Segment>>)| {
         TcpTransport::new(config.rank, sockets, segment.clone(), config.timing, config.connect_time)
     };
-    Ok(mesh?.into_iter().zip(&config.segments).map(endpoint).collect::<io::Result<_>>()?)
+    let endpoints = mesh?.into_iter().zip(&config.segments).map(endpoint).collect::<io::Result<Vec<_>>>()?;
+    herald::start(endpoints.iter().map(TcpTransport::unpolled).collect(), config.timing)?;
+    Ok(endpoints)
 }
 
 /// What this rank expects of a hello; its own are made of it.

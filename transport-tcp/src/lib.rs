@@ -4,7 +4,7 @@
 //!   launcher's rendezvous uses as well.
 //! - [`listener`]: where others connect to; [`fabric`]: all ranks connect with each other, and say `hello` on each connection.
 //! - [`endpoint`]: one rank's end of one channel class, the port itself. Below it `frame`: what is on the wire; `inbox`: what has been
-//!   received; `outbound`: what is to be sent.
+//!   received; `outbound`: what is to be sent; `herald`: signs of life before anybody polls.
 //!
 //! A connection belongs to one pair of ranks and one channel class, so nothing of one class waits for another one. Whoever sends
 //! writes to the socket itself; whoever polls reads, serves the one-sided operations of other ranks, and flushes what a socket did not take.
@@ -18,6 +18,7 @@ pub mod endpoint;
 pub mod fabric;
 mod frame;
 mod hello;
+mod herald;
 mod inbox;
 pub mod listener;
 mod outbound;

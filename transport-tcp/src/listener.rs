@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,23 +56,12 @@ impl Listener {
         self.address
     }
 
-    /// Starts to let in whoever proves to know the secret, until the reception is dropped.
+    /// Starts to let in whoever proves to know the secret, until the door is dropped. `deliver` gets each, and why others did not get in,
+    /// on the thread on which it proved itself.
     ///
     /// # Errors
     /// No thread could be started.
-    pub fn receive(self, secret: &Secret) -> io::Result<Reception> {
-        let (sender, arrived) = mpsc::sync_channel(MAX_PENDING);
-        let deliver = move |result: Arrival| match result {
-            // Waits, if need be, for whoever serves the ones before. Nobody wants it any more if that fails.
-            Ok(_) => drop(sender.send(result)),
-            // News of strangers may be lost.
-            Err(_) => drop(sender.try_send(result)),
-        };
-        Ok(Reception { arrived, door: self.open(secret, deliver)? })
-    }
-
-    /// Starts to let in whoever proves to know the secret. `deliver` gets each, on the thread on which it proved itself.
-    pub(crate) fn open(self, secret: &Secret, deliver: impl Fn(Arrival) + Send + Sync + 'static) -> io::Result<Door> {
+    pub fn open(self, secret: &Secret, deliver: impl Fn(Arrival) + Send + Sync + 'static) -> io::Result<Door> {
         let guard = Guard {
             listener: self.listener.try_clone()?,
             secret: secret.clone(),
@@ -87,35 +76,11 @@ impl Listener {
 }
 
 /// Somebody who has proved to know the secret, or has failed to.
-type Arrival = Result<Authenticated, AuthError>;
-
-/// The connections that come in at a [`Listener`]. Dropping it closes the listener.
-#[derive(Debug)]
-pub struct Reception {
-    // Before the door: whoever waits to deliver is let go before the door waits for it.
-    arrived: mpsc::Receiver<Arrival>,
-    door: Door,
-}
-
-impl Reception {
-    /// The address at which others connect.
-    ///
-    /// # Errors
-    /// The kernel does not tell.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.door.listener.local_addr()
-    }
-
-    /// Waits for the next one that has proved itself or failed to. Nothing when the time is over.
-    #[must_use]
-    pub fn next(&self, deadline: Instant) -> Option<Result<Authenticated, AuthError>> {
-        self.arrived.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
-    }
-}
+pub type Arrival = Result<Authenticated, AuthError>;
 
 /// An open listener. Dropping it closes the listener and whatever has not proved itself yet.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub struct Door {
     listener: TcpListener,
     closed: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -150,8 +115,9 @@ impl Guard {
             if self.closed.load(Ordering::Relaxed) {
                 break;
             }
-            // Whoever cannot be served is dropped: it sees a closed connection.
-            let served = accepted.and_then(|(stream, peer)| self.examine(number, stream, peer));
+            // Whoever cannot be served is dropped: it sees a closed connection. IPv4 is called so on a socket of both kinds, too.
+            let canonical = |peer: SocketAddr| SocketAddr::new(peer.ip().to_canonical(), peer.port());
+            let served = accepted.and_then(|(stream, peer)| self.examine(number, stream, canonical(peer)));
             if let Err(error) = served {
                 tracing::debug!(%error, "a connection was not accepted");
                 thread::sleep(RETRY);

@@ -4,14 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use vincs_vmm::memory::engine::DEFAULT_READ_AHEAD;
 
 use crate::input::size::parse_size;
 
 /// Seconds that all ranks may take to come to rank 0: a batch system starts them within moments of each other, a busy host later.
 const DEFAULT_WIREUP_TIMEOUT_SECS: u64 = 60;
-
-/// Pages of read-ahead: 128 KiB, which hides a round trip on any network without filling small caches.
-const DEFAULT_READ_AHEAD: u16 = 32;
 
 /// Most shards: the channel classes of a transport that control messages leave (`wireup/mesh.rs`).
 pub(crate) const MAX_SHARDS: u32 = 15;

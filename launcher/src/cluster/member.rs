@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use vincs_vmm::machine::{Machine, MachineConfig, Role, Running, StopReason};
+use vincs_vmm::machine::{Machine, MachineConfig, MachineError, Role, Running, StopReason};
 use vincs_vmm::topology::Topology;
 
 use crate::cluster::others;
@@ -26,11 +26,18 @@ const COUNT_TIME: Duration = Duration::from_millis(250);
 /// How long the machine may take to stop here.
 const STOP_TIME: Duration = Duration::from_secs(3);
 
-/// How long rank 0 may take to write its statistics and its last line after the machine's end.
-const BYE_TIME: Duration = Duration::from_secs(10);
+/// How long rank 0 may be silent after the machine's end. While it writes its output, statistics and last line, it says now and then
+/// that it is not done.
+pub(crate) const BYE_TIME: Duration = Duration::from_secs(10);
 
-/// How long rank 0 may take to say that the machine ends because of another rank.
-const LOSS_TIME: Duration = Duration::from_secs(3);
+/// How long rank 0 may take, from when this rank knows, to say that the machine ends because a rank is lost: to stop, above all. With
+/// the time to miss a silent rank it is under 10 s.
+const LOSS_TIME: Duration = Duration::from_secs(4);
+
+const _: () = assert!(LOSS_TIME.as_secs() > STOP_TIME.as_secs());
+
+/// The same when rank 0 is the one that is lost: it seldom lives.
+const LOSS_OF_RANK_0_TIME: Duration = Duration::from_secs(2);
 
 /// How long rank 0 may take to hear that this rank has failed.
 const TELL_TIME: Duration = Duration::from_millis(500);
@@ -42,39 +49,52 @@ enum End {
     Ended,
     /// A rank is lost.
     Lost { rank: u16, reason: String },
+    /// This rank could not take part.
+    Failed(String),
 }
 
 /// Runs this rank's share of the machine; its exit status, which is rank 0's.
 pub(crate) fn run(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode {
-    let wireup::Machine { mesh, roster, mut channels, published: _ } = machine;
+    let wireup::Machine { mesh, roster, mut channels, doorstep: _ } = machine;
     let Some(mut zero) = channels.pop() else { return ExitCode::from(STATUS_OWN_FAILURE) };
     let running = others::cluster(rank, &roster, mesh)
-        .ok_or_else(|| "there is no channel to the other ranks".to_owned())
+        .ok_or_else(|| End::Failed("there is no channel to the other ranks".to_owned()))
         .and_then(|cluster| {
-            ignore_signals().map_err(|error| format!("signals cannot be taken: {error}"))?;
+            ignore_signals().map_err(|error| End::Failed(format!("signals cannot be taken: {error}")))?;
             let nodes = u32::from(cluster.ranks);
-            let topology = Topology::new(roster.settings.vcpus, nodes).map_err(|error| error.to_string())?;
+            let topology =
+                Topology::new(roster.settings.vcpus, nodes).map_err(|error| End::Failed(error.to_string()))?;
             let role = Role::Member(cluster);
             let config = MachineConfig { kvm, topology, memory: roster.settings.memory, role };
             start(config)
         });
-    match running {
+    let (end, noticed) = match running {
         Ok(running) => {
-            let end = wait(&running);
+            let (end, noticed) = (wait(&running), Instant::now());
             stop(running);
-            finish(rank, &roster.hosts, &end, &mut zero)
+            (end, noticed)
         }
-        Err(cause) => {
-            // Rank 0 says it; without rank 0 there is nobody to wait for.
-            let _ = zero.send(&ToCoordinator::Failed(cause), Instant::now() + TELL_TIME);
-            ExitCode::from(said_goodbye(&mut zero, LOSS_TIME).unwrap_or(STATUS_RANK_LOST))
-        }
+        Err(end) => (end, Instant::now()),
+    };
+    if let End::Failed(cause) = &end {
+        // Rank 0 says it.
+        let _ = zero.send(&ToCoordinator::Failed(cause.clone()), Instant::now() + TELL_TIME);
     }
+    let limit = if matches!(end, End::Lost { rank: 0, .. }) { LOSS_OF_RANK_0_TIME } else { LOSS_TIME };
+    let (status, line) = finish(rank, &roster.hosts, &end, &mut zero, noticed + limit);
+    if let Some(line) = line {
+        crate::say(&line);
+    }
+    ExitCode::from(status)
 }
 
-fn start(config: MachineConfig) -> Result<Running, String> {
-    let running = Machine::new(config).and_then(Machine::start).map_err(|error| error.to_string())?;
-    Ok(running)
+fn start(config: MachineConfig) -> Result<Running, End> {
+    Machine::new(config).and_then(Machine::start).map_err(|error| {
+        if let MachineError::RankLost { rank, reason } = error {
+            return End::Lost { rank, reason };
+        }
+        End::Failed(error.to_string())
+    })
 }
 
 /// Takes these signals and does nothing: rank 0 does, and this rank ends with it.
@@ -124,22 +144,25 @@ fn stop(running: Running) {
     }
 }
 
-/// Waits for rank 0's word, and says what has happened when there is no rank 0 to say it.
-fn finish(rank: u16, hosts: &[String], end: &End, zero: &mut Channel) -> ExitCode {
-    let (lost, reason) = match end {
-        End::Ended => return ExitCode::from(said_goodbye(zero, BYE_TIME).unwrap_or(STATUS_RANK_LOST)),
-        End::Lost { rank, reason } => (*rank, reason),
+/// Waits for rank 0's word, after a loss until `deadline`: the exit status, and what to say when there is no rank 0 to say it. A rank 0
+/// that is lost may live and have its word, too: one that is dead has closed the channel.
+fn finish(rank: u16, hosts: &[String], end: &End, zero: &mut Channel, deadline: Instant) -> (u8, Option<String>) {
+    let status = match end {
+        End::Ended => said_goodbye(zero, || Instant::now() + BYE_TIME),
+        End::Lost { .. } | End::Failed(_) => said_goodbye(zero, || deadline),
     };
-    if lost != 0
-        && let Some(status) = said_goodbye(zero, LOSS_TIME)
-    {
-        return ExitCode::from(status);
+    if let Some(status) = status {
+        return (status, None);
     }
-    if is_lowest(rank, &[0, lost]) {
-        let host = |rank: u16| hosts.get(usize::from(rank)).map_or("", String::as_str);
-        crate::say(&format!("rank {lost} on {} is lost: {reason} (said by rank {rank} on {})", host(lost), host(rank)));
-    }
-    ExitCode::from(STATUS_RANK_LOST)
+    let host = |rank: u16| hosts.get(usize::from(rank)).map_or("", String::as_str);
+    let by = format!("(said by rank {rank} on {})", host(rank));
+    let lost = |lost: u16, reason: &str| (lost, format!("rank {lost} on {} is lost: {reason} {by}", host(lost)));
+    let (lost, line) = match end {
+        End::Ended => lost(0, "the machine has ended, but it does not say how"),
+        End::Lost { rank, reason } => lost(*rank, reason),
+        End::Failed(cause) => lost(0, &format!("it does not answer; rank {rank} failed: {cause}")),
+    };
+    (STATUS_RANK_LOST, is_lowest(rank, &[0, lost]).then_some(line))
 }
 
 /// Whether a rank is the lowest that is left when these are lost: it speaks for all.
@@ -147,12 +170,16 @@ fn is_lowest(rank: u16, lost: &[u16]) -> bool {
     (0..rank).all(|lower| lost.contains(&lower))
 }
 
-/// The status with which rank 0 ends; nothing when it does not say so in time.
-fn said_goodbye(zero: &mut Channel, limit: Duration) -> Option<u8> {
-    match zero.receive(Instant::now() + limit) {
-        Ok(ToMember::Bye { status }) => Some(status),
-        Ok(ToMember::Refused { .. } | ToMember::Listen(_) | ToMember::Roster(_) | ToMember::Go) => None,
-        Err(ChannelError::Frame(_) | ChannelError::Garbage) => None,
+/// The status with which rank 0 ends; nothing when it is gone, or says nothing until the deadline, which is asked for anew after each
+/// of its words.
+fn said_goodbye(zero: &mut Channel, deadline: impl Fn() -> Instant) -> Option<u8> {
+    loop {
+        match zero.receive(deadline()) {
+            Ok(ToMember::Bye { status }) => return Some(status),
+            Ok(ToMember::Wait) => {}
+            Ok(ToMember::Refused { .. } | ToMember::Listen(_) | ToMember::Roster(_) | ToMember::Go)
+            | Err(ChannelError::Frame(_) | ChannelError::Garbage) => return None,
+        }
     }
 }
 
@@ -171,13 +198,55 @@ mod tests {
     fn rank_0s_status_is_taken_over() {
         let (mut zero, mut member) = pair();
         zero.send(&ToMember::Bye { status: 42 }, soon()).unwrap();
-        assert_eq!(said_goodbye(&mut member, STOP_TIME), Some(42));
+        assert_eq!(said_goodbye(&mut member, soon), Some(42));
         let (mut zero, mut member) = pair();
         zero.send(&ToMember::Go, soon()).unwrap();
-        assert_eq!(said_goodbye(&mut member, STOP_TIME), None, "out of turn");
+        assert_eq!(said_goodbye(&mut member, soon), None, "out of turn");
         drop(zero);
-        assert_eq!(said_goodbye(&mut member, STOP_TIME), None);
+        assert_eq!(said_goodbye(&mut member, soon), None);
         let (_zero, mut member) = pair();
-        assert_eq!(said_goodbye(&mut member, Duration::from_millis(20)), None, "silent");
+        assert_eq!(said_goodbye(&mut member, shortly), None, "silent");
+    }
+
+    #[test]
+    fn a_rank_0_that_is_not_done_is_waited_for() {
+        let (mut zero, mut member) = pair();
+        let busy = std::thread::spawn(move || {
+            for _ in 0..8 {
+                zero.send(&ToMember::Wait, soon()).unwrap();
+                std::thread::sleep(SHORT / 4);
+            }
+            zero.send(&ToMember::Bye { status: 0 }, soon()).unwrap();
+        });
+        assert_eq!(said_goodbye(&mut member, shortly), Some(0));
+        busy.join().unwrap();
+    }
+
+    #[test]
+    fn rank_0s_word_comes_before_any_line() {
+        let hosts = ["a".to_owned(), "b".to_owned()];
+        let lost = |rank| End::Lost { rank, reason: "no memory".into() };
+        for end in [End::Ended, lost(0), lost(2), End::Failed("no KVM".into())] {
+            let (mut zero, mut member) = pair();
+            zero.send(&ToMember::Bye { status: 125 }, soon()).unwrap();
+            assert_eq!(finish(1, &hosts, &end, &mut member, soon()), (125, None), "{end:?}");
+
+            let (zero, mut member) = pair();
+            drop(zero);
+            let (status, line) = finish(1, &hosts, &end, &mut member, soon());
+            assert!(status == 120 && line.is_some(), "{end:?}");
+            let (status, line) = finish(3, &hosts, &end, &mut member, soon());
+            assert!(status == 120 && line.is_none(), "{end:?}");
+        }
+        let (_zero, mut member) = pair();
+        let expected = "rank 0 on a is lost: no memory (said by rank 1 on b)".to_owned();
+        assert_eq!(finish(1, &hosts, &lost(0), &mut member, shortly()), (120, Some(expected)), "rank 0 is silent");
+    }
+
+    /// The time after which silence is no accident.
+    const SHORT: Duration = Duration::from_millis(200);
+
+    fn shortly() -> Instant {
+        Instant::now() + SHORT
     }
 }

@@ -1,7 +1,7 @@
 //! The other ranks, as rank 0 sees them while the machine runs.
 
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use vincs_coherence::transport::Transport;
 use vincs_vmm::cluster::Cluster;
 use vincs_vmm::memory::engine::MemorySettings;
 
+use crate::cluster::member;
 use crate::wireup::channel::Channel;
 use crate::wireup::mesh::Mesh;
 use crate::wireup::message::{Roster, Settings, ToCoordinator, ToMember};
@@ -23,6 +24,11 @@ const SAMPLE_EVERY: Option<NonZeroU32> = NonZeroU32::new(32);
 /// How long a rank may take to hear that the machine has ended.
 const BYE_TIME: Duration = Duration::from_millis(500);
 
+/// How often the others are told that the end of the machine takes a while.
+const WAIT_STEP: Duration = Duration::from_secs(2);
+
+const _: () = assert!(2 * WAIT_STEP.as_secs() < member::BYE_TIME.as_secs());
+
 /// How long a rank keeps a page that has to wait for a processor: some turns of the host's scheduler, in which the vCPU gets to use the page.
 const CROWDED_HOLD: Duration = Duration::from_millis(10);
 
@@ -32,8 +38,26 @@ pub(crate) struct Others {
     /// What the machine needs of them.
     pub(crate) cluster: Cluster,
     hosts: Vec<String>,
+    lines: Arc<Mutex<Lines>>,
+}
+
+/// The connections to the other ranks.
+#[derive(Debug)]
+struct Lines {
     /// To each, by rank without rank 0.
-    channels: Arc<Mutex<Vec<Channel>>>,
+    channels: Vec<Channel>,
+    /// The last word has been said.
+    parted: bool,
+}
+
+impl Lines {
+    fn tell_all(&mut self, message: &ToMember) {
+        for channel in &mut self.channels {
+            if let Err(error) = channel.send(message, Instant::now() + BYE_TIME) {
+                tracing::info!(peer = %channel.peer(), %error, "a rank is gone before the end");
+            }
+        }
+    }
 }
 
 /// What the machine needs of the other ranks, as this rank sees them; nothing when there is no channel for control messages.
@@ -67,16 +91,16 @@ fn memory(settings: &Settings) -> MemorySettings {
 impl Others {
     /// The other ranks of this machine.
     pub(crate) fn new(cluster: Cluster, roster: &Roster, channels: Vec<Channel>) -> Self {
-        let channels = Arc::new(Mutex::new(channels));
-        Self { cluster, hosts: roster.hosts.clone(), channels }
+        let lines = Arc::new(Mutex::new(Lines { channels, parted: false }));
+        Self { cluster, hosts: roster.hosts.clone(), lines }
     }
 
     /// One line about a rank that is lost: why it said it goes, else what the others noticed.
     pub(crate) fn loss(&self, rank: u16, reason: &str) -> String {
         let unknown = String::new();
         let host = self.hosts.get(usize::from(rank)).unwrap_or(&unknown);
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let channel = usize::from(rank).checked_sub(1).and_then(|at| channels.get_mut(at));
+        let mut lines = lock(&self.lines);
+        let channel = usize::from(rank).checked_sub(1).and_then(|at| lines.channels.get_mut(at));
         let last_word = channel.and_then(|channel| channel.receive(Instant::now() + LAST_WORD_TIME).ok());
         match last_word {
             Some(ToCoordinator::Failed(cause)) => format!("rank {rank} on {host} failed: {cause}"),
@@ -86,15 +110,40 @@ impl Others {
         }
     }
 
-    /// Tells all ranks to end with this status, when all is done here.
-    pub(crate) fn part(&self, status: u8) {
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        for channel in channels.iter_mut() {
-            if let Err(error) = channel.send(&ToMember::Bye { status }, Instant::now() + BYE_TIME) {
-                tracing::info!(peer = %channel.peer(), %error, "a rank is gone before the end");
+    /// From now on the others are told now and then that they have to wait, until [`Self::part`]: what rank 0 writes last may have a
+    /// slow reader, and what started the ranks may end them all when one of them ends badly.
+    pub(crate) fn ask_to_wait(&self) {
+        self.ask_to_wait_every(WAIT_STEP);
+    }
+
+    fn ask_to_wait_every(&self, step: Duration) {
+        let lines = Arc::downgrade(&self.lines);
+        let ask = move || {
+            loop {
+                thread::sleep(step);
+                let Some(lines) = lines.upgrade() else { return };
+                let mut lines = lock(&lines);
+                if lines.parted {
+                    return;
+                }
+                lines.tell_all(&ToMember::Wait);
             }
+        };
+        if let Err(error) = thread::Builder::new().name("ask-to-wait".into()).spawn(ask) {
+            tracing::warn!(%error, "the other ranks do not wait long for the end");
         }
     }
+
+    /// Tells all ranks to end with this status, when all is done here.
+    pub(crate) fn part(&self, status: u8) {
+        let mut lines = lock(&self.lines);
+        lines.parted = true;
+        lines.tell_all(&ToMember::Bye { status });
+    }
+}
+
+fn lock(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -164,5 +213,20 @@ mod tests {
         assert!(others.loss(9, "closed").starts_with("rank 9 on"), "a rank that there is none of is no panic");
         others.part(7);
         assert_eq!(at_one.receive::<ToMember>(soon()).unwrap(), ToMember::Bye { status: 7 });
+    }
+
+    #[test]
+    fn others_are_asked_to_wait_until_the_last_word() {
+        let roster = roster(&["n0", "n1"]);
+        let (one, mut at_one) = pair();
+        let others = Others::new(cluster(0, &roster, mesh(1)).unwrap(), &roster, vec![one]);
+        let step = Duration::from_millis(20);
+        others.ask_to_wait_every(step);
+        for _ in 0..3 {
+            assert_eq!(at_one.receive::<ToMember>(soon()).unwrap(), ToMember::Wait);
+        }
+        others.part(7);
+        while at_one.receive::<ToMember>(soon()).unwrap() != (ToMember::Bye { status: 7 }) {}
+        assert!(at_one.receive::<ToMember>(Instant::now() + 4 * step).is_err(), "nothing comes after it");
     }
 }

@@ -3,7 +3,9 @@
 use crate::cli::RunArgs;
 use crate::input::machine_size::MachineSize;
 use crate::input::size::Bytes;
-use crate::wireup::message::{Hello, Settings};
+use crate::wireup::coordinator::Present;
+use crate::wireup::difference::who;
+use crate::wireup::message::Settings;
 
 /// Least memory in bytes for copies of other ranks' pages in each shard: a device's longest transfer holds some hundred pages at once, and
 /// each virtual processor needs several.
@@ -16,10 +18,10 @@ const PAGE: u64 = 4096;
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum SettingsError {
     #[error(
-        "--mem {}: {ranks} ranks on one host hold {} of it, and that host has {}: ask for less, or use more hosts",
+        "{who}: --mem {}: {ranks} ranks on that host hold {} of it, and it has {}: ask for less, or use more hosts",
         Bytes(*.memory), Bytes(*.share), Bytes(*.host)
     )]
-    Memory { memory: u64, ranks: u64, share: u64, host: u64 },
+    Memory { who: String, memory: u64, ranks: u64, share: u64, host: u64 },
     #[error(
         "--cache {} is too small: with {shards} shards a rank needs at least {} for other ranks' pages",
         Bytes(*.asked), Bytes(*.least)
@@ -31,19 +33,19 @@ pub(crate) enum SettingsError {
 ///
 /// # Errors
 /// [`SettingsError`], with what to change.
-pub(crate) fn decide(args: &RunArgs, size: MachineSize, hellos: &[&Hello]) -> Result<Settings, SettingsError> {
+pub(crate) fn decide(args: &RunArgs, size: MachineSize, present: &[Present<'_>]) -> Result<Settings, SettingsError> {
     let cluster = &args.cluster;
-    let ranks = u64::try_from(hellos.len()).unwrap_or(u64::MAX).max(1);
+    let ranks = u64::try_from(present.len()).unwrap_or(u64::MAX).max(1);
     let share = size.memory.div_ceil(ranks);
     let mut cache = size.memory.saturating_sub(size.memory / ranks);
     let mut processors = u32::MAX;
-    for hello in hellos {
-        let on_host = hellos.iter().filter(|other| other.boot_id == hello.boot_id).count();
+    for (introduction, hello) in present {
+        let on_host = present.iter().filter(|(_, other)| other.boot_id == hello.boot_id).count();
         let on_host = u64::try_from(on_host).unwrap_or(u64::MAX).max(1);
         let shares = share.saturating_mul(on_host);
         if shares > hello.memory {
-            let (memory, host) = (size.memory, hello.memory);
-            return Err(SettingsError::Memory { memory, ranks: on_host, share: shares, host });
+            let (who, memory, host) = (who(introduction), size.memory, hello.memory);
+            return Err(SettingsError::Memory { who, memory, ranks: on_host, share: shares, host });
         }
         cache = cache.min(hello.memory / 2 / on_host);
         processors = processors.min(hello.processors / u32::try_from(on_host).unwrap_or(u32::MAX));
@@ -75,6 +77,7 @@ mod tests {
 
     use super::*;
     use crate::cli::Cli;
+    use crate::wireup::message::{Hello, Introduction, VERSION};
 
     const GIB: u64 = 1 << 30;
 
@@ -95,7 +98,14 @@ mod tests {
     }
 
     fn decided(arguments: &[&str], memory: u64, ranks: &[Hello]) -> Result<Settings, SettingsError> {
-        decide(&args(arguments), size(memory), &ranks.iter().collect::<Vec<_>>())
+        let introduce = |(rank, hello): (u32, &Hello)| {
+            let host = format!("n{}", hello.boot_id);
+            let introduction = Introduction { version: VERSION, rank, ranks: 4, host, vincs: "0".into() };
+            (introduction, hello.clone())
+        };
+        let ranks: Vec<_> = (0..).zip(ranks).map(introduce).collect();
+        let present: Vec<Present<'_>> = ranks.iter().map(|(introduction, hello)| (introduction, hello)).collect();
+        decide(&args(arguments), size(memory), &present)
     }
 
     #[test]
@@ -104,7 +114,11 @@ mod tests {
         let settings = decided(&[], 4 * GIB, &ranks).unwrap();
         assert_eq!((settings.vcpus, settings.memory, settings.cache), (8, 4 * GIB, GIB / 2));
         let error = decided(&[], 4 * GIB + PAGE, &ranks).unwrap_err();
-        assert_eq!(error, SettingsError::Memory { memory: 4 * GIB + PAGE, ranks: 1, share: GIB + PAGE / 4, host: GIB });
+        let (who, memory, share) = ("rank 0 on n0".to_owned(), 4 * GIB + PAGE, GIB + PAGE / 4);
+        assert_eq!(error, SettingsError::Memory { who, memory, ranks: 1, share, host: GIB });
+        let small = hosts(&[(2 * GIB, 2, 1), (GIB, 2, 2)]);
+        let message = decided(&[], 3 * GIB, &small).unwrap_err().to_string();
+        assert!(message.starts_with("rank 1 on n1: --mem 3G: 2 ranks on that host hold 2G"), "{message}");
     }
 
     #[test]

@@ -49,9 +49,13 @@ pub(crate) struct Terms {
 pub(crate) fn run(machine: Machine, others: Option<Others>, terms: &Terms) -> Outcome {
     let tail = SharedTail::default();
     let mut counters = None;
-    let ending = match Session::start(machine, others, terms, &tail) {
+    let ending = match Session::start(machine, others.clone(), terms, &tail) {
         Ok(mut session) => {
             let ending = session.supervise(terms);
+            // Nobody knows how long the rest takes: whoever reads the output may be slow.
+            if let Some(others) = &others {
+                others.ask_to_wait();
+            }
             let (stats, ending) = session.stop(ending);
             counters = stats;
             ending
@@ -170,7 +174,7 @@ impl Session {
     /// are waited for, and a signal that gives up on them becomes the ending: output that is lost is no success.
     fn stop(mut self, ending: Ending) -> (Option<Counters>, Ending) {
         let copier = self.stdout_copier.take();
-        let Some(counters) = self.guest.stop(ending.status()) else {
+        let Some(counters) = self.guest.stop(&ending) else {
             tracing::warn!("the machine does not stop in time: it ends with vincs");
             return (None, ending);
         };

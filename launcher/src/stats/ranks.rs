@@ -46,6 +46,8 @@ struct Clock {
 struct Sum {
     /// Of each virtual processor, in the order of the machine.
     vcpus: Vec<Value>,
+    /// The same of all virtual processors together.
+    all_vcpus: BTreeMap<String, u64>,
     /// Faults, messages and waits of the memory.
     memory: EngineStats,
     /// Control messages by kind.
@@ -71,6 +73,7 @@ fn sum(ranks: &[Value]) -> Sum {
     let mut sum = Sum::default();
     for rank in ranks.iter().filter_map(|rank| Rank::deserialize(rank).ok()) {
         let Dealings { memory, control_sent, clock } = rank.ranks;
+        add_counters(&mut sum.all_vcpus, &rank.vcpus);
         sum.vcpus.extend(rank.vcpus);
         sum.memory.add(&memory);
         add(&mut sum.control_sent, control_sent);
@@ -78,6 +81,13 @@ fn sum(ranks: &[Value]) -> Sum {
         sum.uncertainty_nanoseconds = sum.uncertainty_nanoseconds.max(clock.uncertainty_nanoseconds);
     }
     sum
+}
+
+fn add_counters(sum: &mut BTreeMap<String, u64>, vcpus: &[Value]) {
+    for (name, count) in vcpus.iter().filter_map(Value::as_object).flatten() {
+        let known = sum.entry(name.clone()).or_default();
+        *known = known.saturating_add(count.as_u64().unwrap_or_default());
+    }
 }
 
 fn add(sum: &mut Vec<KindSent>, more: Vec<KindSent>) {
@@ -100,19 +110,20 @@ mod tests {
 
     use super::*;
 
-    fn rank(vcpu: u32, faults: u64, interrupts: u64, skew: u64) -> Value {
+    fn rank(forwarded: u32, faults: u64, interrupts: u64, skew: u64) -> Value {
         let mut memory = EngineStats::default();
         memory.protocol.read_faults = faults;
         (0..faults).for_each(|_| memory.read_faults.record(Duration::from_micros(10)));
         let control_sent = [json!({"kind": "interrupt", "messages": interrupts, "bytes": 7 * interrupts})];
         let clock = json!({"worst_skew_nanoseconds": skew, "uncertainty_nanoseconds": 3});
-        json!({"vcpus": [{"id": vcpu}], "ranks": {"memory": memory, "control_sent": control_sent, "clock": clock}})
+        json!({"vcpus": [{"forwarded": forwarded}], "ranks": {"memory": memory, "control_sent": control_sent, "clock": clock}})
     }
 
     #[test]
     fn ranks_are_added_up() {
-        let sum = sum(&[rank(0, 2, 5, 0), rank(1, 3, 4, 90), Value::Null]);
-        assert_eq!(sum.vcpus, [json!({"id": 0}), json!({"id": 1})]);
+        let sum = sum(&[rank(6, 2, 5, 0), rank(1, 3, 4, 90), Value::Null]);
+        assert_eq!(sum.vcpus, [json!({"forwarded": 6}), json!({"forwarded": 1})]);
+        assert_eq!(sum.all_vcpus, [("forwarded".into(), 7)].into());
         assert_eq!((sum.memory.protocol.read_faults, sum.memory.read_faults.count()), (5, 5));
         assert_eq!(sum.control_sent, [KindSent { kind: "interrupt".into(), messages: 9, bytes: 63 }]);
         assert_eq!((sum.worst_skew_nanoseconds, sum.uncertainty_nanoseconds), (90, 3));
@@ -125,7 +136,7 @@ mod tests {
         let counters = counters(&zero, &[(2, told), (3, b"no JSON".to_vec())]);
         assert_eq!(counters.ranks.len(), 4);
         assert_eq!((&counters.ranks[1], &counters.ranks[3]), (&Value::Null, &Value::Null));
-        assert_eq!(counters.ranks[2]["vcpus"][0]["id"], 2);
+        assert_eq!(counters.ranks[2]["vcpus"][0]["forwarded"], 2);
         assert_eq!(counters.machine["memory"]["protocol"]["read_faults"], 1);
     }
 }

@@ -40,6 +40,11 @@ impl Channel {
         self.stream.local_address().ok()
     }
 
+    /// Whether the other end has gone away.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.stream.is_gone()
+    }
+
     /// Sends a message.
     ///
     /// # Errors

@@ -26,34 +26,48 @@ struct Member {
     channel: Channel,
 }
 
+/// A rank that is there.
+pub(crate) type Present<'a> = (&'a Introduction, &'a Hello);
+
 /// The ranks that have come, by rank, and why there will be no machine, if there will be none.
 #[derive(Debug, Default)]
 struct Gathering {
     members: BTreeMap<u32, Member>,
     refused: Vec<Channel>,
+    /// Those that have come and gone again, by rank.
+    left: BTreeMap<u32, Introduction>,
     verdict: Option<String>,
 }
 
-/// Gathers all ranks and connects them. `decide` says from the hellos, rank 0's first, what the machine is.
+impl Gathering {
+    /// Takes out the ranks that have gone again: they may come again, started anew.
+    fn look_round(&mut self) {
+        for (rank, member) in self.members.extract_if(.., |_, member| member.channel.is_gone()) {
+            self.left.insert(rank, member.introduction);
+        }
+    }
+}
+
+/// Gathers all ranks and connects them. `decide` says from all that is present, rank 0 first, what the machine is; `say` tells the user.
 ///
 /// # Errors
-/// [`Refusal`]: every rank that has come has been told.
+/// [`Refusal`]: the user and every rank that has come have been told.
 pub(crate) fn coordinate(
     visitors: &Receiver<Visitor>,
     own: &Own,
     keys: &Keys,
     timeout: Duration,
-    decide: impl FnOnce(&[&Hello]) -> Result<Settings, String>,
+    (say, decide): (impl Fn(&str), impl FnOnce(&[Present<'_>]) -> Result<Settings, String>),
 ) -> Result<Machine, Refusal> {
     let mut gathering = gather(visitors, own, timeout);
     if gathering.verdict.is_none() {
-        let hellos: Vec<&Hello> =
-            std::iter::once(&own.hello).chain(gathering.members.values().map(|member| &member.hello)).collect();
-        match decide(&hellos) {
+        let members = gathering.members.values().map(|member| (&member.introduction, &member.hello));
+        let present: Vec<Present<'_>> = std::iter::once((&own.introduction, &own.hello)).chain(members).collect();
+        match decide(&present) {
             Ok(settings) => match connect(&mut gathering, own, keys, settings) {
                 Ok((mesh, roster)) => {
                     let channels = gathering.members.into_values().map(|member| member.channel).collect();
-                    return Ok(Machine { mesh, roster, channels, published: None });
+                    return Ok(Machine { mesh, roster, channels, doorstep: None });
                 }
                 Err(line) => gathering.verdict = Some(line),
             },
@@ -61,13 +75,15 @@ pub(crate) fn coordinate(
         }
     }
     let line = gathering.verdict.unwrap_or_default();
+    // First: what started the ranks may end them all when the first of them ends, as each does once it has been told.
+    say(&line);
     let channels = gathering.members.into_values().map(|member| member.channel).chain(gathering.refused);
     for mut channel in channels {
         let refused = ToMember::Refused { line: line.clone(), said: true };
         // A rank that is gone needs no word.
         let _ = channel.send(&refused, Instant::now() + TELL_TIME);
     }
-    Err(Refusal { line, said: false })
+    Err(Refusal { line, said: true })
 }
 
 /// Waits until all ranks are there, or the time is over, or it is clear that there will be no machine and nobody comes any more.
@@ -76,6 +92,7 @@ fn gather(visitors: &Receiver<Visitor>, own: &Own, timeout: Duration) -> Gatheri
     let mut gathering = Gathering { verdict: own.hello.problem.clone(), ..Gathering::default() };
     let mut deadline = Instant::now() + if gathering.verdict.is_some() { REFUSAL_TIME } else { timeout };
     loop {
+        gathering.look_round();
         let come = gathering.members.len() + gathering.refused.len() + 1;
         if come >= usize::try_from(zero.ranks).unwrap_or(usize::MAX) {
             return gathering;
@@ -89,8 +106,8 @@ fn gather(visitors: &Receiver<Visitor>, own: &Own, timeout: Duration) -> Gatheri
                 }
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                let missing = (1..zero.ranks).filter(|rank| !gathering.members.contains_key(rank));
-                let line = missing_line(missing, zero, timeout);
+                gathering.look_round();
+                let line = missing_line(&gathering, zero, timeout);
                 gathering.verdict.get_or_insert(line);
                 return gathering;
             }
@@ -98,15 +115,26 @@ fn gather(visitors: &Receiver<Visitor>, own: &Own, timeout: Duration) -> Gatheri
     }
 }
 
-fn missing_line(missing: impl Iterator<Item = u32>, zero: &Introduction, timeout: Duration) -> String {
-    let missing: Vec<String> = missing.map(|rank| rank.to_string()).collect();
-    let (word, ranks) = (if missing.len() == 1 { "rank" } else { "ranks" }, missing.join(", "));
+/// Who is not there: those that have come and gone again are named with their hosts.
+fn missing_line(gathering: &Gathering, zero: &Introduction, timeout: Duration) -> String {
     let Introduction { ranks: all, host, .. } = zero;
     let seconds = timeout.as_secs();
-    format!(
+    let is_there = |rank: &u32| gathering.members.contains_key(rank);
+    let left: Vec<String> =
+        gathering.left.iter().filter(|(rank, _)| !is_there(rank)).map(|(_, gone)| who(gone)).collect();
+    let is_missing = |rank: &u32| !is_there(rank) && !gathering.left.contains_key(rank);
+    let missing: Vec<String> = (1..*all).filter(is_missing).map(|rank| rank.to_string()).collect();
+    let gone = format!("{} came to rank 0 on {host} and left again, of {all} ranks", left.join(", "));
+    let (word, ranks) = (if missing.len() == 1 { "rank" } else { "ranks" }, missing.join(", "));
+    let absent = format!(
         "{word} {ranks} of {all} did not come to rank 0 on {host} within {seconds} s: see that all are started and reach \
          that host, by --net-if if it has several networks; --wireup-timeout gives more time"
-    )
+    );
+    match (left.is_empty(), missing.is_empty()) {
+        (true, _) => absent,
+        (false, true) => gone,
+        (false, false) => format!("{gone}; {absent}"),
+    }
 }
 
 /// Looks at one that knows the machine's secret. One who comes in a rank's place that is taken, or that there is none of, is sent
@@ -204,4 +232,78 @@ fn hear(member: &mut Member) -> Result<ToCoordinator, String> {
 
 fn out_of_turn(member: &Member) -> String {
     format!("{} speaks out of turn: use the same vincs everywhere", who(&member.introduction))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::sync::mpsc::channel;
+
+    use vincs_transport_tcp::secret::{MachineId, Secret};
+
+    use super::*;
+    use crate::wireup::channel::tests::{pair, soon};
+    use crate::wireup::message::VERSION;
+
+    const LONG: Duration = Duration::from_secs(20);
+    const SHORT: Duration = Duration::from_millis(100);
+
+    fn introduction(rank: u32, ranks: u32) -> Introduction {
+        Introduction { version: VERSION, rank, ranks, host: format!("n{rank}"), vincs: "0".into() }
+    }
+
+    fn own(ranks: u32) -> Own {
+        Own { introduction: introduction(0, ranks), hello: Hello::default() }
+    }
+
+    /// A rank at the door, and its end of the connection.
+    fn visitor(rank: u32, ranks: u32) -> (Visitor, Channel) {
+        let (channel, end) = pair();
+        (Visitor { introduction: introduction(rank, ranks), hello: Some(Hello::default()), channel }, end)
+    }
+
+    #[test]
+    fn a_rank_that_has_left_is_named() {
+        let (sender, visitors) = channel();
+        let ((one, gone), (two, _end)) = (visitor(1, 4), visitor(2, 4));
+        drop(gone);
+        sender.send(one).unwrap();
+        sender.send(two).unwrap();
+        let line = gather(&visitors, &own(4), SHORT).verdict.unwrap();
+        assert!(
+            line.starts_with("rank 1 on n1 came to rank 0 on n0 and left again, of 4 ranks; rank 3 of 4"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_rank_that_has_left_may_come_again() {
+        let (sender, visitors) = channel();
+        let ((first, gone), (second, _end)) = (visitor(1, 2), visitor(1, 2));
+        drop(gone);
+        sender.send(first).unwrap();
+        sender.send(second).unwrap();
+        let gathering = gather(&visitors, &own(2), LONG);
+        assert_eq!((gathering.verdict, gathering.members.len()), (None, 1));
+        assert!(!gathering.members[&1].channel.is_gone());
+    }
+
+    #[test]
+    fn the_user_is_told_before_the_ranks() {
+        let (sender, visitors) = channel();
+        let (one, end) = visitor(1, 2);
+        sender.send(one).unwrap();
+        let (end, said_first) = (RefCell::new(end), Cell::new(false));
+        let say = |line: &str| {
+            let told = end.borrow_mut().receive::<ToMember>(Instant::now() + SHORT).is_ok();
+            said_first.set(line == "no" && !told);
+        };
+        let keys = Keys { machine: MachineId::random().unwrap(), secret: Secret::random().unwrap() };
+        let refusal =
+            coordinate(&visitors, &own(2), &keys, LONG, (say, |_: &[Present<'_>]| Err("no".into()))).unwrap_err();
+        assert!(said_first.get());
+        assert_eq!(refusal, Refusal { line: "no".into(), said: true });
+        let told = end.borrow_mut().receive::<ToMember>(soon()).unwrap();
+        assert_eq!(told, ToMember::Refused { line: "no".into(), said: true });
+    }
 }

@@ -1,25 +1,17 @@
 //! Where ranks come to rank 0. Whoever cannot prove to belong to the machine is shown out and changes nothing.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use vincs_transport_tcp::auth::{AUTH_TIME, Authenticated};
+use vincs_transport_tcp::auth::AUTH_TIME;
+use vincs_transport_tcp::listener::{self, Arrival, Listener};
 use vincs_transport_tcp::secret::Secret;
 
 use crate::wireup::channel::Channel;
 use crate::wireup::message::{Hello, Introduction, ToMember, VERSION};
 use crate::wireup::network;
-
-/// Most connections that are looked at at once: all ranks, and as many strangers. Who comes when there are so many is not let in, and
-/// a rank tries again.
-const MAX_VISITORS: usize = 2 * crate::rank::MAX_RANKS as usize;
-
-/// How long the door rests when the host has no descriptors or threads left.
-const REST: Duration = Duration::from_millis(100);
 
 /// A rank at the door.
 #[derive(Debug)]
@@ -30,14 +22,19 @@ pub(crate) struct Visitor {
     pub(crate) channel: Channel,
 }
 
-/// Rank 0's door, open as long as vincs lives. Once [`Door::visitors`] is dropped, whoever comes is told that it is late.
+/// Rank 0's door. Once [`Door::visitors`] is dropped, whoever comes is told that it is late, as long as [`Door::open`] is kept.
 #[derive(Debug)]
 pub(crate) struct Door {
     /// Where it is, best address first.
     pub(crate) addresses: Vec<SocketAddr>,
     /// Who comes.
     pub(crate) visitors: Receiver<Visitor>,
+    /// Closes it when it is dropped.
+    pub(crate) open: OpenDoor,
 }
+
+/// What keeps rank 0's door open.
+pub(crate) type OpenDoor = listener::Door;
 
 /// Where the door may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,61 +52,39 @@ impl Door {
     ///
     /// # Errors
     /// When there is no such address, or no thread.
-    pub(crate) fn open(reach: Reach, secret: Secret) -> io::Result<Self> {
+    pub(crate) fn open(reach: Reach, secret: &Secret) -> io::Result<Self> {
         let (listener, hosts) = match reach {
-            Reach::At(address) => (TcpListener::bind((address, 0))?, vec![address]),
-            Reach::ThisHost => (TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, vec![Ipv4Addr::LOCALHOST.into()]),
+            Reach::At(address) => (bind(address)?, vec![address]),
+            Reach::ThisHost => (bind(Ipv4Addr::LOCALHOST.into())?, vec![Ipv4Addr::LOCALHOST.into()]),
             Reach::Everywhere => {
                 // Takes IPv4 too. A host without IPv6 refuses.
-                let both = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0));
-                let listener = both.or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
-                let is_reached =
-                    |address: &IpAddr| listener.local_addr().is_ok_and(|at| at.is_ipv6()) || address.is_ipv4();
+                let both = bind(Ipv6Addr::UNSPECIFIED.into());
+                let listener = both.or_else(|_| bind(Ipv4Addr::UNSPECIFIED.into()))?;
+                let is_reached = |address: &IpAddr| listener.address().is_ipv6() || address.is_ipv4();
                 let mut hosts: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()];
                 hosts.extend(network::outward(&network::addresses()?).into_iter().filter(is_reached));
                 (listener, hosts)
             }
         };
-        let port = listener.local_addr()?.port();
+        let port = listener.address().port();
         let addresses = hosts.into_iter().map(|host| SocketAddr::new(host, port)).collect();
         let (sender, visitors) = channel();
-        let keep = move || keep(&listener, &secret, &sender);
-        std::thread::Builder::new().name("door".into()).spawn(keep)?;
-        Ok(Self { addresses, visitors })
+        let open = listener.open(secret, move |arrival| receive(arrival, &sender))?;
+        Ok(Self { addresses, visitors, open })
     }
 }
 
-/// Lets visitors in for ever.
-fn keep(listener: &TcpListener, secret: &Secret, visitors: &Sender<Visitor>) {
-    let inside = Arc::new(AtomicUsize::new(0));
-    loop {
-        let Ok((stream, peer)) = listener.accept() else {
-            std::thread::sleep(REST);
-            continue;
-        };
-        if inside.load(Ordering::Relaxed) >= MAX_VISITORS {
-            continue;
-        }
-        inside.fetch_add(1, Ordering::Relaxed);
-        let (secret, visitors, counter) = (secret.clone(), visitors.clone(), Arc::clone(&inside));
-        let receive = move || {
-            receive(stream, peer, &secret, &visitors);
-            counter.fetch_sub(1, Ordering::Relaxed);
-        };
-        if std::thread::Builder::new().name("visitor".into()).spawn(receive).is_err() {
-            inside.fetch_sub(1, Ordering::Relaxed);
-            std::thread::sleep(REST);
-        }
-    }
+fn bind(address: IpAddr) -> io::Result<Listener> {
+    Listener::bind(SocketAddr::new(address, 0)).map_err(|error| error.cause)
 }
 
-fn receive(stream: TcpStream, peer: SocketAddr, secret: &Secret, visitors: &Sender<Visitor>) {
-    let deadline = Instant::now() + AUTH_TIME;
-    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let mut channel = match Authenticated::accept(stream, peer, secret, deadline) {
+/// Hears what somebody is who belongs to the machine.
+fn receive(arrival: Arrival, visitors: &Sender<Visitor>) {
+    let mut channel = match arrival {
         Ok(stream) => Channel::new(stream),
         Err(error) => return tracing::info!(%error, "a stranger is shown out"),
     };
+    let (peer, deadline) = (channel.peer(), Instant::now() + AUTH_TIME);
     let introduced = channel.receive::<Introduction>(deadline).and_then(|introduction| {
         let hello = (introduction.version == VERSION).then(|| channel.receive(deadline)).transpose()?;
         Ok((introduction, hello))
@@ -136,6 +111,10 @@ pub(crate) fn show_out(mut visitor: Visitor, line: String) {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::net::TcpStream;
+
+    use vincs_transport_tcp::auth::Authenticated;
+    use vincs_transport_tcp::listener::MAX_PENDING;
 
     use super::*;
     use crate::wireup::channel::tests::soon;
@@ -154,7 +133,7 @@ mod tests {
     #[test]
     fn a_rank_gets_in_and_strangers_do_not() {
         let secret = Secret::random().unwrap();
-        let door = Door::open(Reach::ThisHost, secret.clone()).unwrap();
+        let door = Door::open(Reach::ThisHost, &secret).unwrap();
         let address = door.addresses[0];
         assert!(address.ip().is_loopback());
         let mut garbage = TcpStream::connect(address).unwrap();
@@ -170,9 +149,20 @@ mod tests {
     }
 
     #[test]
+    fn silent_strangers_keep_no_rank_out() {
+        let secret = Secret::random().unwrap();
+        let door = Door::open(Reach::ThisHost, &secret).unwrap();
+        let start = Instant::now();
+        let _strangers: Vec<_> = (0..2 * MAX_PENDING).map(|_| TcpStream::connect(door.addresses[0]).unwrap()).collect();
+        let _rank = enter(door.addresses[0], &secret, 1);
+        assert_eq!(door.visitors.recv().unwrap().introduction, introduction(1));
+        assert!(start.elapsed() < AUTH_TIME, "the strangers had to time out first");
+    }
+
+    #[test]
     fn who_comes_late_is_told() {
         let secret = Secret::random().unwrap();
-        let Door { addresses, visitors } = Door::open(Reach::ThisHost, secret.clone()).unwrap();
+        let Door { addresses, visitors, open: _open } = Door::open(Reach::ThisHost, &secret).unwrap();
         drop(visitors);
         let answer = enter(addresses[0], &secret, 1).receive::<ToMember>(soon()).unwrap();
         assert!(matches!(answer, ToMember::Refused { line, said: false } if line.contains("complete")));
@@ -181,7 +171,7 @@ mod tests {
     #[test]
     fn a_door_that_is_open_everywhere_is_found_at_loopback_too() {
         let secret = Secret::random().unwrap();
-        let door = Door::open(Reach::Everywhere, secret.clone()).unwrap();
+        let door = Door::open(Reach::Everywhere, &secret).unwrap();
         assert_eq!(door.addresses[0].ip(), Ipv4Addr::LOCALHOST);
         let _rank = enter(door.addresses[0], &secret, 1);
         let visitor = door.visitors.recv().unwrap();

@@ -98,9 +98,9 @@ pub(crate) fn join(mut channel: Channel, own: &Own, keys: &Keys, timeout: Durati
             }
             ToMember::Go => {
                 let (mesh, roster) = connected.ok_or_else(out_of_turn)?;
-                return Ok(Machine { mesh, roster, channels: vec![channel], published: None });
+                return Ok(Machine { mesh, roster, channels: vec![channel], doorstep: None });
             }
-            ToMember::Bye { .. } => return Err(out_of_turn()),
+            ToMember::Bye { .. } | ToMember::Wait => return Err(out_of_turn()),
         };
         channel.send(&answer, soon()).map_err(lost)?;
     }

@@ -106,6 +106,8 @@ pub(crate) enum ToMember {
         /// The exit status of all ranks.
         status: u8,
     },
+    /// The machine has ended or soon has, but rank 0 is not done: `Bye` comes later.
+    Wait,
 }
 
 /// To rank 0, after the hello.

@@ -73,6 +73,31 @@ fn ranks_that_come_late_are_waited_for() {
 }
 
 #[test]
+fn a_rank_shows_signs_of_life_before_it_polls() {
+    let time = 2 * SHORT;
+    let timing = Timing { sign_of_life: Duration::from_millis(200), silence: SHORT };
+    let mut ranks = machine(2, 2, time);
+    ranks.iter_mut().for_each(|(config, _)| config.timing = timing);
+    let mut ends: Vec<_> = start_all(ranks).into_iter().map(Result::unwrap).collect();
+    let (other, end) = (ends.pop().unwrap(), ends.pop().unwrap());
+    let lost_within = |time| {
+        let (start, mut lost) = (Instant::now(), None);
+        while lost.is_none() && start.elapsed() < time {
+            end[1].poll(&mut |event| {
+                if let Event::Lost { reason, .. } = event {
+                    lost = Some(reason);
+                }
+            });
+            thread::sleep(Duration::from_millis(1));
+        }
+        lost
+    };
+    assert_eq!(lost_within(time + timing.silence), None);
+    drop(other);
+    assert!(!lost_within(LONG).unwrap().contains("silent"), "its signs of life hold no connection open");
+}
+
+#[test]
 fn one_rank_alone_is_a_machine() {
     let ends = start_all(machine(1, 1, LONG)).remove(0).unwrap();
     assert!(!ends[0].poll(&mut |event| panic!("{event:?}")));

@@ -2,7 +2,8 @@
 //!
 //! A rank asks rank 0 for the guest's counter many times and keeps the answer that came back fastest: the counter was
 //! read between question and answer, so their middle is off by half of the round trip at most. Ranks of one boot of one
-//! host read the same counter and need no measurement.
+//! host read the same counter and take rank 0's offset exactly; that it is one is measured all the same, as virtual
+//! machines that are restored from one snapshot have one boot id too, and a counter each.
 
 use std::fs;
 
@@ -14,6 +15,11 @@ use super::message::ClockReading;
 pub(crate) const START_PROBES: u32 = 64;
 /// Round trips of which the best tells of drift, later on.
 pub(crate) const DRIFT_PROBES: u32 = 8;
+/// Round trips after which ranks of one boot may be content that their counter is one.
+const SHARED_PROBES: u32 = 8;
+/// By how many ticks more than its uncertainty a measurement of one and the same counter may be wrong: processors may
+/// read it this much before or after the instructions around, and have it set this far apart.
+const SHARED_MARGIN: u64 = 1000;
 /// Where Linux names the boot of this host.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How far the rates of two hosts' counters may be apart in parts per million: hosts of one kind measure their own rate
@@ -71,6 +77,14 @@ pub(crate) struct Measured {
     pub(crate) khz: u32,
 }
 
+impl Measured {
+    /// Whether the offset may be this one.
+    fn agrees(&self, offset: u64) -> bool {
+        let apart = self.offset.wrapping_sub(offset).cast_signed().unsigned_abs();
+        apart <= self.uncertainty.saturating_add(SHARED_MARGIN)
+    }
+}
+
 /// What to do after an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Next {
@@ -85,15 +99,17 @@ pub(crate) enum Next {
 pub(crate) struct Measurement {
     boot_id: Option<[u8; 16]>,
     number: u32,
+    answers: u32,
     left: u32,
     sent: u64,
     best: Option<Measured>,
 }
 
 impl Measurement {
-    /// One of so many round trips, whose first probe, with `number`, is sent now.
+    /// One of so many round trips, whose first probe, with `number`, is sent now. With the boot of this host, the counter may turn
+    /// out to be rank 0's own.
     pub(crate) fn start(boot_id: Option<[u8; 16]>, number: u32, probes: u32, now: u64) -> Self {
-        Self { boot_id, number, left: probes, sent: now, best: None }
+        Self { boot_id, number, answers: 0, left: probes, sent: now, best: None }
     }
 
     /// An answer has come. Nothing for one that is not to the last probe.
@@ -102,10 +118,6 @@ impl Measurement {
             return None;
         }
         let khz = reading.khz;
-        if self.boot_id == Some(reading.boot_id) {
-            self.left = 0;
-            return Some(Next::Done(Measured { offset: reading.offset, uncertainty: 0, same_counter: true, khz }));
-        }
         let trip = now.wrapping_sub(self.sent);
         let middle = self.sent.wrapping_add(trip / 2);
         let offset = reading.ticks.wrapping_sub(middle);
@@ -115,6 +127,12 @@ impl Measurement {
             _ => measured,
         });
         self.left -= 1;
+        self.answers += 1;
+        let is_one_boot = self.boot_id == Some(reading.boot_id);
+        if is_one_boot && (self.left == 0 || self.answers >= SHARED_PROBES) && best.agrees(reading.offset) {
+            self.left = 0;
+            return Some(Next::Done(Measured { offset: reading.offset, uncertainty: 0, same_counter: true, khz }));
+        }
         if self.left == 0 {
             return Some(Next::Done(best));
         }
@@ -183,13 +201,40 @@ mod tests {
         assert_eq!(measurement.answer(7, reading(0), 1171), None, "it is done");
     }
 
+    /// What comes of round trips of 100 ticks to a rank 0 of boot 2 whose answers are `wrong` ticks off, and how many.
+    fn measure(boot_id: Option<[u8; 16]>, probes: u32, wrong: u64) -> (Measured, u32) {
+        let mut measurement = Measurement::start(boot_id, 0, probes, 0);
+        let mut trips = 0;
+        loop {
+            let sent = u64::from(trips) * 100;
+            trips += 1;
+            match measurement.answer(trips - 1, reading((sent + 50 + 77).wrapping_add(wrong)), sent + 100) {
+                Some(Next::Probe(_)) => {}
+                next => {
+                    let Some(Next::Done(measured)) = next else { unreachable!() };
+                    assert_eq!(measurement.answer(trips, reading(0), sent + 200), None, "it is done");
+                    return (measured, trips);
+                }
+            }
+        }
+    }
+
     #[test]
     fn ranks_of_one_boot_share_the_counter_exactly() {
-        let mut measurement = Measurement::start(Some([2; 16]), 0, 64, 0);
-        let expected = Measured { offset: 77, uncertainty: 0, same_counter: true, khz: 1_000_000 };
-        assert_eq!(measurement.answer(0, reading(123), 999), Some(Next::Done(expected)));
-        let mut unknown = Measurement::start(None, 0, 2, 0);
-        assert_eq!(unknown.answer(0, reading(123), 999), Some(Next::Probe(1)));
+        let shared = Measured { offset: 77, uncertainty: 0, same_counter: true, khz: 1_000_000 };
+        for (probes, wrong, trips) in [(64, 0, SHARED_PROBES), (2, 0, 2), (64, 50 + SHARED_MARGIN, SHARED_PROBES)] {
+            assert_eq!(measure(Some([2; 16]), probes, wrong), (shared, trips));
+        }
+        let (measured, trips) = measure(None, 10, 0);
+        assert!(!measured.same_counter && (measured.offset, trips) == (77, 10), "the boot is not known");
+    }
+
+    #[test]
+    fn clones_of_one_snapshot_have_a_counter_each() {
+        for wrong in [50 + SHARED_MARGIN + 1, 1 << 40, 5000_u64.wrapping_neg()] {
+            let own = Measured { offset: wrong.wrapping_add(77), uncertainty: 50, same_counter: false, khz: 1_000_000 };
+            assert_eq!(measure(Some([2; 16]), 64, wrong), (own, 64));
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) use first::First;
 pub(crate) use member::{AppliedClock, Member, StatisticsSource};
 
 /// How long a rank's loss that another channel tells waits for what the rank may have said before it went: the end of
-/// the machine, or why it gives up.
+/// the machine, or why it gives up. So does what this rank's own memory cannot go on for.
 const GRACE: Duration = Duration::from_millis(300);
 /// How long a rank that has told rank 0 of a loss waits for rank 0 to tell all.
 const TELL_PATIENCE: Duration = Duration::from_secs(1);
@@ -118,8 +118,8 @@ struct Core {
     link: Arc<ControlLink>,
     router: Arc<Router>,
     events: Box<dyn Fn(ClusterEvent) + Send>,
-    /// A rank that is lost as far as is known, and when that is told unless something better comes.
-    suspect: Option<(Instant, Rank, String)>,
+    /// A rank that is lost as far as is known.
+    suspect: Option<Suspect>,
     /// The end or a loss has been told: nothing that follows from it is news.
     over: bool,
 }
@@ -135,9 +135,36 @@ impl Core {
         first
     }
 
-    fn suspect(&mut self, rank: Rank, reason: String, patience: Duration) {
+    fn suspect(&mut self, rank: Rank, reason: String, basis: Basis) {
         if !self.over && self.suspect.is_none() {
-            self.suspect = Some((Instant::now() + patience, rank, reason));
+            let due = Instant::now() + basis.patience();
+            self.suspect = Some(Suspect { due, rank, reason, basis });
+        }
+    }
+}
+
+/// A rank that is lost as far as is known, and when that counts unless something better comes.
+struct Suspect {
+    due: Instant,
+    rank: Rank,
+    reason: String,
+    basis: Basis,
+}
+
+/// What a suspicion waits for.
+#[derive(Clone, Copy)]
+enum Basis {
+    /// For a better reason, as another channel or this rank's memory found it.
+    Elsewhere,
+    /// For rank 0, which has been told.
+    Told,
+}
+
+impl Basis {
+    fn patience(self) -> Duration {
+        match self {
+            Self::Elsewhere => GRACE,
+            Self::Told => TELL_PATIENCE,
         }
     }
 }
@@ -240,7 +267,7 @@ impl ControlThread {
 
     /// Another channel has lost a rank, which may still have something to say on this one.
     fn lost_elsewhere(&mut self, rank: Rank, reason: String) {
-        self.core.suspect(rank, reason, GRACE);
+        self.core.suspect(rank, reason, Basis::Elsewhere);
     }
 
     fn end(&mut self, status: i32, done: Sender<()>) {
@@ -257,14 +284,10 @@ impl ControlThread {
 
     fn keep_time(&mut self) {
         let now = Instant::now();
-        if self.core.suspect.as_ref().is_some_and(|(due, ..)| *due <= now)
-            && let Some((_, rank, reason)) = self.core.suspect.take()
-        {
+        if let Some(suspect) = self.core.suspect.take_if(|suspect| suspect.due <= now) {
             match &mut self.side {
-                Side::First(first) => first.lost(&mut self.core, rank, reason),
-                Side::Member(_) => {
-                    self.core.finish(ClusterEvent::Lost(rank, reason));
-                }
+                Side::First(first) => first.lost(&mut self.core, suspect.rank, suspect.reason),
+                Side::Member(_) => Member::suspected(&mut self.core, suspect),
             }
         }
         if let Side::Member(member) = &mut self.side {
@@ -279,7 +302,7 @@ impl ControlThread {
     fn wait(&self, stopping: Option<Instant>) {
         let link = &self.core.link;
         let member = if let Side::Member(member) = &self.side { member.due() } else { None };
-        let due = [self.core.suspect.as_ref().map(|(due, ..)| *due), member, stopping].into_iter().flatten().min();
+        let due = [self.core.suspect.as_ref().map(|suspect| suspect.due), member, stopping].into_iter().flatten().min();
         let mut limit = link.transport().poll_within();
         if let Some(due) = due {
             limit = limit.min(due.saturating_duration_since(Instant::now()));

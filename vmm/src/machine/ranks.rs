@@ -1,5 +1,6 @@
 //! A rank's dealings with the other ranks of its machine.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -243,15 +244,7 @@ impl Ranks {
         let until = Instant::now() + limit;
         let (sender, answers) = channel();
         self.base.notes.tell(Note::Gather(sender));
-        let mut gathered = Vec::new();
-        while gathered.len() < self.link.others().count() {
-            match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(answer) => gathered.push(answer),
-                Err(_) => break,
-            }
-        }
-        gathered.sort_by_key(|(rank, _)| *rank);
-        gathered
+        first_answers(&answers, self.link.others().count(), until)
     }
 
     /// On other ranks: what rank 0 is told when it gathers.
@@ -273,6 +266,18 @@ impl Ranks {
             samples_dropped,
         }
     }
+}
+
+/// The first answer of each rank, until so many have answered or the time is over, by rank.
+fn first_answers(answers: &Receiver<(Rank, Vec<u8>)>, ranks: usize, until: Instant) -> Vec<(Rank, Vec<u8>)> {
+    let mut gathered = BTreeMap::new();
+    while gathered.len() < ranks {
+        match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok((rank, answer)) => _ = gathered.entry(rank).or_insert(answer),
+            Err(_) => break,
+        }
+    }
+    gathered.into_iter().collect()
 }
 
 impl Drop for Ranks {
@@ -298,5 +303,17 @@ mod tests {
         let lost = EngineEvent::RankLost { rank: Rank(2), reason: "closed".into() };
         assert_eq!(loss(lost), (Rank(2), "closed".into()));
         assert_eq!(loss(EngineEvent::Host("no memory".into())), (Rank(1), "no memory".into()));
+    }
+
+    #[test]
+    fn a_rank_that_answers_twice_displaces_no_other() {
+        let (sender, answers) = channel();
+        for (rank, answer) in [(2, "first"), (2, "second"), (1, "other")] {
+            sender.send((Rank(rank), answer.into())).unwrap();
+        }
+        let soon = Instant::now() + Duration::from_secs(20);
+        assert_eq!(first_answers(&answers, 2, soon), [(Rank(1), b"other".to_vec()), (Rank(2), b"first".to_vec())]);
+        sender.send((Rank(2), Vec::new())).unwrap();
+        assert_eq!(first_answers(&answers, 2, Instant::now()).len(), 1, "the time is over");
     }
 }

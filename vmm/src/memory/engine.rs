@@ -51,7 +51,7 @@ mod zero;
 mod tests;
 
 pub use calibrate::HOLD_LIMITS;
-pub use config::{EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, MemorySettings};
+pub use config::{DEFAULT_READ_AHEAD, EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, MemorySettings};
 pub use frames::FramesError;
 pub(super) use holds::{Holds, Lease};
 pub use hot::HotPage;

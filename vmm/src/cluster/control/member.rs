@@ -10,11 +10,14 @@ use vincs_coherence::id::Rank;
 use super::super::clock::{ClockStats, DRIFT_PROBES, Measured, Measurement, Next, START_PROBES};
 use super::super::forward::{DEVICE_RANK, Forwarder};
 use super::super::message::{ClockReading, Control, MAX_STATISTICS};
-use super::{Breach, ClusterEvent, Core, TELL_PATIENCE};
+use super::{Basis, Breach, ClusterEvent, Core, Suspect};
 use crate::clock::host_ticks;
 
 /// How often drift of the clock is measured.
 const DRIFT_STEP: Duration = Duration::from_secs(1);
+
+/// How long after one rank misses rank 0 all others do: each looks twice a second who is silent.
+const SPREAD_TIME: Duration = Duration::from_secs(1);
 
 type Tell = Box<dyn Fn() -> Vec<u8> + Send>;
 
@@ -43,6 +46,7 @@ impl fmt::Debug for StatisticsSource {
 pub(crate) struct Member {
     forwarder: Arc<Forwarder>,
     statistics: StatisticsSource,
+    /// Until the first measurement, which decides whether the counter is rank 0's own.
     boot_id: Option<[u8; 16]>,
     measurement: Option<Measurement>,
     /// Where the first measurement goes.
@@ -52,6 +56,8 @@ pub(crate) struct Member {
     next_drift: Option<Instant>,
     ended: bool,
     closed: bool,
+    /// Rank 0 is lost: by then all others know, too.
+    known_at: Option<Instant>,
 }
 
 /// The clock as it was set, and how well it goes.
@@ -84,6 +90,7 @@ impl Member {
             next_drift: None,
             ended: false,
             closed: false,
+            known_at: None,
         }
     }
 
@@ -94,7 +101,7 @@ impl Member {
 
     fn measure(&mut self, core: &Core, probes: u32) {
         let number = self.measurement.as_ref().map_or(0, |last| last.number().wrapping_add(1));
-        self.measurement = Some(Measurement::start(self.boot_id, number, probes, host_ticks()));
+        self.measurement = Some(Measurement::start(self.boot_id.take(), number, probes, host_ticks()));
         core.link.send(DEVICE_RANK, &Control::ClockProbe { number }, &[]);
     }
 
@@ -147,17 +154,39 @@ impl Member {
     pub(super) fn lost(&mut self, core: &mut Core, rank: Rank, reason: String) {
         if rank == DEVICE_RANK {
             self.closed = true;
-            let known = core.suspect.take().map(|(_, rank, reason)| ClusterEvent::Lost(rank, reason));
+            if !core.over {
+                self.known_at = Some(Instant::now() + SPREAD_TIME);
+            }
+            let known = core.suspect.take().map(|suspect| ClusterEvent::Lost(suspect.rank, suspect.reason));
             core.finish(known.unwrap_or(ClusterEvent::Lost(rank, reason)));
         } else if !core.over {
-            core.link.send(DEVICE_RANK, &Control::lost(rank, &reason), &[]);
-            core.suspect(rank, reason, TELL_PATIENCE);
+            Self::tell_loss(core, rank, reason);
         }
     }
 
-    /// Whether other ranks may not know of the end yet, and would take a closed connection for a loss.
+    /// Nothing better has come in time. What rank 0 has not been told yet, it is told now, so that it can say the cause;
+    /// when it does not answer either, this rank ends by itself.
+    pub(super) fn suspected(core: &mut Core, suspect: Suspect) {
+        match suspect.basis {
+            Basis::Elsewhere => Self::tell_loss(core, suspect.rank, suspect.reason),
+            Basis::Told => drop(core.finish(ClusterEvent::Lost(suspect.rank, suspect.reason))),
+        }
+    }
+
+    /// Tells rank 0 of a loss. That rank 0 itself is not reached on another channel is this rank's own failure to it.
+    fn tell_loss(core: &mut Core, rank: Rank, reason: String) {
+        let told = if rank == DEVICE_RANK {
+            Control::lost(core.link.rank(), &format!("it has lost rank 0: {reason}"))
+        } else {
+            Control::lost(rank, &reason)
+        };
+        core.link.send(DEVICE_RANK, &told, &[]);
+        core.suspect(rank, reason, Basis::Told);
+    }
+
+    /// Whether other ranks may not know of the end or of rank 0's loss yet, and would take a closed connection for a loss.
     pub(super) fn lingers(&self) -> bool {
-        self.ended && !self.closed
+        self.ended && !self.closed || self.known_at.is_some_and(|known| Instant::now() < known)
     }
 
     /// When [`Self::keep_time`] has something to do.

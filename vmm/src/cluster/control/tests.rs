@@ -245,6 +245,17 @@ fn without_rank_0_it_is_over_at_once() {
 }
 
 #[test]
+fn a_rank_that_misses_rank_0_stays_until_the_others_miss_it_too() {
+    let (rig, ends) = alone(1, 3);
+    ends[0].lose(Rank(1), "silent for 5 s");
+    assert_eq!(rig.lost().0, 0);
+    rig.notes.tell(Note::Stop);
+    thread::sleep(SHORT);
+    assert!(!rig.thread.as_ref().unwrap().is_finished(), "rank 2 would take it for the lost one");
+    rig.stop();
+}
+
+#[test]
 fn what_another_channel_says_waits_for_a_better_reason() {
     let (rig, ends) = alone(1, 2);
     rig.notes.tell(Note::Lost(Rank(0), "closed".into()));
@@ -256,6 +267,27 @@ fn what_another_channel_says_waits_for_a_better_reason() {
     let (rig, _ends) = alone(0, 2);
     rig.notes.tell(Note::Lost(Rank(1), "nonsense".into()));
     assert_eq!(rig.lost(), (1, "nonsense".into()));
+    rig.stop();
+}
+
+#[test]
+fn what_ends_a_rank_elsewhere_is_told_to_rank_0() {
+    let found = |own: u16, about: u16, reason: &str, expected: Control| {
+        let (rig, ends) = alone(own, 4);
+        rig.notes.tell(Note::Lost(Rank(about), reason.into()));
+        wait_for(&ends[0], |message| (*message == expected).then_some(()));
+        rig.no_event();
+        say(&ends[0], own, &Control::lost(Rank(3), "rank 0's word"), &[]);
+        assert_eq!(rig.lost(), (3, "rank 0's word".into()));
+        rig.stop();
+    };
+    found(2, 2, "out of memory", Control::lost(Rank(2), "out of memory"));
+    found(2, 3, "closed", Control::lost(Rank(3), "closed"));
+    found(2, 0, "closed", Control::lost(Rank(2), "it has lost rank 0: closed"));
+
+    let (rig, _ends) = alone(2, 3);
+    rig.notes.tell(Note::Lost(Rank(2), "out of memory".into()));
+    assert_eq!(rig.lost(), (2, "out of memory".into()), "rank 0 does not answer");
     rig.stop();
 }
 

@@ -56,8 +56,9 @@ pub struct MemorySettings {
     pub sample_every: Option<NonZeroU32>,
 }
 
-/// Pages asked for ahead of a sequential reader: 128 KiB, Linux's own read-ahead.
-const READ_AHEAD: u16 = 32;
+/// Pages asked for ahead of a sequential reader unless the user says otherwise: 128 KiB, Linux's own read-ahead, which hides a
+/// round trip on any network without filling small caches.
+pub const DEFAULT_READ_AHEAD: u16 = 32;
 /// Pages taken at a first touch: 64 KiB, of which a kernel that has touched one will touch more.
 const FIRST_TOUCH: u16 = 16;
 /// Pages asked for together: a kernel's page tables, run queues and locks that each processor needs for whatever it does.
@@ -72,7 +73,7 @@ impl Default for MemorySettings {
         Self {
             hold: None,
             cache_pages: None,
-            read_ahead: READ_AHEAD,
+            read_ahead: DEFAULT_READ_AHEAD,
             first_touch: FIRST_TOUCH,
             companions: COMPANIONS,
             spin: if alone { Duration::ZERO } else { SPIN },
