@@ -17,7 +17,7 @@ use vincs_vmm::virtio::blk::{Disk, OpenDiskError};
 use vincs_vmm::virtio::p9::{P9, P9Error};
 
 use crate::cli::RunArgs;
-use crate::guest::cmdline::{Choice, cmdline};
+use crate::guest::cmdline::{Choice, Spread, cmdline};
 use crate::guest::initramfs::{self, InitramfsError};
 use crate::guest::{command, shares};
 use crate::host::{self, mounts};
@@ -173,12 +173,17 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
             let modules = initramfs::modules(&tree, !args.disks.is_empty())?;
             let order = command.as_ref().map(|Command { stdio, .. }| command::order(&args.command, &cwd, *stdio));
             let order = order.transpose().map_err(PrepareError::Groups)?;
-            let config = GuestConfig { shares: shares.clone(), command: order, hostname: host::name() };
+            let hostname = host::name();
+            let config =
+                GuestConfig { shares: shares.clone(), command: order, hostname, bring_up_processors: ranks > 1 };
             initramfs::build(users_initrd, vincs_guest_image::INIT, &config, &modules)?
         }
     };
     let console_is_read = args.console.is_some() || command.is_none();
-    let cmdline = cmdline(Choice { console_is_read, distributed: ranks > 1, append: &args.append });
+    let first_rank = u32::try_from(topology.ids_of(0).count()).unwrap_or(u32::MAX);
+    let spread = Spread { first_rank, vcpus: size.vcpus, brought_up: !boots_users_initrd(args) };
+    let spread = (ranks > 1).then_some(spread);
+    let cmdline = cmdline(Choice { console_is_read, spread, append: &args.append });
     BootPlan::new(&kernel, &initrd, &cmdline, size.memory)?;
     let one = u32::try_from(Hypervisor::open(&args.kvm)?.max_vcpus()).unwrap_or(u32::MAX);
     check_vcpus(size.vcpus, one, ranks)?;

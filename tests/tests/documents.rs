@@ -134,8 +134,9 @@ fn kernel_options_are_those_of_the_launcher() {
 #[test]
 fn kernel_options_of_spread_guests_are_those_of_the_launcher() {
     let cmdline = source("launcher/src/guest/cmdline.rs");
-    let options = launcher_options(&cmdline, "DISTRIBUTED");
-    assert!(!options.is_empty());
+    let options = ["DISTRIBUTED", "REMOTE"].map(|table| launcher_options(&cmdline, table));
+    assert!(options.iter().all(|options| !options.is_empty()));
+    let options = options.concat();
     let expected: Vec<_> = options.iter().map(|option| format!("`{option}`")).collect();
     assert_eq!(first_column(&document("distribution.md"), "option"), expected);
 }

@@ -35,6 +35,11 @@ pub const AREA_START: u64 = 0xE_0000;
 pub const AREA_END: u64 = 0x10_0000;
 /// Alignment of the RSDP in bytes (ACPI section 5.2.5.1); the other tables are laid out with it too.
 pub const ALIGNMENT: usize = 16;
+/// SLIT distance of two nodes of one rank, whose memory is equally near in truth: what real machines of two sockets say.
+pub const SAME_HOST_DISTANCE: u8 = 20;
+/// SLIT distance of nodes on different ranks. Beyond 30 (Linux, `RECLAIM_DISTANCE`) the scheduler leaves a task where it is when it forks, execs or
+/// wakes, and moves it to another node only for the balance of the load.
+pub const OTHER_RANK_DISTANCE: u8 = 40;
 /// Most NUMA nodes: one for each of 255 ranks. SLIT grows with the square and takes 65 kB of the area then.
 pub const MAX_NODES: u32 = 255;
 /// Most virtio-mmio devices: their names in the DSDT have three hexadecimal digits.
@@ -127,6 +132,8 @@ pub struct AcpiConfig {
     pub memory: Vec<MemoryRange>,
     /// Number of NUMA nodes; nodes are 0..nodes.
     pub nodes: u32,
+    /// SLIT distance of two nodes: [`SAME_HOST_DISTANCE`] or [`OTHER_RANK_DISTANCE`].
+    pub node_distance: u8,
     /// The IOAPIC.
     pub io_apic: IoApic,
     /// Virtio devices. The position in the list is the `_UID`.
@@ -212,7 +219,7 @@ pub fn build(config: &AcpiConfig) -> Result<Vec<u8>, AcpiError> {
         fadt::build(&config.power, dsdt),
         topology::madt(&config.processors, config.io_apic),
         topology::srat(&config.processors, &config.memory),
-        topology::slit(config.nodes),
+        topology::slit(config.nodes, config.node_distance),
     ];
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for table in &tables {

@@ -87,6 +87,7 @@ impl Local {
                 spin: Duration::from_micros(shape.spin),
                 ..MemorySettings::default()
             },
+            processors: 1,
             sampler: None,
         };
         let transports = endpoints.into_iter().map(|endpoint| Arc::new(endpoint) as Arc<dyn Transport>).collect();

@@ -496,13 +496,11 @@ impl<'a> Machine<'a> {
     /// The places of the nodes that are told this.
     fn places_of(&mut self, rank: Rank, input: &Input) -> std::ops::Range<usize> {
         let site = self.site(rank);
-        match input {
-            Input::Sleep(_) => 0..site.nodes.len(),
-            one => {
-                let place = place_of(site, one);
-                place..place + 1
-            }
+        if matches!(input, Input::Sleep(_)) {
+            return 0..site.nodes.len();
         }
+        let place = place_of(site, input);
+        place..place + 1
     }
 
     fn one_input(&mut self, rank: Rank, now: Tick, place: usize, input: &Input) -> Checked {

@@ -19,6 +19,7 @@ mod control;
 mod disk;
 mod error;
 mod ports;
+mod processors;
 mod relay;
 mod session;
 mod shares;
@@ -46,7 +47,12 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     boot::load_modules()?;
     let config = boot::read_config()?;
     boot::set_host_name(&config.hostname)?;
-    let Some(command) = &config.command else { return disk::hand_over() };
+    let Some(command) = &config.command else {
+        if config.bring_up_processors {
+            processors::bring_up()?;
+        }
+        return disk::hand_over();
+    };
     let control = control.insert(Control::new(ports::open(vincs_guest_protocol::CONTROL_PORT)?));
     if !time::set_from_host(control)? {
         console("vincs did not tell the time: the clock may be a second behind");
@@ -55,6 +61,10 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     boot::mount_fresh_file_systems(&config.shares)?;
     shares::mount_others(&config.shares)?;
     boot::bring_up_loopback()?;
+    // Last: until then nothing is shared with another rank.
+    if config.bring_up_processors {
+        processors::bring_up()?;
+    }
     run(command, control)
 }
 

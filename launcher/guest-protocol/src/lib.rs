@@ -35,6 +35,8 @@ pub struct GuestConfig {
     pub command: Option<Command>,
     /// The guest's host name.
     pub hostname: String,
+    /// Whether to bring up the processors that the kernel was told to leave (`maxcpus`).
+    pub bring_up_processors: bool,
 }
 
 impl GuestConfig {
@@ -174,7 +176,12 @@ mod tests {
         let share = Share { tag: "root".into(), path: b"/caf\xe9".to_vec(), mode: ShareMode::Overlay };
         let terminal = Stdio::Terminal { stderr: true, size: WindowSize { rows: 24, columns: 80 } };
         let command = Command { argv: vec![b"ls".to_vec()], uid: 1000, stdio: terminal, ..Command::default() };
-        let config = GuestConfig { shares: vec![share], command: Some(command), hostname: "vincs".into() };
+        let config = GuestConfig {
+            shares: vec![share],
+            command: Some(command),
+            hostname: "vincs".into(),
+            bring_up_processors: true,
+        };
         let bytes = config.to_bytes().unwrap();
         assert_eq!(GuestConfig::from_bytes(&bytes).unwrap(), config);
         for length in 0..bytes.len() {

@@ -45,7 +45,7 @@ pub(crate) struct ClusterArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     pub(crate) cache: Option<u64>,
     /// Microseconds that a rank keeps a page at least before another gets it, 1 or more [default: four times what a page fault takes
-    /// there, 50 to 10000; 10000 where ranks share processors]
+    /// there, 50 to 10000; 10000 for each of the ranks that share processors]
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) hold_time: Option<u32>,
     /// Most pages of 4 KiB that are fetched ahead of sequential reads; 0 for none

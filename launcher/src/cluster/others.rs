@@ -1,6 +1,6 @@
 //! The other ranks, as rank 0 sees them while the machine runs.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +29,8 @@ const WAIT_STEP: Duration = Duration::from_secs(2);
 
 const _: () = assert!(2 * WAIT_STEP.as_secs() < member::BYE_TIME.as_secs());
 
-/// How long a rank keeps a page that has to wait for a processor: some turns of the host's scheduler, in which the vCPU gets to use the page.
+/// How long a rank keeps a page for each rank of a host on which they wait for processors: some turns of the host's scheduler, in which the
+/// vCPU gets the other pages that it needs, each from a rank that has to wait too, and to use them.
 const CROWDED_HOLD: Duration = Duration::from_millis(10);
 
 /// The other ranks.
@@ -66,15 +67,24 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster>
     let control = endpoints.next()?;
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
     let mut memory = memory(&roster.settings);
-    memory.hold = memory.hold.or_else(|| is_crowded(rank, &roster.boots).then_some(CROWDED_HOLD));
+    memory.hold = memory.hold.or_else(|| crowded_hold(ranks_here(rank, &roster.boots), available_processors()));
     Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control, memory })
 }
 
-/// Whether ranks have to wait for a processor of this host: each has a thread for its memory beside at least one vCPU.
-fn is_crowded(rank: u16, boots: &[String]) -> bool {
+/// How many ranks run on this rank's host.
+fn ranks_here(rank: u16, boots: &[String]) -> usize {
     let own = boots.get(usize::from(rank));
-    let ranks = boots.iter().filter(|boot| Some(*boot) == own).count();
-    thread::available_parallelism().is_ok_and(|processors| 2 * ranks > processors.get())
+    boots.iter().filter(|boot| Some(*boot) == own).count()
+}
+
+fn available_processors() -> usize {
+    thread::available_parallelism().map_or(usize::MAX, NonZeroUsize::get)
+}
+
+/// The hold time where so many ranks have to wait for this host's processors: each has a thread for its memory beside at least one vCPU.
+fn crowded_hold(ranks: usize, processors: usize) -> Option<Duration> {
+    let is_crowded = 2 * ranks > processors;
+    is_crowded.then(|| CROWDED_HOLD.saturating_mul(u32::try_from(ranks).unwrap_or(u32::MAX)))
 }
 
 /// How memory is spread; what nobody has set is as this host has it.
@@ -150,11 +160,12 @@ fn lock(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
 mod tests {
     #[test]
     fn a_host_is_crowded_when_its_ranks_have_more_threads_than_it_has_processors() {
-        let most = thread::available_parallelism().unwrap().get() / 2;
-        let boots = |ranks: usize| [vec!["here".to_owned(); ranks], vec!["there".to_owned(); 100]].concat();
-        assert!(is_crowded(0, &boots(most + 1)));
-        assert!(most == 0 || !is_crowded(0, &boots(most)));
-        assert!(!is_crowded(7, &[]), "nobody is there");
+        let boots: Vec<_> = ["a", "b", "a", "a"].map(str::to_owned).into();
+        assert_eq!([0, 1, 2].map(|rank| ranks_here(rank, &boots)), [3, 1, 3]);
+        assert_eq!(ranks_here(9, &boots), 0, "nobody is there");
+        assert_eq!((crowded_hold(2, 4), crowded_hold(0, 1)), (None, None));
+        assert_eq!(crowded_hold(2, 3), Some(Duration::from_millis(20)));
+        assert_eq!(crowded_hold(8, 1), Some(Duration::from_millis(80)));
     }
 
     use std::net::Ipv4Addr;

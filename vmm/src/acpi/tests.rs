@@ -20,6 +20,7 @@ fn machine(processors: u32, nodes: u32) -> AcpiConfig {
             .chain([MemoryRange { start: 0, len: 0xA_0000, node: 0 }])
             .collect(),
         nodes,
+        node_distance: OTHER_RANK_DISTANCE,
         io_apic: IoApic { id: 0, address: 0xFEC0_0000, gsi_base: 0 },
         virtio: (0..5).map(|n| VirtioMmio { address: 0xD000_0000 + n * 0x1000, len: 0x1000, gsi: 5 + n }).collect(),
         serial: SerialPort { io_port: 0x3F8, gsi: 4 },
@@ -147,14 +148,14 @@ fn srat_puts_processors_and_memory_into_their_nodes() {
 }
 
 #[test]
-fn slit_is_10_to_itself_and_20_elsewhere() {
+fn slit_is_10_to_itself_and_as_said_elsewhere() {
     for nodes in [1, 2, 8] {
         let slit = table(&machine(1, nodes), "SLIT");
         assert_eq!(u64_at(&slit, 36), u64::from(nodes));
         let nodes = nodes as usize;
         assert_eq!(slit.len(), 44 + nodes * nodes);
         for (n, distance) in slit[44..].iter().enumerate() {
-            assert_eq!(*distance, if n / nodes == n % nodes { 10 } else { 20 });
+            assert_eq!(*distance, if n / nodes == n % nodes { 10 } else { OTHER_RANK_DISTANCE });
         }
     }
 }

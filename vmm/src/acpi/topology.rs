@@ -19,8 +19,6 @@ const HEADER_LEN: u32 = 36;
 const MADT_REVISION: u8 = 6;
 /// SRAT revision of ACPI 6.5; from 2 on, proximity domains have 32 bits.
 const SRAT_REVISION: u8 = 3;
-/// SLIT distance to another node; the distance to itself is 10 by definition (ACPI section 5.2.17).
-const REMOTE_DISTANCE: u8 = 20;
 /// Flag "enabled" of MADT and SRAT entries.
 const ENABLED: u32 = 1;
 
@@ -99,13 +97,13 @@ pub(super) fn srat(processors: &[Processor], memory: &[MemoryRange]) -> Vec<u8> 
     table(*b"SRAT", SRAT_REVISION, &entries)
 }
 
-/// SLIT (ACPI section 5.2.17): every other node is equally far.
-pub(super) fn slit(nodes: u32) -> Vec<u8> {
+/// SLIT (ACPI section 5.2.17): every other node is equally far; the distance to itself is 10 by definition.
+pub(super) fn slit(nodes: u32, distance: u8) -> Vec<u8> {
     let mut slit = SLIT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, nodes);
     let nodes = nodes as usize;
     for from in 0..nodes {
         for to in 0..from {
-            slit.set_distance(from, to, REMOTE_DISTANCE);
+            slit.set_distance(from, to, distance);
         }
     }
     serialise(&slit)

@@ -216,11 +216,12 @@ impl Ground {
         let engine = self.spread(&cluster, &notes)?;
         let router = self.wide_router(link);
         let forwarder = Arc::new(Forwarder::new(Arc::clone(link), self.raw.iter().map(|vcpu| vcpu.id)));
+        let spread = Some(engine.processors());
         let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
         let (ranks, measured) = ranks::start_member(base, note_box, &forwarder, &router, &self.ended)?;
         let clock = ranks.take_clock(&measured, &self.raw).map_err(|error| with_reason(error, &self.events))?;
         let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock)?;
-        let platform = Arc::new(Platform { io: Io::There(forwarder), router, spread: true });
+        let platform = Arc::new(Platform { io: Io::There(forwarder), router, spread });
         let Self { vm, ram, handles, ended, events, .. } = self;
         let parts = Parts { handles, ranks: Some(ranks), platform: Arc::clone(&platform), clock, vm, ram };
         Ok(Machine { vcpus, platform, ended, events, parts })
@@ -238,7 +239,7 @@ impl Ground {
         let Self { hypervisor, topology, memory, vm, ram, raw, handles, ended, events, .. } = self;
         let vcpus = vcpus::equip(&hypervisor, &topology, raw, clock)?;
         let Rest { kernel, initrd, command_line, virtio } = rest;
-        let tables = acpi::build(&devices::acpi_config(&topology, memory, virtio))?;
+        let tables = acpi::build(&devices::acpi_config(&topology, memory, virtio, ranks.is_some()))?;
         let plan = BootPlan::new(&kernel, &initrd, &command_line, memory)?;
         let window = ranks.as_ref().map_or_else(|| ram.device_memory(), Ranks::device_memory);
         let loaded = window.write(GuestAddress(AREA_START), &tables).map_err(MachineError::GuestMemory);
@@ -249,7 +250,7 @@ impl Ground {
             bootstrap.fd.set_sregs(&special).map_err(KvmError::ioctl("set the first special registers"))?;
             bootstrap.fd.set_regs(&registers).map_err(KvmError::ioctl("set the first registers"))?;
         }
-        let spread = ranks.is_some();
+        let spread = ranks.as_ref().map(Ranks::processors);
         let platform = Arc::new(Platform { io: Io::Here(devices), router, spread });
         let parts = Parts { handles, ranks, platform: Arc::clone(&platform), clock, vm, ram };
         Ok(Machine { vcpus, platform, ended, events, parts })

@@ -8,7 +8,10 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 
 use super::config::{Equipment, MachineError};
 use super::running::Event;
-use crate::acpi::{self, AREA_START, AcpiConfig, MemoryRange, Processor, SerialPort, VirtioMmio};
+use crate::acpi::{
+    self, AREA_START, AcpiConfig, MemoryRange, OTHER_RANK_DISTANCE, Processor, SAME_HOST_DISTANCE, SerialPort,
+    VirtioMmio,
+};
 use crate::apic::{IoApic, IoApicPin, Router};
 use crate::bus::{Bus, MmioDevice};
 use crate::cluster::Devices;
@@ -114,7 +117,7 @@ fn register_notifications(vm: &VmFd, transport: &MmioTransport, address: u32) ->
 }
 
 /// What the ACPI tables are to say.
-pub(super) fn acpi_config(topology: &Topology, memory: u64, virtio: Vec<VirtioMmio>) -> AcpiConfig {
+pub(super) fn acpi_config(topology: &Topology, memory: u64, virtio: Vec<VirtioMmio>, is_spread: bool) -> AcpiConfig {
     let processor = |id| Processor { x2apic_id: topology.apic_id(id), node: topology.node(id) };
     let range = |(start, len, node)| MemoryRange { start, len, node };
     AcpiConfig {
@@ -122,6 +125,7 @@ pub(super) fn acpi_config(topology: &Topology, memory: u64, virtio: Vec<VirtioMm
         processors: topology.ids().map(processor).collect(),
         memory: node_ranges(memory, topology.nodes()).into_iter().map(range).collect(),
         nodes: topology.nodes(),
+        node_distance: if is_spread { OTHER_RANK_DISTANCE } else { SAME_HOST_DISTANCE },
         io_apic: acpi::IoApic { id: 0, address: IO_APIC_ADDRESS, gsi_base: 0 },
         virtio,
         serial: SerialPort { io_port: SERIAL_PORT, gsi: SERIAL_GSI },

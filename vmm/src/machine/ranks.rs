@@ -22,7 +22,7 @@ use crate::cluster::{
 };
 use crate::kvm;
 use crate::layout::{PAGE_SIZE, node_ranges};
-use crate::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats};
+use crate::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats, Processors};
 use crate::memory::{DeviceMemory, GuestRam};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, SampledFault, Samples, VcpuHandle, VcpuSampler};
@@ -154,6 +154,7 @@ pub(super) fn spread_memory(
         homes: HomeMap::new(segments)?,
         shards: u16::try_from(cluster.coherence.len()).unwrap_or(u16::MAX),
         memory: cluster.memory.clone(),
+        processors: u32::try_from(handles.len()).unwrap_or(u32::MAX),
         sampler: Some(Arc::new(VcpuSampler::new(handles))),
     };
     let notes = notes.clone();
@@ -215,6 +216,11 @@ impl Ranks {
             link.send(DEVICE_RANK, &Control::vcpu_failed(vcpu.0, failure), &[]);
         };
         self.forwarder.is_some().then_some(tell)
+    }
+
+    /// Where vCPUs tell that they sleep.
+    pub(super) fn processors(&self) -> Arc<Processors> {
+        self.base.engine.processors()
     }
 
     /// A window on memory for a device.

@@ -10,6 +10,7 @@
 //! - `view`: what the guest sees, and the system calls that change it; `uffd`, `frames`: what that stands on.
 //! - `service`: the thread; `outgoing`: messages that wait; `mailbox`, `holds`: what devices want.
 //! - `awaited`: what shards tell each other.
+//! - `processors`: whether any of the rank's executes anything.
 //! - `stats`, `latency`, `hot`: what is counted; `calibrate`: the minimum hold time; `binding`: where the threads run; `caches`: how
 //!   much each keeps.
 
@@ -41,6 +42,7 @@ mod hot;
 mod latency;
 mod mailbox;
 mod outgoing;
+mod processors;
 mod service;
 mod stats;
 mod uffd;
@@ -56,6 +58,7 @@ pub use frames::FramesError;
 pub(super) use holds::{Holds, Lease};
 pub use hot::HotPage;
 pub use latency::Latencies;
+pub use processors::Processors;
 pub use stats::{Count, EngineStats, HOTTEST, Traffic, Waits};
 pub use view::ViewError;
 
@@ -68,6 +71,7 @@ pub struct Engine {
     recorders: Vec<Arc<Recorder>>,
     frames: Arc<Frames>,
     holds: Arc<Holds>,
+    processors: Arc<Processors>,
     hold: Duration,
 }
 
@@ -118,12 +122,14 @@ impl Engine {
         let parts = whole.cache_pages.map(part).unwrap_or_default();
         let shared = Shared::new(config.shards, events);
         let mut recorders = Vec::new();
-        let mut mailboxes = Vec::new();
+        let mailboxes: Vec<_> = (0..config.shards)
+            .map(|_| Mailbox::new().map(Arc::new))
+            .collect::<Result<_, _>>()
+            .map_err(EngineError::Thread)?;
+        let processors = Arc::new(Processors::new(config.processors, mailboxes.clone()));
         let mut services = Vec::new();
-        for (index, transport) in (0..config.shards).zip(transports) {
+        for ((index, transport), mailbox) in (0..config.shards).zip(transports).zip(&mailboxes) {
             let shard = Shard { index, count: config.shards };
-            let mailbox = Arc::new(Mailbox::new().map_err(EngineError::Thread)?);
-            mailboxes.push(Arc::clone(&mailbox));
             let recorder = Arc::new(Recorder::default());
             recorders.push(Arc::clone(&recorder));
             services.push(Parts {
@@ -131,9 +137,10 @@ impl Engine {
                 node: Node::new(Config { cache_pages: parts.get(usize::from(index)).copied(), ..whole.clone() })?,
                 view: View::new(Arc::clone(&frames), shard)?,
                 transport,
-                mailbox,
+                mailbox: Arc::clone(mailbox),
                 recorder,
                 shared: shared.clone(),
+                processors: Arc::clone(&processors),
                 sampling: memory.sample_every.zip(config.sampler.clone()),
                 spin: memory.spin,
             });
@@ -141,7 +148,7 @@ impl Engine {
         let of_devices = Arc::new(Recorder::default());
         recorders.push(Arc::clone(&of_devices));
         let holds = Arc::new(Holds::new(Arc::clone(&frames), mailboxes.clone(), of_devices));
-        let mut engine = Self { threads: Vec::new(), mailboxes, recorders, frames, holds, hold };
+        let mut engine = Self { threads: Vec::new(), mailboxes, recorders, frames, holds, processors, hold };
         let binding = if memory.bind { choose_cores(services.len()) } else { None };
         for (index, parts) in services.into_iter().enumerate() {
             engine.threads.push(spawn(index, parts, binding.clone()).map_err(EngineError::Thread)?);
@@ -153,6 +160,12 @@ impl Engine {
     #[must_use]
     pub fn device_memory(&self) -> DeviceMemory {
         DeviceMemory::spread(Arc::clone(self.frames.alias()), Arc::clone(&self.holds))
+    }
+
+    /// Whom the processors tell when they sleep and wake. While all sleep, pages go to other ranks without waiting for the hold time.
+    #[must_use]
+    pub fn processors(&self) -> Arc<Processors> {
+        Arc::clone(&self.processors)
     }
 
     /// What it has counted so far, all shards together.

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Longest time that a vCPU has to run between two timer interrupts: some ticks of the slowest common rate.
-const MAX_RUN: Duration = Duration::from_millis(20);
+/// Longest time that a vCPU has to run between two timer interrupts. A tick of a processor that shares its host with others, and its pages with more of them, was
+/// seen to wait for as long.
+const MAX_RUN: Duration = Duration::from_millis(500);
 
 /// Shortest time after which to look again.
 const LOOK: Duration = Duration::from_micros(100);
@@ -92,9 +93,9 @@ mod tests {
 
     #[test]
     fn a_long_wait_is_not_owed_whole() {
-        assert_eq!(after(40_000, 20_000), 0);
-        assert_eq!(after(1_000_000, 19_000), 1000);
-        assert_eq!(after(1_000_000, 20_000), 0);
+        assert_eq!(after(1_000_000, 500_000), 0);
+        assert_eq!(after(10_000_000, 499_000), 1000);
+        assert_eq!(after(10_000_000, 500_000), 0);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::apic::{LocalApic, Router, Signals};
 use crate::clock::GuestClock;
 use crate::cluster::{Devices, Forwarder};
 use crate::kvm::{self, KvmError};
+use crate::memory::engine::Processors;
 use crate::topology::VcpuId;
 
 /// What all vCPUs of the machine share.
@@ -26,8 +27,8 @@ use crate::topology::VcpuId;
 pub(crate) struct Platform {
     pub(crate) io: Io,
     pub(crate) router: Arc<Router>,
-    /// Some of the memory is on other ranks.
-    pub(crate) spread: bool,
+    /// Where this rank's vCPUs tell that they sleep, if some of the memory is on other ranks.
+    pub(crate) spread: Option<Arc<Processors>>,
 }
 
 /// Where the machine's devices are.
@@ -134,7 +135,7 @@ impl Runner {
             paused: false,
             unfinished: false,
             reset,
-            pace: Pace::new(platform.spread),
+            pace: Pace::new(platform.spread.is_some()),
             platform,
             shared: vcpu.shared,
             timer,
@@ -201,7 +202,9 @@ impl Runner {
         self.pace.sleep();
         let limit = if until_timer { self.apic.timer_expiry().map(|tick| self.clock.until(tick)) } else { None };
         let VcpuShared { kick, mailbox, .. } = &self.shared;
+        let told = self.platform.spread.as_ref().inspect(|processors| processors.sleeps());
         kick.sleep(|| !mailbox.is_empty(), limit);
+        told.inspect(|processors| processors.wakes());
     }
 
     /// NMI, INIT and start-up messages.

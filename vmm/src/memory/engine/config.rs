@@ -28,6 +28,8 @@ pub struct EngineConfig {
     pub shards: u16,
     /// How memory is spread.
     pub memory: MemorySettings,
+    /// Processors that touch the memory, all awake at the start: see [`super::Engine::processors`]. At least one.
+    pub processors: u32,
     /// Who looks at faulting threads, at one of [`MemorySettings::sample_every`] faults of each shard; if anybody.
     pub sampler: Option<Arc<dyn FaultSampler>>,
 }

@@ -79,6 +79,8 @@ pub(super) struct Mailbox {
     full: AtomicBool,
     /// The thread waits for `wake`, or is about to.
     sleeping: AtomicBool,
+    /// The thread keeps pages for processors, for a time; looked at while it sleeps.
+    keeps_pages: AtomicBool,
     /// The thread is gone.
     closed: AtomicBool,
     wake: EventFd,
@@ -91,6 +93,7 @@ impl Mailbox {
             commands: Mutex::new(Vec::new()),
             full: AtomicBool::new(false),
             sleeping: AtomicBool::new(false),
+            keeps_pages: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
         })
@@ -122,8 +125,10 @@ impl Mailbox {
         std::mem::take(&mut *commands)
     }
 
-    /// The thread is about to wait for [`Self::fd`]; false when it has a command and must not.
-    pub(super) fn may_sleep(&self) -> bool {
+    /// The thread is about to wait for [`Self::fd`]; false when it has a command and must not. `keeps_pages`: it keeps pages for processors
+    /// for a time; whether these sleep it looks at after this call.
+    pub(super) fn may_sleep(&self, keeps_pages: bool) -> bool {
+        self.keeps_pages.store(keeps_pages, Ordering::SeqCst);
         self.sleeping.store(true, Ordering::SeqCst);
         !self.full.load(Ordering::SeqCst)
     }
@@ -134,6 +139,13 @@ impl Mailbox {
         if rung {
             // It fails only when there is nothing to read.
             let _ = self.wake.read();
+        }
+    }
+
+    /// Wakes the thread if it waits and keeps pages for processors.
+    pub(super) fn ring_if_it_keeps_pages(&self) {
+        if self.sleeping.load(Ordering::SeqCst) && self.keeps_pages.load(Ordering::SeqCst) {
+            self.ring();
         }
     }
 
@@ -179,10 +191,10 @@ mod tests {
         let mailbox = Mailbox::new().unwrap();
         mailbox.push(Command::Stop);
         assert!(mailbox.wake.read().is_err(), "not rung");
-        assert!(!mailbox.may_sleep(), "there is a command");
+        assert!(!mailbox.may_sleep(false), "there is a command");
         mailbox.awake(false);
         assert_eq!(mailbox.take().len(), 1);
-        assert!(mailbox.may_sleep());
+        assert!(mailbox.may_sleep(false));
         mailbox.push(Command::Stop);
         assert_eq!(mailbox.wake.read().unwrap(), 1);
     }

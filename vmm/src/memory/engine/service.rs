@@ -17,6 +17,7 @@ use super::config::{EngineEvent, EventSink, FaultSampler};
 use super::frames::Shard;
 use super::mailbox::{Command, Mailbox, Refused, Waiter};
 use super::outgoing::Outgoing;
+use super::processors::Processors;
 use super::stats::Recorder;
 use super::view::{Fault, View, ViewError};
 
@@ -68,6 +69,7 @@ pub(super) struct Parts {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) recorder: Arc<Recorder>,
     pub(super) shared: Shared,
+    pub(super) processors: Arc<Processors>,
     /// At one of so many faults somebody looks.
     pub(super) sampling: Option<(NonZeroU32, Arc<dyn FaultSampler>)>,
     pub(super) spin: Duration,
@@ -85,6 +87,9 @@ pub(super) struct Service {
     mailbox: Arc<Mailbox>,
     recorder: Arc<Recorder>,
     shared: Shared,
+    processors: Arc<Processors>,
+    /// What the node was told last of whether they sleep.
+    asleep: bool,
     sampling: Option<(NonZeroU32, Arc<dyn FaultSampler>)>,
     /// Faults until the next one that is looked at.
     until_sample: u32,
@@ -105,7 +110,7 @@ struct Ready {
 
 impl Service {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { shard, node, view, transport, mailbox, recorder, shared, sampling, spin } = parts;
+        let Parts { shard, node, view, transport, mailbox, recorder, shared, processors, sampling, spin } = parts;
         Self {
             shard,
             node,
@@ -116,6 +121,8 @@ impl Service {
             mailbox,
             recorder,
             shared,
+            processors,
+            asleep: false,
             sampling,
             until_sample: 0,
             spin,
@@ -147,6 +154,7 @@ impl Service {
             worked |= (ready.transport || self.outgoing.is_waiting()) && self.poll_transport();
             worked |= ready.faults && self.takes_faults() && self.read_faults();
             worked |= self.time_passes();
+            worked |= self.processors_fall_asleep();
             if worked {
                 idle_since = Instant::now();
             } else if self.shared.ended() {
@@ -170,7 +178,8 @@ impl Service {
     /// Waits for something to do.
     fn sleep(&mut self) -> Ready {
         self.recorder.sleeps(self.node.stats());
-        let timeout = if self.mailbox.may_sleep() { self.sleep_for() } else { Duration::ZERO };
+        let may_sleep = self.mailbox.may_sleep(self.node.poll_timeout().is_some());
+        let timeout = if may_sleep && self.knows_who_sleeps() { self.sleep_for() } else { Duration::ZERO };
         let timeout = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
@@ -207,9 +216,32 @@ impl Service {
     }
 
     /// The time of an input to the node, which is told what the other shards wait for: before the clock is read, so that none of it is later.
+    /// And whether processors sleep: one that has just woken must not lose what it gets.
     fn input_time(&mut self) -> Tick {
         self.node.handle_awaited(self.shared.awaited.others(self.shard.index));
-        Tick(u64::try_from(self.shared.elapsed().as_micros()).unwrap_or(u64::MAX))
+        let now = Tick(u64::try_from(self.shared.elapsed().as_micros()).unwrap_or(u64::MAX));
+        if self.asleep && !self.processors.all_sleep() {
+            self.asleep = false;
+            self.node.handle_sleep(now, false);
+        }
+        now
+    }
+
+    /// Whether the node knows that all processors sleep, or has no need to: it keeps nothing for them.
+    fn knows_who_sleeps(&self) -> bool {
+        self.asleep || self.node.poll_timeout().is_none() || !self.processors.all_sleep()
+    }
+
+    /// Gives up what is kept for processors once all sleep.
+    fn processors_fall_asleep(&mut self) -> bool {
+        if self.knows_who_sleeps() || self.shared.ended() {
+            return false;
+        }
+        let now = self.input_time();
+        self.asleep = true;
+        self.node.handle_sleep(now, true);
+        self.act(&[]);
+        true
     }
 
     /// After an input: tells the other shards what is waited for, if it is something else now.

@@ -68,6 +68,7 @@ impl Setup {
                     spin: Duration::ZERO,
                     ..MemorySettings::default()
                 },
+                processors: 1,
                 sampler: None,
             };
             let events = Arc::new(Mutex::new(Vec::new()));

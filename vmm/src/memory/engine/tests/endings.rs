@@ -10,6 +10,7 @@ use vincs_coherence::node::{Config, HoldId, Node};
 use vincs_coherence::transport::MAX_BODY;
 
 use super::*;
+use crate::memory::engine::Processors;
 use crate::memory::engine::frames::{Frames, Shard};
 use crate::memory::engine::mailbox::{Command, Mailbox, Refused, Waiter};
 use crate::memory::engine::service::{Parts, Service, Shared};
@@ -124,6 +125,7 @@ fn a_hold_that_comes_with_the_order_to_stop_is_refused() {
         node: Node::new(node).unwrap(),
         view: View::new(Arc::new(Frames::new(&ram).unwrap()), shard).unwrap(),
         transport: Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>,
+        processors: Arc::new(Processors::new(1, vec![Arc::clone(&mailbox)])),
         mailbox,
         recorder: Arc::default(),
         shared: Shared::new(1, Arc::new(|event| panic!("{event:?}"))),
@@ -170,6 +172,7 @@ fn alone(
             sample_every: NonZeroU32::new(4),
             ..MemorySettings::default()
         },
+        processors: 1,
         sampler,
     };
     Engine::start(ram, config, transports, Arc::new(|event| panic!("{event:?}")))

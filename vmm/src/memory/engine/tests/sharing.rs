@@ -251,3 +251,31 @@ fn a_transport_that_takes_little_at_a_time_loses_nothing() {
     let held_up: u64 = (0..3).map(|rank| at.stats(rank).waits.held_up).sum();
     assert!(held_up > 0 && at.channels[0].iter().any(|end| end.refused() > 0));
 }
+
+#[test]
+fn pages_are_not_kept_for_processors_that_sleep() {
+    // Only a processor that sleeps lets the others have pages in time.
+    let hold = Duration::from_secs(30);
+    let at = Setup { hold, shards: 2, ..Setup::of(2, 16384) }.start();
+    let processors = at.ranks[0].engine.processors();
+    // In one shard the page is asked for when the processor has gone to sleep, in the other before that.
+    for (page, asleep_before) in [(20_000, true), (3, false)] {
+        at.word(0, page, 0).store(1, Ordering::SeqCst);
+        let started = Instant::now();
+        thread::scope(|scope| {
+            if asleep_before {
+                processors.sleeps();
+            }
+            let other = scope.spawn(|| at.word(1, page, 0).fetch_add(1, Ordering::SeqCst));
+            if !asleep_before {
+                thread::sleep(Duration::from_millis(100));
+                assert!(!other.is_finished(), "the processor is awake, and has just got the page");
+                processors.sleeps();
+            }
+            assert_eq!(other.join().unwrap(), 1);
+        });
+        assert!(started.elapsed() < hold / 2);
+        processors.wakes();
+    }
+    at.assert_quiet();
+}
