@@ -43,7 +43,7 @@ lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
 	@$(STAGE) 'Formatting' $(CARGO) fmt --all --check
 	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items --locked
-	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/boot/*.sh tests/tests/cluster/*.sh .ci/run
+	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/boot/*.sh tests/tests/cluster/*.sh tests/tests/wide/*.sh .ci/run
 
 testbed: build ## Run CMD='…' in an emulated node (TESTBED_OPTIONS='--cpus 4 …')
 	@target/release/testbed $(TESTBED_OPTIONS) run --sh "$$TESTBED_CMD"
@@ -55,6 +55,9 @@ bench-boot: build ## Boot time against QEMU's microvm, and KVM exit times; print
 	else \
 		echo 'bench-exit: not run, as /dev/kvm is missing or not open to this user'; \
 	fi
+
+bench-ranks: build ## Boot time of machines of 2, 4 and 8 ranks in the testbed against one rank's (RANKS='2 4'); an hour
+	@scripts/bench-ranks.sh $(RANKS)
 
 bench-coherence: ## Memory that is spread over ranks, natively: misses, upgrades, streams, each beside its floor
 	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-coherence

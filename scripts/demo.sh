@@ -3,12 +3,12 @@
 # On this machine's KVM where that runs a kernel, otherwise in the testbed.
 set -eu
 cd "$(dirname "$0")/.."
-ranks=${1:-1}
+ranks=${1:-2}
 
 if why=$(target/release/vincs doctor --check kvm-native); then
 	echo "demo: on this machine's KVM: $why"
 	PATH=$PWD/target/release:$PATH exec scripts/demo/machine.sh "$ranks"
 fi
 echo "demo: in the testbed, an emulated node: $why"
-# Seconds: several ranks take minutes to boot there.
+# Seconds: the job takes minutes on several ranks there.
 exec target/release/testbed --verbose --mem 3G --timeout $((ranks * 1800)) run -- scripts/demo/machine.sh "$ranks"
