@@ -1,17 +1,19 @@
 //! The simulated machine: events in the order of their time, chance from one seed, checkers after every step.
 
+mod devices;
+
 use std::collections::BTreeMap;
 
 use crate::id::{Access, Page, Rank, Tick};
 use crate::message::Message;
-use crate::node::{Action, Awaited, Config, HoldId, Node, Stats};
+use crate::node::{Action, Awaited, Config, Node, Stats};
 
 use super::checkers::hold_time::HoldTimes;
 use super::checkers::linearizable::Truth;
 use super::checkers::pins::Pins;
 use super::checkers::versions::Versions;
 use super::checkers::{Checker, Violation, agreement, directory, exclusive, progress, quiescence, values};
-use super::guest::{Performed, Stepped, Vcpu, Waiting, perform};
+use super::guest::{Performed, Stepped, Vcpu, Waiting};
 use super::memory::{Effect, Words, leave_out_zeros};
 use super::mutants::{Given, Order, Planted};
 use super::network::{Network, Parcel};
@@ -19,6 +21,7 @@ use super::rank::Site;
 use super::rng::Rng;
 use super::scenario::{LONGEST_STEP, Scenario};
 use super::trace::Trace;
+use devices::hold_id;
 
 /// One in so many times a processor of the rank takes a step between two actions of its node.
 const BETWEEN_ACTIONS_ONE_IN: u64 = 4;
@@ -416,55 +419,6 @@ impl<'a> Machine<'a> {
         performed.iter().try_for_each(|performed| self.check_page(performed.touch.page))
     }
 
-    fn device(&mut self, rank: Rank, event: &Event) -> Checked {
-        let scenario = self.scenario;
-        match *event {
-            Event::Hold { job } => {
-                let Some(device) = scenario.devices.get(job) else { return Ok(()) };
-                self.jobs[job] = JobState::Asked;
-                if device.gives_up {
-                    self.schedule(self.now + device.keeps, Event::GiveUp { job });
-                }
-                let limit = self.now + scenario.answer_within() + 2 * device.keeps;
-                self.schedule(limit, Event::HoldOver { job });
-                self.input(rank, &Input::Hold(job))
-            }
-            Event::GiveUp { job } if self.jobs[job] == JobState::Asked => {
-                self.jobs[job] = JobState::Over;
-                self.input(rank, &Input::Release(job))
-            }
-            Event::Use { job, touch } => {
-                let Some(device) = scenario.devices.get(job) else { return Ok(()) };
-                let Some(access) = device.touches.get(touch) else {
-                    self.jobs[job] = JobState::Over;
-                    self.pins.released(rank, hold_id(job));
-                    return self.input(rank, &Input::Release(job));
-                };
-                let Some(performed) = perform(*access, &mut self.site(rank).memory) else {
-                    let what = format!("hold {job} of rank {} does not permit {access:?}", rank.0);
-                    return Err(Violation::of_page(Checker::Pins, access.page, what));
-                };
-                self.performed(rank, job, &[performed])?;
-                let step = device.keeps / (device.touches.len() as u64 + 1);
-                let at = self.now + self.rng.below(2 * step + 1);
-                self.schedule(at, Event::Use { job, touch: touch + 1 });
-                Ok(())
-            }
-            Event::HoldOver { job } if self.jobs[job] == JobState::Asked && !self.crashed() => {
-                Err(Violation::of_rank(Checker::Progress, rank, format!("hold {job} never gets its pages")))
-            }
-            Event::GiveUp { .. }
-            | Event::HoldOver { .. }
-            | Event::Arrival { .. }
-            | Event::Step { .. }
-            | Event::Fault { .. }
-            | Event::Answered { .. }
-            | Event::Timer { .. }
-            | Event::Sleep { .. }
-            | Event::Crash { .. } => Ok(()),
-        }
-    }
-
     /// Tells a node something and executes what it wants done. Before anything else it is told whether its processors sleep.
     fn input(&mut self, rank: Rank, input: &Input) -> Checked {
         if !matches!(input, Input::Sleep(_)) {
@@ -619,23 +573,6 @@ impl<'a> Machine<'a> {
         self.step(vcpu, false)
     }
 
-    fn hold_ready(&mut self, rank: Rank, id: HoldId) -> Checked {
-        let job = usize::try_from(id.0).unwrap_or(usize::MAX);
-        let Some(device) = self.scenario.devices.get(job).filter(|_| self.jobs[job] == JobState::Asked) else {
-            return Err(Violation::of_rank(Checker::Pins, rank, format!("hold {} is ready, but not wanted", id.0)));
-        };
-        self.jobs[job] = JobState::Has;
-        self.pins.ready(rank, id, &device.runs);
-        for (run, _) in &device.runs {
-            for page in run.pages() {
-                self.pins.check(&self.sites, page)?;
-            }
-        }
-        let at = self.now + self.moment(rank);
-        self.schedule(at, Event::Use { job, touch: 0 });
-        Ok(())
-    }
-
     fn send(&mut self, from: Rank, to: Rank, message: Message, body: Vec<Words>) -> Checked {
         if from == to || to.0 >= self.scenario.ranks {
             return Err(Violation::of_rank(Checker::Memory, from, format!("sends to rank {}", to.0)));
@@ -703,11 +640,6 @@ fn place_of(site: &Site, input: &Input) -> usize {
         Input::Hold(_) | Input::Release(_) | Input::Sleep(_) => None,
     };
     page.map_or(0, |page| site.place_of(page))
-}
-
-/// The hold of a device's job.
-fn hold_id(job: usize) -> HoldId {
-    HoldId(job as u64)
 }
 
 fn pages_of_action(action: &Action) -> Vec<Page> {
