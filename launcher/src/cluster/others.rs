@@ -67,7 +67,10 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster>
     let control = endpoints.next()?;
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
     let mut memory = memory(&roster.settings);
-    memory.hold = memory.hold.or_else(|| crowded_hold(ranks_here(rank, &roster.boots), available_processors()));
+    let ranks_here = ranks_here(rank, &roster.boots);
+    memory.hold = memory.hold.or_else(|| crowded_hold(ranks_here, available_processors()));
+    // Ranks of one host would all choose the same processors.
+    memory.bind = ranks_here == 1;
     Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control, memory })
 }
 
