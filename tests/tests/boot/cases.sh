@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs in one testbed node: every case is one run of vincs on one rank.
+# Runs in one testbed node: every case is one run of vincs, on one rank but for one.
 here=$1
 limit=150
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
@@ -27,6 +27,9 @@ case_ topology env MARK='a value' vincs --vcpus 4 --numa 2 --mem 2G -- bash -c '
 date +%s.%N >"$out/topology/host-date"
 [ -e /etc/vincs-case ] && touch "$out/topology/overlay-leaked"
 cp "$work/kept-file" "$out/topology/" 2>/dev/null
+
+# Two ranks: cluster/cases.sh has more of them.
+case_ two-ranks mpirun -n 2 vincs -- nproc
 
 # Statuses, signals and streams.
 small status-3 -- sh -c 'exit 3'
