@@ -177,7 +177,7 @@ impl Node {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Tick) {
-        self.hold_times_end(now);
+        self.hold_times_end(now, now);
         self.settle(now);
     }
 

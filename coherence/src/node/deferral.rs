@@ -101,28 +101,18 @@ impl Node {
         self.deferrals.by_page.insert(page, Deferral { what, due });
     }
 
-    /// Gives up every page whose hold time is over by now.
-    pub(super) fn hold_times_end(&mut self, now: Tick) {
+    /// Gives up every page whose hold time was to be over until then, if it is over now.
+    pub(super) fn hold_times_end(&mut self, now: Tick, until: Tick) {
         while let Some((due, page)) = self.deferrals.timers.first().copied()
-            && due <= now
+            && due <= until
         {
             self.deferrals.timers.pop_first();
-            // A rank that has become patient meanwhile keeps it for longer.
+            // A rank that has become patient meanwhile keeps it for longer, one that sleeps no longer at all.
             let left = self.left(now, page, self.came(page));
             let due = (left > 0).then(|| Tick(now.0.saturating_add(left.into())));
             self.deferrals.timers.extend(due.map(|due| (due, page)));
             if let Some(deferral) = self.deferrals.by_page.get_mut(&page) {
                 deferral.due = due;
-            }
-            self.give_up_if_due(now, page);
-        }
-    }
-
-    /// Gives up every page that only its hold time keeps.
-    pub(super) fn hold_times_are_over(&mut self, now: Tick) {
-        while let Some((_, page)) = self.deferrals.timers.pop_first() {
-            if let Some(deferral) = self.deferrals.by_page.get_mut(&page) {
-                deferral.due = None;
             }
             self.give_up_if_due(now, page);
         }

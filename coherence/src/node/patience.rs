@@ -95,7 +95,7 @@ impl Node {
     pub fn handle_sleep(&mut self, now: Tick, asleep: bool) {
         self.patience.asleep = asleep;
         if asleep {
-            self.hold_times_are_over(now);
+            self.hold_times_end(now, Tick(u64::MAX));
             self.settle(now);
         }
     }

@@ -48,9 +48,7 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     let config = boot::read_config()?;
     boot::set_host_name(&config.hostname)?;
     let Some(command) = &config.command else {
-        if config.bring_up_processors {
-            processors::bring_up()?;
-        }
+        processors::bring_up(&config)?;
         return disk::hand_over();
     };
     let control = control.insert(Control::new(ports::open(vincs_guest_protocol::CONTROL_PORT)?));
@@ -62,9 +60,7 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     shares::mount_others(&config.shares)?;
     boot::bring_up_loopback()?;
     // Last: until then nothing is shared with another rank.
-    if config.bring_up_processors {
-        processors::bring_up()?;
-    }
+    processors::look_for_tasks(processors::bring_up(&config)?)?;
     run(command, control)
 }
 

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+use vincs_guest_protocol::GuestConfig;
 
 /// Where the kernel lists its processors, `cpuN` each.
 const PROCESSORS: &str = "/sys/devices/system/cpu";
@@ -24,10 +25,13 @@ const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::
 /// processors or a slow network, much time.
 const LOOK_SHARE: u32 = 50;
 
-/// Brings up all processors that are not up yet, in the order of their numbers (kernel documentation, core-api/cpu_hotplug), and
-/// makes those take tasks. The threads that see to it are this process's.
-pub(crate) fn bring_up() -> Result<(), SetupError> {
+/// Brings up all processors that are not up yet, if that is wanted, in the order of their numbers (kernel documentation,
+/// core-api/cpu_hotplug). Gives those numbers.
+pub(crate) fn bring_up(config: &GuestConfig) -> Result<Vec<usize>, SetupError> {
     let mut brought_up = Vec::new();
+    if !config.bring_up_processors {
+        return Ok(brought_up);
+    }
     for (number, switch) in switches(Path::new(PROCESSORS))? {
         let step = || format!("bring up a processor by {}", switch.display());
         if fs::read_to_string(&switch).step(step)?.trim() == DOWN {
@@ -35,15 +39,20 @@ pub(crate) fn bring_up() -> Result<(), SetupError> {
             brought_up.push(number);
         }
     }
-    for number in brought_up {
+    Ok(brought_up)
+}
+
+/// Makes these processors take tasks, as long as this process runs its own program.
+pub(crate) fn look_for_tasks(processors: Vec<usize>) -> Result<(), SetupError> {
+    for number in processors {
         let step = || format!("start a thread for processor {number}");
-        thread::Builder::new().name(format!("look{number}")).spawn(move || look_for_tasks(number)).step(step)?;
+        thread::Builder::new().name(format!("look{number}")).spawn(move || wake_up_on(number)).step(step)?;
     }
     Ok(())
 }
 
 /// Wakes a processor from time to time, for ever.
-fn look_for_tasks(processor: usize) {
+fn wake_up_on(processor: usize) {
     let mut own = CpuSet::new();
     own.set(processor);
     // A processor that was taken down meanwhile has nothing to look for.

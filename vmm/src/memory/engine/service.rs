@@ -336,8 +336,9 @@ impl Service {
     }
 
     fn time_passes(&mut self) -> bool {
+        let Some(due) = self.node.poll_timeout().filter(|_| !self.shared.ended()) else { return false };
         let now = self.input_time();
-        if self.shared.ended() || self.node.poll_timeout().is_none_or(|due| due > now) {
+        if due > now {
             return false;
         }
         self.node.handle_timeout(now);
