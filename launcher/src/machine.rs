@@ -11,7 +11,9 @@ use std::time::Duration;
 use vincs_guest_protocol::{CONTROL_PORT, STDERR_PORT, STDIN_PORT, STDOUT_PORT, Share, ShareMode};
 use vincs_vmm::boot::KernelImage;
 use vincs_vmm::layout::MAX_VIRTIO_DEVICES;
-use vincs_vmm::machine::{Equipment, Machine, MachineConfig, MachineError, Role, Running, StopReason, Stopper};
+use vincs_vmm::machine::{
+    Equipment, Machine, MachineConfig, MachineError, Migration, Role, Running, StopReason, Stopper,
+};
 use vincs_vmm::topology::Topology;
 use vincs_vmm::virtio::blk::{Blk, Disk};
 use vincs_vmm::virtio::console::{Console, Port};
@@ -66,7 +68,8 @@ pub(crate) struct Parts {
 #[derive(Debug)]
 pub(crate) struct Ports {
     pub(crate) control: OwnedFd,
-    pub(crate) streams: Streams,
+    /// CMD's, if there is one.
+    pub(crate) streams: Option<Streams>,
 }
 
 /// Why a machine did not start.
@@ -103,6 +106,7 @@ pub(crate) struct Guest {
     end: Sender<u8>,
     stopped: Receiver<Counters>,
     has_ranks: bool,
+    migration: Option<Migration>,
 }
 
 /// The devices in the order in which the guest sees them: disks become /dev/vda, /dev/vdb, ...
@@ -126,12 +130,15 @@ const CONTROL_INDEX: usize = 0;
 fn console_ports(ports: Ports) -> io::Result<Vec<Port>> {
     let Ports { control, streams } = ports;
     let port = |name: &str, input, output| Port { name: name.to_owned(), input, output };
-    Ok(vec![
-        port(CONTROL_PORT, Some(control.try_clone()?), Some(control)),
-        port(STDIN_PORT, Some(streams.stdin), None),
-        port(STDOUT_PORT, None, Some(streams.stdout)),
-        port(STDERR_PORT, None, Some(streams.stderr)),
-    ])
+    let mut ports = vec![port(CONTROL_PORT, Some(control.try_clone()?), Some(control))];
+    if let Some(Streams { stdin, stdout, stderr }) = streams {
+        ports.extend([
+            port(STDIN_PORT, Some(stdin), None),
+            port(STDOUT_PORT, None, Some(stdout)),
+            port(STDERR_PORT, None, Some(stderr)),
+        ]);
+    }
+    Ok(ports)
 }
 
 impl Guest {
@@ -162,7 +169,7 @@ impl Guest {
         let machine = Machine::new(config)?;
         entering();
         let running = machine.start()?;
-        let stopper = running.stopper();
+        let (stopper, migration) = (running.stopper(), running.migration());
         let has_ranks = others.is_some();
         let (end, ending) = channel();
         let (sender, stopped) = channel();
@@ -183,7 +190,18 @@ impl Guest {
             let _ = sender.send(counters);
         };
         std::thread::Builder::new().name("watcher".into()).spawn(watch)?;
-        Ok(Self { stopper, end, stopped, has_ranks })
+        Ok(Self { stopper, end, stopped, has_ranks, migration })
+    }
+
+    /// Moves the virtual processors of a machine of several ranks to theirs, once, without waiting for it.
+    ///
+    /// # Errors
+    /// When there is no thread to be had: they stay on rank 0.
+    pub(crate) fn spread(&mut self) -> io::Result<()> {
+        if let Some(migration) = self.migration.take() {
+            std::thread::Builder::new().name("migration".into()).spawn(|| migration.run())?;
+        }
+        Ok(())
     }
 
     /// Stops the machine on all ranks and drops its devices, which close their ends of the ports; its counters. Nothing if it does
@@ -258,7 +276,8 @@ mod tests {
     #[test]
     fn every_port_has_its_direction() {
         let (control, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        let ports = console_ports(Ports { control: control.into(), streams: Streams::own().unwrap() }).unwrap();
+        let streams = Some(Streams::own().unwrap());
+        let ports = console_ports(Ports { control: control.into(), streams }).unwrap();
         let seen: Vec<_> =
             ports.iter().map(|port| (port.name.as_str(), port.input.is_some(), port.output.is_some())).collect();
         let expected = [

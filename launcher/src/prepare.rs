@@ -17,7 +17,7 @@ use vincs_vmm::virtio::blk::{Disk, OpenDiskError};
 use vincs_vmm::virtio::p9::{P9, P9Error};
 
 use crate::cli::RunArgs;
-use crate::guest::cmdline::{Choice, Spread, cmdline};
+use crate::guest::cmdline::{Choice, cmdline};
 use crate::guest::initramfs::{self, InitramfsError};
 use crate::guest::{command, shares};
 use crate::host::{self, mounts};
@@ -59,6 +59,8 @@ pub(crate) struct Machine {
     pub(crate) disks: Vec<Disk>,
     /// Without it the console is all there is.
     pub(crate) command: Option<Command>,
+    /// Whether the guest's first program is vincs's own.
+    pub(crate) has_first_program: bool,
     pub(crate) console: Console,
 }
 
@@ -156,6 +158,9 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
     }
     let size = size(args, ranks)?;
     let topology = Topology::new(size.vcpus, size.numa_nodes)?;
+    // Rank 0's are the first ones.
+    let first_remote = if ranks > 1 { topology.per_node() } else { size.vcpus };
+    let remote = first_remote..size.vcpus;
     let (shares, cwd) = directories(args)?;
     let devices = args.disks.len() + shares.len();
     if devices > MAX_DISKS_AND_SHARES {
@@ -174,19 +179,16 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
             let order = command.as_ref().map(|Command { stdio, .. }| command::order(&args.command, &cwd, *stdio));
             let order = order.transpose().map_err(PrepareError::Groups)?;
             let hostname = host::name();
-            let config =
-                GuestConfig { shares: shares.clone(), command: order, hostname, bring_up_processors: ranks > 1 };
+            let remote_processors = remote.clone();
+            let config = GuestConfig { shares: shares.clone(), command: order, hostname, remote_processors };
             initramfs::build(users_initrd, vincs_guest_image::INIT, &config, &modules)?
         }
     };
+    let has_first_program = !boots_users_initrd(args);
     let console_is_read = args.console.is_some() || command.is_none();
-    let first_rank = u32::try_from(topology.ids_of(0).count()).unwrap_or(u32::MAX);
-    let spread = Spread { first_rank, vcpus: size.vcpus, brought_up: !boots_users_initrd(args) };
-    let spread = (ranks > 1).then_some(spread);
-    let cmdline = cmdline(Choice { console_is_read, spread, append: &args.append });
+    let cmdline = cmdline(Choice { console_is_read, remote: &remote, has_first_program, append: &args.append });
     BootPlan::new(&kernel, &initrd, &cmdline, size.memory)?;
-    let one = u32::try_from(Hypervisor::open(&args.kvm)?.max_vcpus()).unwrap_or(u32::MAX);
-    check_vcpus(size.vcpus, one, ranks)?;
+    check_vcpus(size.vcpus, Hypervisor::open(&args.kvm)?.max_vcpus())?;
     let symbols = args.cluster.system_map.as_deref().map(Symbols::read).transpose()?;
     // Last, because these leave files behind.
     if let Some(path) = &args.keep_initramfs {
@@ -195,13 +197,26 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
     let console = console(args)?;
     let stats = args.stats.as_deref().map(StatsFile::create).transpose()?;
     let kvm = args.kvm.clone();
-    let machine = Machine { kvm, size, topology, kernel, initrd, cmdline, shares, servers, disks, command, console };
+    let machine = Machine {
+        kvm,
+        size,
+        topology,
+        kernel,
+        initrd,
+        cmdline,
+        shares,
+        servers,
+        disks,
+        command,
+        has_first_program,
+        console,
+    };
     Ok(Plan { machine, kernel_path, stats, symbols })
 }
 
-/// Whether ranks whose KVM has so many processors in one machine as this one's have enough: each has its share of them only.
-fn check_vcpus(asked: u32, one: u32, ranks: u32) -> Result<(), MachineSizeError> {
-    let max = one.saturating_mul(ranks);
+/// Whether this host's KVM has so many processors in one machine: they are all on rank 0 at first.
+fn check_vcpus(asked: u32, max: usize) -> Result<(), MachineSizeError> {
+    let max = u32::try_from(max).unwrap_or(u32::MAX);
     if asked > max { Err(MachineSizeError::Vcpus { asked, max }) } else { Ok(()) }
 }
 
@@ -305,10 +320,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_rank_has_its_share_of_the_processors_only() {
-        assert_eq!((check_vcpus(8, 8, 1), check_vcpus(16, 8, 2)), (Ok(()), Ok(())));
-        assert_eq!(check_vcpus(9, 8, 1), Err(MachineSizeError::Vcpus { asked: 9, max: 8 }));
-        assert_eq!(check_vcpus(17, 8, 2), Err(MachineSizeError::Vcpus { asked: 17, max: 16 }));
-        assert_eq!(check_vcpus(255, u32::MAX, 64), Ok(()));
+    fn a_machine_has_as_many_processors_as_rank_0s_kvm_has() {
+        assert_eq!(check_vcpus(8, 8), Ok(()));
+        assert_eq!(check_vcpus(9, 8), Err(MachineSizeError::Vcpus { asked: 9, max: 8 }));
+        assert_eq!(check_vcpus(255, usize::MAX), Ok(()));
     }
 }

@@ -7,11 +7,13 @@
 mod build;
 mod config;
 mod devices;
+mod migration;
 mod ranks;
 mod running;
 mod vcpus;
 
 pub use build::Machine;
 pub use config::{Equipment, MachineConfig, MachineError, PortDevice, Role};
+pub use migration::Migration;
 pub use ranks::RankStats;
-pub use running::{MachineStats, Running, StopReason, Stopper};
+pub use running::{MachineStats, NumberedVcpu, Running, StopReason, Stopper};

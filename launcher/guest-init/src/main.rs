@@ -48,7 +48,12 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     let config = boot::read_config()?;
     boot::set_host_name(&config.hostname)?;
     let Some(command) = &config.command else {
-        processors::bring_up(&config)?;
+        if !config.remote_processors.is_empty() {
+            processors::bring_up()?;
+            // vincs is told for the processors' sake alone; what goes wrong from here on is the console's.
+            Control::new(ports::open(vincs_guest_protocol::CONTROL_PORT)?)
+                .send(&FromGuest::Starting, LAST_MESSAGE_TIME)?;
+        }
         return disk::hand_over();
     };
     let control = control.insert(Control::new(ports::open(vincs_guest_protocol::CONTROL_PORT)?));
@@ -59,8 +64,10 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     boot::mount_fresh_file_systems(&config.shares)?;
     shares::mount_others(&config.shares)?;
     boot::bring_up_loopback()?;
-    // Last: until then nothing is shared with another rank.
-    processors::look_for_tasks(processors::bring_up(&config)?)?;
+    if !config.remote_processors.is_empty() {
+        processors::bring_up()?;
+        processors::visit(config.remote_processors)?;
+    }
     run(command, control)
 }
 

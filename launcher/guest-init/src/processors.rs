@@ -1,17 +1,19 @@
 //! Brings up the processors of other ranks, and makes them take tasks.
 //!
-//! The kernel starts with rank 0's processors alone (`maxcpus`), as all of it would bounce between ranks otherwise, and the others run
-//! without ticks (`nohz_full`). Linux sends nobody to such a processor while it idles: it looks for tasks that wait elsewhere only when it
-//! goes idle (kernel/sched/fair.c, the balancing of new idleness). So each gets a thread that wakes from time to time and goes
-//! to sleep at once. That the kernel moves tasks then, and which, is its own affair.
+//! The kernel starts with rank 0's processors alone (`maxcpus`), so that nothing of the boot is left on the others when they move to their
+//! ranks: no task, no timer, no page that they would go on with there.
+//!
+//! They run without ticks (`nohz_full`). Linux sends nobody to such a processor while it idles: it looks for tasks that wait elsewhere only
+//! when it goes idle (kernel/sched/fair.c, the balancing of new idleness). So a thread goes from one to the next, and sleeps
+//! on each at once. That the kernel moves tasks then, and which, is its own affair.
 
 use crate::error::{InStep, SetupError};
 use rustix::thread::CpuSet;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
-use vincs_guest_protocol::GuestConfig;
 
 /// Where the kernel lists its processors, `cpuN` each.
 const PROCESSORS: &str = "/sys/devices/system/cpu";
@@ -19,58 +21,52 @@ const PROCESSORS: &str = "/sys/devices/system/cpu";
 const DOWN: &str = "0";
 const UP: &str = "1";
 
-/// How often a remote processor looks for tasks, at most and at least.
-const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
-/// Looking takes one in so many of a processor's moments at most: a wake costs pages from other ranks, and where they share
-/// processors or a slow network, much time.
-const LOOK_SHARE: u32 = 50;
+/// Before the first visit. A command that takes less is not worth moving.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// A round of visits to all remote processors takes at least so long.
+const SHORTEST_ROUND: Duration = Duration::from_millis(250);
+/// Between two visits at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Visits take one in so many moments at most: each costs pages from other ranks, and where these share processors or a slow
+/// network, much time.
+const VISIT_SHARE: u32 = 50;
 
-/// Brings up all processors that are not up yet, if that is wanted, in the order of their numbers (kernel documentation,
-/// core-api/cpu_hotplug). Gives those numbers.
-pub(crate) fn bring_up(config: &GuestConfig) -> Result<Vec<usize>, SetupError> {
-    let mut brought_up = Vec::new();
-    if !config.bring_up_processors {
-        return Ok(brought_up);
-    }
-    for (number, switch) in switches(Path::new(PROCESSORS))? {
+/// Brings up all processors that are not up yet, in the order of their numbers (kernel documentation, core-api/cpu_hotplug).
+pub(crate) fn bring_up() -> Result<(), SetupError> {
+    for (_, switch) in switches(Path::new(PROCESSORS))? {
         let step = || format!("bring up a processor by {}", switch.display());
         if fs::read_to_string(&switch).step(step)?.trim() == DOWN {
             fs::write(&switch, UP).step(step)?;
-            brought_up.push(number);
         }
-    }
-    Ok(brought_up)
-}
-
-/// Makes these processors take tasks, as long as this process runs its own program.
-pub(crate) fn look_for_tasks(processors: Vec<usize>) -> Result<(), SetupError> {
-    for number in processors {
-        let step = || format!("start a thread for processor {number}");
-        thread::Builder::new().name(format!("look{number}")).spawn(move || wake_up_on(number)).step(step)?;
     }
     Ok(())
 }
 
-/// Wakes a processor from time to time, for ever.
-fn wake_up_on(processor: usize) {
-    let mut own = CpuSet::new();
-    own.set(processor);
-    // A processor that was taken down meanwhile has nothing to look for.
-    if rustix::thread::sched_setaffinity(None, &own).is_err() {
-        return;
-    }
-    let (mut interval, _) = LOOK_EVERY;
-    loop {
+/// Makes these processors take tasks, as long as this process runs its own program.
+pub(crate) fn visit(processors: Range<u32>) -> Result<(), SetupError> {
+    let visits = move || visit_for_ever(&processors);
+    thread::Builder::new().name("visitor".into()).spawn(visits).step(|| "start the visitor's thread".to_owned())?;
+    Ok(())
+}
+
+/// Goes from processor to processor, and sleeps on each.
+fn visit_for_ever(processors: &Range<u32>) {
+    let shortest = SHORTEST_ROUND / u32::try_from(processors.len()).unwrap_or(u32::MAX).max(1);
+    let mut pause = FIRST_PAUSE;
+    for processor in processors.clone().cycle() {
         let started = Instant::now();
-        thread::sleep(interval);
-        interval = next_interval(started.elapsed().saturating_sub(interval));
+        thread::sleep(pause);
+        let mut next = CpuSet::new();
+        next.set(processor as usize);
+        // One that did not come up, or was taken down meanwhile, cannot be visited.
+        let _ = rustix::thread::sched_setaffinity(None, &next);
+        pause = next_pause(started.elapsed().saturating_sub(pause), shortest);
     }
 }
 
-/// How long to wait for the next look, after one that came so late: its timer and the thread's wake took as long.
-fn next_interval(late: Duration) -> Duration {
-    let (shortest, longest) = LOOK_EVERY;
-    late.saturating_mul(LOOK_SHARE).clamp(shortest, longest)
+/// How long to pause after a visit that took so long: its timer, the move, and the pages for both.
+fn next_pause(visit: Duration, shortest: Duration) -> Duration {
+    visit.saturating_mul(VISIT_SHARE).max(shortest).min(LONGEST_PAUSE)
 }
 
 /// The switches of all processors that have one, with their numbers and in their order. The first one may have none: it is up.
@@ -109,9 +105,9 @@ mod tests {
     }
 
     #[test]
-    fn the_more_a_look_takes_the_later_is_the_next() {
-        let after = |late| next_interval(Duration::from_millis(late)).as_millis();
-        assert_eq!([after(0), after(5), after(6), after(600), after(601)], [250, 250, 300, 30_000, 30_000]);
-        assert_eq!(next_interval(Duration::MAX), LOOK_EVERY.1);
+    fn the_more_a_visit_takes_the_later_is_the_next() {
+        let after = |visit| next_pause(Duration::from_millis(visit), Duration::from_millis(35)).as_millis();
+        assert_eq!([after(0), after(1), after(600), after(601)], [35, 50, 30_000, 30_000]);
+        assert_eq!(next_pause(Duration::MAX, SHORTEST_ROUND), LONGEST_PAUSE);
     }
 }

@@ -5,6 +5,7 @@
 //! Both are postcard; frames carry a length before them.
 
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 mod frame;
 
@@ -35,8 +36,8 @@ pub struct GuestConfig {
     pub command: Option<Command>,
     /// The guest's host name.
     pub hostname: String,
-    /// Whether to bring up the processors that the kernel was told to leave (`maxcpus`).
-    pub bring_up_processors: bool,
+    /// Numbers of the processors that belong to ranks other than 0; they are on rank 0 until [`FromGuest::Starting`].
+    pub remote_processors: Range<u32>,
 }
 
 impl GuestConfig {
@@ -141,7 +142,7 @@ pub enum ToGuest {
 /// Frames from the first program to vincs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum FromGuest {
-    /// The command is about to be started; boot is over.
+    /// The command, or the disk's own init, is about to be started; boot is over.
     Starting,
     /// The command could not be started: `errno` of execve, as the shell's 126 or 127 need it.
     NotStarted {
@@ -180,7 +181,7 @@ mod tests {
             shares: vec![share],
             command: Some(command),
             hostname: "vincs".into(),
-            bring_up_processors: true,
+            remote_processors: 2..8,
         };
         let bytes = config.to_bytes().unwrap();
         assert_eq!(GuestConfig::from_bytes(&bytes).unwrap(), config);

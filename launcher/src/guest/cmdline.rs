@@ -1,5 +1,7 @@
 //! The guest kernel's command line (kernel documentation, admin-guide/kernel-parameters).
 
+use std::ops::Range;
+
 /// Options of every guest, each with its reason.
 const ALWAYS: [(&str, &str); 5] = [
     ("console=ttyS0", "kernel messages go to the 16550 serial port, which vincs keeps the tail of"),
@@ -14,7 +16,7 @@ const ALWAYS: [(&str, &str); 5] = [
 
 /// Options of guests that are spread over ranks, each with its reason. What bounces is moved between ranks at every turn, at the
 /// price of two messages and a fault each time.
-const DISTRIBUTED: [(&str, &str); 10] = [
+const DISTRIBUTED: [(&str, &str); 11] = [
     ("numa_balancing=disable", "it unmaps pages to see who touches them, and moves what vincs has just moved"),
     (
         "transparent_hugepage=never",
@@ -31,19 +33,23 @@ const DISTRIBUTED: [(&str, &str); 10] = [
     ("rcupdate.rcu_cpu_stall_suppress=1", "the same for RCU, whose report would stop every processor on top"),
     ("swiotlb=noforce", "64 MiB of bounce buffers that no device here uses would be cleared at boot, page by page"),
     (
-        "noreplace-smp",
-        "a kernel that starts one processor takes the locks out of its code, and puts them back for the second",
+        "sysctl.vm.compaction_proactiveness=0",
+        "a thread on each node would look twice a second whether memory is to be compacted, and wake an idle rank for it",
+    ),
+    (
+        "sysctl.vm.stat_interval=3600",
+        "every second, by default, a processor looks at the memory counters of all others and has them added up there",
     ),
 ];
 
-/// The processors of other ranks: what the kernel is to do with them.
+/// The options for the processors of other ranks, without their values, each with its reason.
 const REMOTE: [(&str, &str); 2] = [
     (
-        "maxcpus=N",
-        "only rank 0's start with the kernel; the others when the guest is set up, or pages bounce all boot long",
+        "maxcpus",
+        "they come up when the guest is set up: nothing that boot has left on them is to follow them to their ranks",
     ),
     (
-        "nohz_full=N-M",
+        "nohz_full",
         "no ticks while they have nothing or one thing to do, no keeping of time, no RCU callbacks, no calls to balance the load",
     ),
 ];
@@ -56,38 +62,20 @@ const QUIET: &str = "quiet";
 pub(crate) struct Choice<'a> {
     /// Whether somebody reads the console.
     pub(crate) console_is_read: bool,
-    /// How the guest is spread over ranks, if it is.
-    pub(crate) spread: Option<Spread>,
+    /// The processors of ranks other than 0; empty if the guest is on one.
+    pub(crate) remote: &'a Range<u32>,
+    /// Whether vincs's own first program runs in the guest and brings those up.
+    pub(crate) has_first_program: bool,
     /// What the user adds, last, so that it overrides.
     pub(crate) append: &'a [String],
-}
-
-/// A guest on several ranks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Spread {
-    /// vCPUs of rank 0: the first ones.
-    pub(crate) first_rank: u32,
-    /// vCPUs of the machine.
-    pub(crate) vcpus: u32,
-    /// Whether vincs's own first program runs in the guest and brings up the other ranks' processors.
-    pub(crate) brought_up: bool,
-}
-
-impl Spread {
-    /// The values of [`REMOTE`].
-    fn remote(self) -> Vec<String> {
-        let Self { first_rank, vcpus, brought_up } = self;
-        let values = [brought_up.then(|| first_rank.to_string()), Some(format!("{first_rank}-{}", vcpus - 1))];
-        let names = REMOTE.iter().filter_map(|(option, _)| option.split('=').next());
-        names.zip(values).filter_map(|(name, value)| Some(format!("{name}={}", value?))).collect()
-    }
 }
 
 /// The command line for this choice.
 pub(crate) fn cmdline(choice: Choice<'_>) -> String {
     let always = ALWAYS.iter().map(|(option, _)| *option);
-    let distributed = DISTRIBUTED.iter().filter(|_| choice.spread.is_some()).map(|(option, _)| *option);
-    let remote = choice.spread.map(Spread::remote).unwrap_or_default();
+    let is_spread = !choice.remote.is_empty();
+    let distributed = DISTRIBUTED.iter().filter(|_| is_spread).map(|(option, _)| *option);
+    let remote: Vec<String> = REMOTE.iter().filter_map(|(option, _)| remote(option, choice)).collect();
     let quiet = (!choice.console_is_read).then_some(QUIET);
     let append = choice.append.iter().map(String::as_str);
     always
@@ -99,13 +87,25 @@ pub(crate) fn cmdline(choice: Choice<'_>) -> String {
         .join(" ")
 }
 
+/// One of [`REMOTE`] with its value, if it applies.
+fn remote(option: &str, choice: Choice<'_>) -> Option<String> {
+    let Range { start, end } = choice.remote;
+    match option {
+        "maxcpus" if choice.has_first_program => (start < end).then(|| format!("{option}={start}")),
+        "nohz_full" => (start < end).then(|| format!("{option}={start}-{}", end - 1)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_console_that_nobody_reads_is_quiet() {
-        let words = |console_is_read| cmdline(Choice { console_is_read, spread: None, append: &[] });
+        let words = |console_is_read| {
+            cmdline(Choice { console_is_read, remote: &(0..0), has_first_program: true, append: &[] })
+        };
         assert!(words(false).split(' ').any(|word| word == "quiet"));
         assert!(!words(true).split(' ').any(|word| word == "quiet"));
     }
@@ -113,19 +113,21 @@ mod tests {
     #[test]
     fn what_the_user_appends_comes_last_in_order() {
         let append = ["panic=5".to_owned(), "a b".to_owned()];
-        let line = cmdline(Choice { console_is_read: true, spread: None, append: &append });
+        let line = cmdline(Choice { console_is_read: true, remote: &(0..0), has_first_program: true, append: &append });
         assert!(line.starts_with("console=ttyS0 panic=-1 ") && line.ends_with(" panic=5 a b"), "{line}");
     }
 
     #[test]
     fn only_a_guest_on_several_ranks_is_kept_from_bouncing_pages() {
-        let line = |spread| cmdline(Choice { console_is_read: false, spread, append: &[] });
-        let spread = Spread { first_rank: 2, vcpus: 5, brought_up: true };
-        let spread_line = line(Some(spread));
-        assert!(spread_line.contains(" numa_balancing=disable "), "{spread_line}");
-        assert!(spread_line.ends_with(" maxcpus=2 nohz_full=2-4 quiet"), "{spread_line}");
-        assert!(!line(None).contains("numa_balancing") && !line(None).contains("maxcpus"));
-        let untouched = line(Some(Spread { brought_up: false, ..spread }));
+        let choice = |remote: Range<u32>, has_first_program| {
+            cmdline(Choice { console_is_read: false, remote: &remote, has_first_program, append: &[] })
+        };
+        let line = |remote| choice(remote, true);
+        let spread = line(2..5);
+        assert!(spread.contains(" numa_balancing=disable "), "{spread}");
+        assert!(spread.ends_with(" maxcpus=2 nohz_full=2-4 quiet"), "{spread}");
+        let untouched = choice(2..5, false);
         assert!(!untouched.contains("maxcpus"), "nobody would bring up the others: {untouched}");
+        assert!(!line(2..2).contains("numa_balancing") && !line(2..2).contains("nohz_full"));
     }
 }

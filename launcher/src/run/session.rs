@@ -84,11 +84,14 @@ impl Session {
         let command_has_terminal = command.is_some_and(|Command { stdio, .. }| matches!(stdio, Stdio::Terminal { .. }));
         signals::take(sender.clone(), command_has_terminal)?;
         let has_command = command.is_some();
+        // It tells when the machine may be spread. The user's own initrd tells nothing.
+        let tells = has_command || others.is_some() && machine.has_first_program;
+        let spreads_at_once = others.is_some() && !tells;
         let (mut control, mut ports, mut stdout_copier) = (None, None, None);
-        if has_command {
+        if tells {
             let (own, device) = Control::connect(sender.clone())?;
-            let mut streams = Streams::own()?;
-            if terms.time_stdout {
+            let mut streams = if has_command { Some(Streams::own()?) } else { None };
+            if let (true, Some(streams)) = (terms.time_stdout, &mut streams) {
                 stdout_copier = Some(streams.time_stdout(Arc::clone(&terms.clock))?);
             }
             (control, ports) = (Some(own), Some(Ports { control: device, streams }));
@@ -109,7 +112,10 @@ impl Session {
             serial_input: serial.input,
             others,
         };
-        let guest = Guest::start(parts, tail.clone(), sender, || terms.clock.mark(Mark::KernelEntry))?;
+        let mut guest = Guest::start(parts, tail.clone(), sender, || terms.clock.mark(Mark::KernelEntry))?;
+        if spreads_at_once {
+            guest.spread()?;
+        }
         let supervision = Supervision::new(has_command, terms.boot_timeout, Instant::now());
         Ok(Self { guest, supervision, events, control, command_has_terminal, raw: serial.raw, stdout_copier })
     }
@@ -130,11 +136,19 @@ impl Session {
                 Step::Started => {
                     terms.clock.mark(Mark::Command);
                     self.enter_terminal();
+                    self.spread();
                 }
+                Step::HandedOver => self.spread(),
                 Step::Send(message) => self.send(&message),
                 Step::SendTime => self.send(&ToGuest::Time { unix_nanoseconds: unix_nanoseconds() }),
                 Step::End(ending) => return ending,
             }
+        }
+    }
+
+    fn spread(&mut self) {
+        if let Err(error) = self.guest.spread() {
+            tracing::warn!(%error, "no thread to move virtual processors: they all stay on rank 0");
         }
     }
 

@@ -58,8 +58,10 @@ pub(crate) enum Event {
 pub(crate) enum Step {
     /// Nothing.
     Wait,
-    /// Boot is over, CMD runs: streams and terminal are its own now.
+    /// Boot is over, CMD runs: streams and terminal are its own now, and the machine may be spread.
     Started,
+    /// Boot is over, a disk's own init takes over: the machine may be spread.
+    HandedOver,
     /// Tell the guest's first program.
     Send(ToGuest),
     /// Tell it the time.
@@ -121,6 +123,8 @@ impl Supervision {
             Event::Guest(message) => self.on_message(message),
             // Its machine is being taken down, and the control port with it: why it stopped is what counts.
             Event::ControlLost(_) if matches!(self.phase, Phase::Stopped { .. }) => Step::Wait,
+            // Whoever finds the port in a disk's own system may write what it likes.
+            Event::ControlLost(_) if !self.has_command => Step::Wait,
             Event::ControlLost(why) => Step::End(Ending::Failed(format!("the guest's control port failed: {why}"))),
             Event::Signal(signal) => self.on_signal(signal, now),
             Event::Resized(size) if self.command_runs() => Step::Send(ToGuest::Resize(size)),
@@ -136,6 +140,8 @@ impl Supervision {
 
     fn on_message(&mut self, message: FromGuest) -> Step {
         match message {
+            FromGuest::Starting if !self.has_command => Step::HandedOver,
+            _ if !self.has_command => Step::Wait,
             FromGuest::Starting if matches!(self.phase, Phase::Booting { .. }) => {
                 self.phase = Phase::Running;
                 Step::Started
@@ -326,5 +332,16 @@ mod tests {
         assert_eq!(run.on_event(Event::Signal(SIGTERM), now), Step::End(Ending::Signal(SIGTERM)));
         run.on_event(Event::Stopped(Stopped::Reset), now);
         assert_eq!(run.on_deadline(), Step::End(Ending::Console));
+    }
+
+    #[test]
+    fn without_a_command_the_port_says_when_boot_is_over_and_nothing_else() {
+        let now = Instant::now();
+        let mut run = Supervision::new(false, BOOT, now);
+        assert_eq!(run.on_event(Event::Guest(FromGuest::Starting), now), Step::HandedOver);
+        for said in [FromGuest::Ended(Ended::Exited(3)), FromGuest::SetupFailed("x".into()), FromGuest::AskTime] {
+            assert_eq!(run.on_event(Event::Guest(said), now), Step::Wait);
+        }
+        assert_eq!(run.on_event(Event::ControlLost("cut".into()), now), Step::Wait);
     }
 }

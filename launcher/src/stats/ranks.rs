@@ -13,8 +13,17 @@ use crate::stats::Counters;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Rank {
-    vcpus: Vec<Value>,
+    vcpus: Vec<Vcpu>,
     ranks: Dealings,
+}
+
+/// What a virtual processor has done on a rank, or on all.
+#[derive(Debug, Deserialize, Serialize)]
+struct Vcpu {
+    /// Its number in the machine.
+    vcpu: u32,
+    #[serde(flatten)]
+    counters: BTreeMap<String, u64>,
 }
 
 /// A rank's dealings with the others.
@@ -44,8 +53,8 @@ struct Clock {
 /// All ranks' counters added up.
 #[derive(Debug, Default, Serialize)]
 struct Sum {
-    /// Of each virtual processor, in the order of the machine.
-    vcpus: Vec<Value>,
+    /// Of each virtual processor on all ranks it was on, in order.
+    vcpus: Vec<Vcpu>,
     /// The same of all virtual processors together.
     all_vcpus: BTreeMap<String, u64>,
     /// Faults, messages and waits of the memory.
@@ -71,22 +80,26 @@ pub(crate) fn counters(zero: &MachineStats, others: &[(u16, Vec<u8>)]) -> Counte
 
 fn sum(ranks: &[Value]) -> Sum {
     let mut sum = Sum::default();
+    let mut vcpus: BTreeMap<u32, BTreeMap<String, u64>> = BTreeMap::new();
     for rank in ranks.iter().filter_map(|rank| Rank::deserialize(rank).ok()) {
         let Dealings { memory, control_sent, clock } = rank.ranks;
-        add_counters(&mut sum.all_vcpus, &rank.vcpus);
-        sum.vcpus.extend(rank.vcpus);
+        for Vcpu { vcpu, counters } in rank.vcpus {
+            add_counters(&mut sum.all_vcpus, &counters);
+            add_counters(vcpus.entry(vcpu).or_default(), &counters);
+        }
         sum.memory.add(&memory);
         add(&mut sum.control_sent, control_sent);
         sum.worst_skew_nanoseconds = sum.worst_skew_nanoseconds.max(clock.worst_skew_nanoseconds);
         sum.uncertainty_nanoseconds = sum.uncertainty_nanoseconds.max(clock.uncertainty_nanoseconds);
     }
+    sum.vcpus = vcpus.into_iter().map(|(vcpu, counters)| Vcpu { vcpu, counters }).collect();
     sum
 }
 
-fn add_counters(sum: &mut BTreeMap<String, u64>, vcpus: &[Value]) {
-    for (name, count) in vcpus.iter().filter_map(Value::as_object).flatten() {
+fn add_counters(sum: &mut BTreeMap<String, u64>, counters: &BTreeMap<String, u64>) {
+    for (name, count) in counters {
         let known = sum.entry(name.clone()).or_default();
-        *known = known.saturating_add(count.as_u64().unwrap_or_default());
+        *known = known.saturating_add(*count);
     }
 }
 
@@ -110,19 +123,23 @@ mod tests {
 
     use super::*;
 
-    fn rank(forwarded: u32, faults: u64, interrupts: u64, skew: u64) -> Value {
+    fn rank(vcpus: &[(u32, u64)], faults: u64, interrupts: u64, skew: u64) -> Value {
         let mut memory = EngineStats::default();
         memory.protocol.read_faults = faults;
         (0..faults).for_each(|_| memory.read_faults.record(Duration::from_micros(10)));
         let control_sent = [json!({"kind": "interrupt", "messages": interrupts, "bytes": 7 * interrupts})];
         let clock = json!({"worst_skew_nanoseconds": skew, "uncertainty_nanoseconds": 3});
-        json!({"vcpus": [{"forwarded": forwarded}], "ranks": {"memory": memory, "control_sent": control_sent, "clock": clock}})
+        let vcpus: Vec<_> =
+            vcpus.iter().map(|(vcpu, forwarded)| json!({"vcpu": vcpu, "forwarded": forwarded})).collect();
+        json!({"vcpus": vcpus, "ranks": {"memory": memory, "control_sent": control_sent, "clock": clock}})
     }
 
     #[test]
     fn ranks_are_added_up() {
-        let sum = sum(&[rank(6, 2, 5, 0), rank(1, 3, 4, 90), Value::Null]);
-        assert_eq!(sum.vcpus, [json!({"forwarded": 6}), json!({"forwarded": 1})]);
+        // The second processor has moved from the first rank to the second.
+        let sum = sum(&[rank(&[(0, 4), (1, 2)], 2, 5, 0), rank(&[(1, 1)], 3, 4, 90), Value::Null]);
+        let expected = json!([{"vcpu": 0, "forwarded": 4}, {"vcpu": 1, "forwarded": 3}]);
+        assert_eq!(serde_json::to_value(&sum.vcpus).unwrap(), expected);
         assert_eq!(sum.all_vcpus, [("forwarded".into(), 7)].into());
         assert_eq!((sum.memory.protocol.read_faults, sum.memory.read_faults.count()), (5, 5));
         assert_eq!(sum.control_sent, [KindSent { kind: "interrupt".into(), messages: 9, bytes: 63 }]);
@@ -132,7 +149,7 @@ mod tests {
     #[test]
     fn every_rank_keeps_its_place_and_one_that_told_nothing_is_null() {
         let zero = MachineStats { vcpus: Vec::new(), ranks: None };
-        let told = serde_json::to_vec(&rank(2, 1, 1, 1)).unwrap();
+        let told = serde_json::to_vec(&rank(&[(2, 2)], 1, 1, 1)).unwrap();
         let counters = counters(&zero, &[(2, told), (3, b"no JSON".to_vec())]);
         assert_eq!(counters.ranks.len(), 4);
         assert_eq!((&counters.ranks[1], &counters.ranks[3]), (&Value::Null, &Value::Null));

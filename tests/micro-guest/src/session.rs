@@ -116,12 +116,22 @@ impl Session {
         Ok(Self { program, vcpus, device, machine, others: Vec::new() })
     }
 
-    /// Builds a machine of several ranks, all in this process, and starts the program on it. The guest wants its
-    /// processors to be numbered without gaps, so each rank's number of vCPUs is to be one power of two.
+    /// Builds a machine of several ranks, all in this process, starts the program on it and spreads its vCPUs. The guest wants
+    /// its processors to be numbered without gaps, so each rank's number of vCPUs is to be one power of two.
     ///
     /// # Errors
     /// [`RunError`] when the machine cannot be built or started.
     pub fn start_on(program: Program, vcpus: u32, ranks: &Ranks) -> Result<Self, RunError> {
+        let session = Self::start_gathered(program, vcpus, ranks)?;
+        session.spread();
+        Ok(session)
+    }
+
+    /// The same with all vCPUs on rank 0 until [`Self::spread`].
+    ///
+    /// # Errors
+    /// As [`Self::start_on`].
+    pub fn start_gathered(program: Program, vcpus: u32, ranks: &Ranks) -> Result<Self, RunError> {
         let topology = topology(vcpus, ranks.ranks.into())?;
         let device = Arc::new(HostDevice::default());
         let mut configs = Vec::new();
@@ -135,6 +145,13 @@ impl Session {
         let mut running = ranks::start(configs)?.into_iter();
         let machine = running.next().ok_or(RunError::Vcpus(vcpus))?;
         Ok(Self { program, vcpus, device, machine, others: running.collect() })
+    }
+
+    /// Moves the vCPUs to their ranks.
+    pub fn spread(&self) {
+        if let Some(migration) = self.machine.migration() {
+            migration.run();
+        }
     }
 
     /// The machine as rank 0 has it, and the other ranks' shares.
@@ -209,7 +226,8 @@ impl Session {
     /// Where each vCPU is, in words. A vCPU that does not answer is left out of patience, not waited for.
     fn places(&self) -> String {
         let vcpus = self.machines().flat_map(Running::vcpus);
-        let places = vcpus.enumerate().map(|(id, vcpu)| {
+        let places = vcpus.map(|vcpu| {
+            let id = vcpu.id().0;
             let (answer, answered) = channel();
             let vcpu = vcpu.clone();
             // The thread ends with the machine at the latest: then the vCPU's thread answers or is gone.

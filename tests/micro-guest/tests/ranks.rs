@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{LIMIT, turn};
 use vincs_micro_guest::{Litmus, Order, Program, Ranks, Report, Session, Shape};
-use vincs_vmm::machine::{MachineStats, StopReason};
+use vincs_vmm::machine::{MachineStats, Running, StopReason};
 use vincs_vmm::memory::engine::{HOLD_LIMITS, MemorySettings};
 
 const RANKS: [u16; 2] = [2, 4];
@@ -56,6 +56,35 @@ fn processors_of_all_ranks_keep_their_state() {
             panic!("a report of another program")
         };
         assert!(windows >= 16 && timer_interrupts > 0 && processor_interrupts > 0, "{windows} windows");
+    }
+}
+
+#[test]
+fn processors_go_on_where_they_are_moved_to() {
+    let Some(_turn) = turn("moving over ranks") else { return };
+    for ranks in RANKS {
+        let program = Program::SelfCheck { rounds: 20_000, period: 5_000_000 };
+        let session = Session::start_gathered(program, ranks.into(), &Ranks::new(ranks)).unwrap();
+        let entries = |machine: &Running| -> Vec<_> {
+            machine.stats().vcpus.iter().map(|vcpu| (vcpu.vcpu, vcpu.counters.entries)).collect()
+        };
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(session.machines().skip(1).flat_map(entries).all(|(_, entries)| entries == 0), "all are on rank 0");
+        session.spread();
+        let mut machines = session.machines();
+        let left_behind = entries(machines.next().unwrap());
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!session.has_ended());
+        session.ask_to_stop();
+        let Report::SelfCheck { windows, .. } = session.wait_here(LIMIT).unwrap() else {
+            panic!("a report of another program")
+        };
+        assert!(windows >= 16, "{windows} windows");
+        let at_the_end = entries(session.machines().next().unwrap());
+        assert_eq!(left_behind[1..], at_the_end[1..], "rank 0 has not run those that left it");
+        assert!(left_behind.iter().all(|(_, entries)| *entries > 0), "{left_behind:?}");
+        let there: Vec<_> = session.machines().skip(1).flat_map(entries).collect();
+        assert!(there.len() == usize::from(ranks) - 1 && there.iter().all(|(_, entries)| *entries > 0), "{there:?}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Takes interrupt messages to the vCPUs they address.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use vincs_coherence::id::{Rank, RankSet};
 
@@ -18,7 +18,8 @@ enum Place {
 /// All processors of the machine by APIC id: those of this rank with their mailboxes, the others with their ranks.
 #[derive(Debug)]
 pub struct Router {
-    processors: Vec<(u32, Place)>,
+    /// Locked for as long as interrupts are left: a processor that has moved gets no more of them here.
+    processors: RwLock<Vec<(u32, Place)>>,
     /// The way to other ranks, if there are any.
     link: Option<Arc<ControlLink>>,
     /// Where the next lowest-priority message starts to look, so that they spread.
@@ -30,39 +31,52 @@ impl Router {
     #[must_use]
     pub fn new(processors: Vec<(u32, Arc<Mailbox>)>) -> Self {
         let processors = processors.into_iter().map(|(id, mailbox)| (id, Place::Here(mailbox))).collect();
-        Self { processors, link: None, turn: AtomicUsize::new(0) }
+        Self { processors: RwLock::new(processors), link: None, turn: AtomicUsize::new(0) }
     }
 
     /// The same with these processors on other ranks besides.
     #[must_use]
     pub(crate) fn with_others(mut self, others: Vec<(u32, Rank)>, link: Arc<ControlLink>) -> Self {
-        self.processors.extend(others.into_iter().map(|(id, rank)| (id, Place::There(rank))));
+        let processors = self.processors.get_mut().unwrap_or_else(PoisonError::into_inner);
+        processors.extend(others.into_iter().map(|(id, rank)| (id, Place::There(rank))));
         self.link = Some(link);
         self
     }
 
+    /// Processors of this rank belong to other ranks from now on, all at one moment. What was left for them before is in their
+    /// mailboxes, everything after goes there.
+    pub(crate) fn move_to(&self, moved: &[(u32, Rank)]) {
+        let mut processors = self.processors.write().unwrap_or_else(PoisonError::into_inner);
+        for (id, place) in processors.iter_mut() {
+            if let Some((_, rank)) = moved.iter().find(|(moved, _)| moved == id) {
+                *place = Place::There(*rank);
+            }
+        }
+    }
+
     /// Delivers a message to all (lowest priority: to one) of the processors it addresses, on whatever rank.
     pub fn deliver(&self, message: Message) {
-        let addressed = || self.processors.iter().filter(|(id, _)| message.destination.includes(*id));
         if message.delivery != Delivery::LowestPriority {
-            return self.deliver_to(addressed(), message);
+            return self.deliver_to(message, |id| message.destination.includes(id));
         }
+        if let Some(id) = self.one_of(message.destination) {
+            let destination = Destination::Physical(id);
+            self.deliver_to(Message { destination, ..message }, |other| other == id);
+        }
+    }
+
+    /// One of the processors that are addressed, each in its turn.
+    fn one_of(&self, destination: Destination) -> Option<u32> {
+        let processors = self.processors.read().unwrap_or_else(PoisonError::into_inner);
+        let addressed = || processors.iter().map(|(id, _)| *id).filter(|id| destination.includes(*id));
         let count = addressed().count();
-        if count > 0 {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % count;
-            let one = addressed().skip(turn).take(1);
-            let destination = one.clone().next().map_or(message.destination, |(id, _)| Destination::Physical(*id));
-            self.deliver_to(one, Message { destination, ..message });
-        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(count)?;
+        addressed().nth(turn)
     }
 
     /// Delivers a message of another rank to those of this rank's processors that it addresses.
     pub(crate) fn deliver_here(&self, message: Message) {
-        for (id, place) in &self.processors {
-            if let (Place::Here(mailbox), true) = (place, message.destination.includes(*id)) {
-                mailbox.leave(message.delivery, message.vector, message.level);
-            }
-        }
+        self.leave(message, |id| message.destination.includes(id));
     }
 
     /// Sends the inter-processor interrupt that the processor with this APIC id asked for.
@@ -75,26 +89,30 @@ impl Router {
             Shorthand::AllIncludingSelf => self.deliver(Message { destination: Destination::All, ..icr.message }),
             Shorthand::AllExcludingSelf => {
                 // On other ranks that is everybody, as the sender is here.
-                let others = self.processors.iter().filter(|(id, _)| *id != sender);
-                self.deliver_to(others, Message { destination: Destination::All, ..icr.message });
+                self.deliver_to(Message { destination: Destination::All, ..icr.message }, |id| id != sender);
             }
         }
     }
 
     /// Leaves a message with these processors: once for each that is here, once for each rank that has any.
-    fn deliver_to<'a>(&self, processors: impl Iterator<Item = &'a (u32, Place)>, message: Message) {
-        let mut ranks = RankSet::EMPTY;
-        for (_, place) in processors {
-            match place {
-                Place::Here(mailbox) => mailbox.leave(message.delivery, message.vector, message.level),
-                Place::There(rank) => {
-                    ranks.insert(*rank);
-                }
-            }
-        }
+    fn deliver_to(&self, message: Message, addressed: impl Fn(u32) -> bool) {
+        let ranks = self.leave(message, addressed);
         if let Some(link) = &self.link {
             ranks.iter().for_each(|rank| link.send(rank, &Control::Interrupt(message), &[]));
         }
+    }
+
+    /// Leaves a message with those of these processors that are here; gives the ranks of the others. Never waits.
+    fn leave(&self, message: Message, addressed: impl Fn(u32) -> bool) -> RankSet {
+        let mut ranks = RankSet::EMPTY;
+        let processors = self.processors.read().unwrap_or_else(PoisonError::into_inner);
+        for (_, place) in processors.iter().filter(|(id, _)| addressed(*id)) {
+            match place {
+                Place::Here(mailbox) => mailbox.leave(message.delivery, message.vector, message.level),
+                Place::There(rank) => _ = ranks.insert(*rank),
+            }
+        }
+        ranks
     }
 }
 
@@ -123,7 +141,8 @@ mod tests {
             Place::Here(mailbox) => Some((*id, Arc::clone(mailbox))),
             Place::There(_) => None,
         };
-        let full = router.processors.iter().filter_map(here).filter(|(_, mailbox)| !mailbox.is_empty());
+        let processors = router.processors.read().unwrap();
+        let full = processors.iter().filter_map(here).filter(|(_, mailbox)| !mailbox.is_empty());
         full.inspect(|(id, mailbox)| _ = mailbox.collect(&mut LocalApic::new(*id))).map(|(id, _)| id).collect()
     }
 
@@ -233,6 +252,18 @@ mod tests {
             reached_in_all.extend(reached(&router).into_iter().map(Destination::Physical));
         }
         assert_eq!(reached_in_all, [2, 0, 4].map(Destination::Physical), "one each time");
+    }
+
+    #[test]
+    fn a_processor_that_has_moved_keeps_what_it_got_and_gets_the_rest_there() {
+        let (router, ends) = spread();
+        let one = fixed(Destination::Physical(3));
+        router.deliver(one);
+        router.move_to(&[(3, Rank(0))]);
+        router.deliver_here(fixed(Destination::All));
+        assert_eq!(reached(&router), [2], "the mailbox of the other is none of the router's any more");
+        router.deliver(one);
+        assert_eq!((reached(&router), sent(&ends)), (vec![], [vec![one], vec![]]));
     }
 
     #[test]

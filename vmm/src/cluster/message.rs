@@ -19,6 +19,9 @@ const MAX_TEXT: usize = 1024;
 /// Most bytes of a rank's statistics.
 pub(crate) const MAX_STATISTICS: usize = MAX_BODY;
 
+/// Most bytes of a vCPU's state. The largest part is the extended state, 11 KiB with AMX.
+pub(crate) const MAX_STATE: usize = 64 << 10;
+
 /// An address of a device.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Place {
@@ -114,6 +117,11 @@ pub(crate) enum Control {
         /// Why.
         reason: String,
     },
+    /// From rank 0: a vCPU of the receiver's, which goes on there. Its state is in the body.
+    Vcpu {
+        /// The vCPU.
+        vcpu: u32,
+    },
     /// From rank 0: tell what you have counted.
     StatisticsRequest,
     /// To rank 0: what the sender has counted, in the body.
@@ -130,7 +138,7 @@ pub(crate) enum Control {
 }
 
 /// Number of kinds of messages.
-pub(crate) const KINDS: usize = 14;
+pub(crate) const KINDS: usize = 15;
 /// Their names in the statistics, in the order of [`Control::kind`].
 pub(crate) const KIND_NAMES: [&str; KINDS] = [
     "interrupt",
@@ -142,6 +150,7 @@ pub(crate) const KIND_NAMES: [&str; KINDS] = [
     "clock_answer",
     "vcpu_failed",
     "lost",
+    "vcpu",
     "statistics_request",
     "statistics",
     "end",
@@ -191,11 +200,12 @@ impl Control {
             Self::ClockAnswer { .. } => 6,
             Self::VcpuFailed { .. } => 7,
             Self::Lost { .. } => 8,
-            Self::StatisticsRequest => 9,
-            Self::Statistics => 10,
-            Self::End { .. } => 11,
-            Self::EndSeen => 12,
-            Self::Closed => 13,
+            Self::Vcpu { .. } => 9,
+            Self::StatisticsRequest => 10,
+            Self::Statistics => 11,
+            Self::End { .. } => 12,
+            Self::EndSeen => 13,
+            Self::Closed => 14,
         }
     }
 
@@ -204,6 +214,7 @@ impl Control {
         match self {
             Self::Access { access: Access::Write(_), .. } | Self::Answer { .. } => MAX_ACCESS,
             Self::Statistics => MAX_STATISTICS,
+            Self::Vcpu { .. } => MAX_STATE,
             Self::Access { access: Access::Read(..), .. }
             | Self::Interrupt(_)
             | Self::EndOfInterrupt { .. }
@@ -249,7 +260,7 @@ fn cut(text: &str) -> String {
     text.get(..end).unwrap_or_default().to_owned()
 }
 
-const _: () = assert!(MAX_TEXT + 64 < MAX_HEADER && MAX_ACCESS <= MAX_BODY);
+const _: () = assert!(MAX_TEXT + 64 < MAX_HEADER && MAX_ACCESS <= MAX_BODY && MAX_STATE <= MAX_BODY);
 
 #[cfg(test)]
 mod tests {
@@ -271,6 +282,7 @@ mod tests {
             Control::ClockAnswer { number: 0, reading },
             Control::vcpu_failed(254, VcpuFailure::Host("no".into())),
             Control::lost(Rank(63), "silent"),
+            Control::Vcpu { vcpu: 1 },
             Control::StatisticsRequest,
             Control::Statistics,
             Control::End { status: -1 },

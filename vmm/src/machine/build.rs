@@ -53,7 +53,7 @@ impl Machine {
             Role::Whole(equipment) => ground(None)?.whole(equipment),
             Role::First(equipment, cluster) => {
                 let link = ranks::link(&cluster);
-                let built = ground(Some(cluster.rank)).and_then(|ground| ground.first(equipment, cluster, &link));
+                let built = ground(None).and_then(|ground| ground.first(equipment, cluster, &link));
                 built.inspect_err(|error| tell_failure(&link, error))
             }
             Role::Member(cluster) => {
@@ -153,7 +153,7 @@ struct Ground {
 }
 
 impl Ground {
-    /// With the vCPUs of one rank, or with all.
+    /// With the vCPUs that belong to one rank, or with all.
     fn new(kvm: &Path, topology: Topology, memory: u64, rank: Option<Rank>) -> Result<Self, MachineError> {
         let hypervisor = Hypervisor::open(kvm)?;
         let own: Vec<VcpuId> = match rank {
@@ -179,9 +179,8 @@ impl Ground {
 
     /// A router to all processors of a machine with several ranks.
     fn wide_router(&self, link: &Arc<ControlLink>) -> Arc<Router> {
-        let rank = |id| Rank(u16::try_from(self.topology.node(id)).unwrap_or(u16::MAX));
-        let others = self.topology.ids().filter(|id| rank(*id) != link.rank());
-        let others = others.map(|id| (self.topology.apic_id(id), rank(id))).collect();
+        let others = self.topology.ids().filter(|id| self.raw.iter().all(|vcpu| vcpu.id != *id));
+        let others = others.map(|id| (self.topology.apic_id(id), ranks::rank_of(&self.topology, id))).collect();
         Arc::new(Router::new(self.own_processors()).with_others(others, Arc::clone(link)))
     }
 
@@ -218,12 +217,13 @@ impl Ground {
         let forwarder = Arc::new(Forwarder::new(Arc::clone(link), self.raw.iter().map(|vcpu| vcpu.id)));
         let spread = Some(engine.processors());
         let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
-        let (ranks, measured) = ranks::start_member(base, note_box, &forwarder, &router, &self.ended)?;
+        let (ranks, measured) = ranks::start_member(base, note_box, (&forwarder, &self.handles), &router, &self.ended)?;
         let clock = ranks.take_clock(&measured, &self.raw).map_err(|error| with_reason(error, &self.events))?;
-        let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock)?;
+        let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock, true)?;
         let platform = Arc::new(Platform { io: Io::There(forwarder), router, spread });
         let Self { vm, ram, handles, ended, events, .. } = self;
-        let parts = Parts { handles, ranks: Some(ranks), platform: Arc::clone(&platform), clock, vm, ram };
+        let (topology, platform_here) = (self.topology, Arc::clone(&platform));
+        let parts = Parts { topology, handles, ranks: Some(ranks), platform: platform_here, clock, vm, ram };
         Ok(Machine { vcpus, platform, ended, events, parts })
     }
 
@@ -237,7 +237,7 @@ impl Ground {
         ranks: Option<Ranks>,
     ) -> Result<Machine, MachineError> {
         let Self { hypervisor, topology, memory, vm, ram, raw, handles, ended, events, .. } = self;
-        let vcpus = vcpus::equip(&hypervisor, &topology, raw, clock)?;
+        let vcpus = vcpus::equip(&hypervisor, &topology, raw, clock, false)?;
         let Rest { kernel, initrd, command_line, virtio } = rest;
         let tables = acpi::build(&devices::acpi_config(&topology, memory, virtio, ranks.is_some()))?;
         let plan = BootPlan::new(&kernel, &initrd, &command_line, memory)?;
@@ -252,7 +252,7 @@ impl Ground {
         }
         let spread = ranks.as_ref().map(Ranks::processors);
         let platform = Arc::new(Platform { io: Io::Here(devices), router, spread });
-        let parts = Parts { handles, ranks, platform: Arc::clone(&platform), clock, vm, ram };
+        let parts = Parts { topology, handles, ranks, platform: Arc::clone(&platform), clock, vm, ram };
         Ok(Machine { vcpus, platform, ended, events, parts })
     }
 }

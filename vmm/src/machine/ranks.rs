@@ -77,6 +77,11 @@ pub(super) struct RankBase {
     pub(super) notes: ControlNotes,
 }
 
+/// The rank that a vCPU belongs to: its node's.
+pub(super) fn rank_of(topology: &Topology, vcpu: VcpuId) -> Rank {
+    Rank(u16::try_from(topology.node(vcpu)).unwrap_or(u16::MAX))
+}
+
 /// The link to the other ranks.
 pub(super) fn link(cluster: &Cluster) -> Arc<ControlLink> {
     Arc::new(ControlLink::new(cluster.rank, cluster.ranks, Arc::clone(&cluster.control)))
@@ -119,7 +124,7 @@ pub(super) fn start_first(
 pub(super) fn start_member(
     base: RankBase,
     note_box: NoteBox,
-    forwarder: &Arc<Forwarder>,
+    (forwarder, vcpus): (&Arc<Forwarder>, &[VcpuHandle]),
     router: &Arc<Router>,
     events: &Sender<Event>,
 ) -> Result<(Ranks, Receiver<Measured>), MachineError> {
@@ -127,7 +132,8 @@ pub(super) fn start_member(
     let (applied, statistics) = (Arc::default(), StatisticsSource::default());
     let (first_measured, measured) = channel();
     let source = statistics.clone();
-    let member = Member::new(Arc::clone(forwarder), source, boot_id(), first_measured, Arc::clone(&applied));
+    let of_rank_0 = Arc::clone(forwarder);
+    let member = Member::new(of_rank_0, vcpus, source, boot_id(), first_measured, Arc::clone(&applied));
     let side = Side::Member(Box::new(member));
     let control = spawn(Arc::clone(&link), Arc::clone(router), side, note_box, told(events));
     let threads = vec![control.map_err(MachineError::Thread)?];
@@ -216,6 +222,11 @@ impl Ranks {
             link.send(DEVICE_RANK, &Control::vcpu_failed(vcpu.0, failure), &[]);
         };
         self.forwarder.is_some().then_some(tell)
+    }
+
+    /// The way to the other ranks.
+    pub(super) fn link(&self) -> Arc<ControlLink> {
+        Arc::clone(&self.link)
     }
 
     /// Where vCPUs tell that they sleep.

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::VmFd;
 use serde::Serialize;
 
+use super::migration::Migration;
 use super::ranks::{RankStats, Ranks};
 use crate::apic::IoApic;
 use crate::clock::GuestClock;
 use crate::cluster::{ClusterEvent, VcpuFailure};
 use crate::legacy::PowerEvent;
 use crate::memory::{DeviceMemory, GuestRam};
-use crate::topology::VcpuId;
+use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, Io, Platform, VcpuHandle, VcpuStatsSnapshot};
 
 /// What happens to a running machine.
@@ -64,10 +65,20 @@ pub enum StopReason {
 /// What a machine has done.
 #[derive(Clone, Debug, Serialize)]
 pub struct MachineStats {
-    /// Counters of each vCPU of this rank, in order.
-    pub vcpus: Vec<VcpuStatsSnapshot>,
+    /// Counters of each vCPU that is on this rank or was, in order.
+    pub vcpus: Vec<NumberedVcpu>,
     /// What this rank has told the others, if there are any.
     pub ranks: Option<RankStats>,
+}
+
+/// What a vCPU has done on a rank.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct NumberedVcpu {
+    /// Its number in the machine.
+    pub vcpu: u32,
+    /// Its counters.
+    #[serde(flatten)]
+    pub counters: VcpuStatsSnapshot,
 }
 
 /// Stops a running machine from anywhere.
@@ -86,6 +97,7 @@ impl Stopper {
 /// KVM's machine, then the memory that all use.
 #[derive(Debug)]
 pub(super) struct Parts {
+    pub(super) topology: Topology,
     pub(super) handles: Vec<VcpuHandle>,
     pub(super) ranks: Option<Ranks>,
     pub(super) platform: Arc<Platform>,
@@ -146,6 +158,17 @@ impl Running {
         Stopper(self.sender.clone())
     }
 
+    /// On rank 0 of several, where all vCPUs are at first: what moves them to the ranks they belong to, once the guest is set up. Until
+    /// then the others have nothing to run. To be done once.
+    #[must_use]
+    pub fn migration(&self) -> Option<Migration> {
+        let ranks = self.parts.ranks.as_ref()?;
+        let Parts { topology, handles, platform, .. } = &self.parts;
+        let is_first = matches!(platform.io, Io::Here(_));
+        let router = Arc::clone(&platform.router);
+        is_first.then(|| Migration::new(topology, handles, router, ranks.link(), self.sender.clone()))
+    }
+
     /// On rank 0 of several: tells the others that the machine has ended with this status, and waits a little until all
     /// know. Says whether they do; otherwise a rank takes this one for lost. Elsewhere nobody has to be told.
     pub fn end_cluster(&self, status: i32) -> bool {
@@ -172,7 +195,7 @@ impl Running {
         self.parts.ranks.as_ref()
     }
 
-    /// This rank's vCPUs, in order.
+    /// The vCPUs that are on this rank or may be: on rank 0 all, on others their own; in order.
     #[must_use]
     pub fn vcpus(&self) -> &[VcpuHandle] {
         &self.parts.handles
@@ -209,7 +232,8 @@ impl Running {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> MachineStats {
-        let vcpus = self.parts.handles.iter().map(|handle| handle.stats().snapshot()).collect();
+        let numbered = |handle: &VcpuHandle| NumberedVcpu { vcpu: handle.id().0, counters: handle.stats().snapshot() };
+        let vcpus = self.parts.handles.iter().map(numbered).collect();
         MachineStats { vcpus, ranks: self.parts.ranks.as_ref().map(Ranks::stats) }
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn create(
 ) -> Result<(Vec<Raw>, Vec<VcpuHandle>), MachineError> {
     let create = |&id: &VcpuId| {
         let fd = vm.create_vcpu(id.0.into()).map_err(KvmError::ioctl("create a vCPU"))?;
-        let (handle, shared) = VcpuHandle::new(Arc::clone(samples));
+        let (handle, shared) = VcpuHandle::new(id, Arc::clone(samples));
         Ok((Raw { id, fd, shared }, handle))
     };
     let created: Result<Vec<_>, MachineError> = ids.iter().map(create).collect();
@@ -51,12 +51,14 @@ pub(super) fn counter_khz(vcpu: &VcpuFd) -> Result<u32, KvmError> {
     vcpu.get_tsc_khz().map_err(KvmError::ioctl("tell the time-stamp counter's rate"))
 }
 
-/// Gives vCPUs their features and the clock; they are ready to run then.
+/// Gives vCPUs their features and the clock; they are ready to run then, or if another rank has them at first, to go on with the states
+/// that come from there.
 pub(super) fn equip(
     hypervisor: &Hypervisor,
     topology: &Topology,
     vcpus: Vec<Raw>,
     clock: GuestClock,
+    elsewhere: bool,
 ) -> Result<Vec<(Vcpu, ResetState)>, MachineError> {
     let supported = hypervisor.supported_cpuid()?;
     let (candidates, xsave_size) = (hypervisor.state_msrs()?, hypervisor.xsave_size());
@@ -77,7 +79,7 @@ pub(super) fn equip(
         };
         let activity = if id.0 == 0 { Activity::Running } else { Activity::WaitForStartUp };
         let apic_id = topology.apic_id(id);
-        equipped.push((Vcpu { id, apic_id, fd, shape, clock, activity, shared }, reset));
+        equipped.push((Vcpu { id, apic_id, fd, shape, clock, activity, elsewhere, shared }, reset));
     }
     Ok(equipped)
 }

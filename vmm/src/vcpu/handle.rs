@@ -7,6 +7,7 @@ use super::kick::{Kick, KickWaker};
 use super::sampling::{SampleSlot, Samples, Wanted};
 use super::{StateError, VcpuState, VcpuStats};
 use crate::apic::Mailbox;
+use crate::topology::VcpuId;
 
 /// A command to a vCPU's thread, and where its answer goes.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) enum Command {
     Save(SyncSender<Result<Box<VcpuState>, StateError>>),
     /// Put a state in.
     Restore(Box<VcpuState>, SyncSender<Result<(), StateError>>),
+    /// Go on with a state that comes from elsewhere; whether that goes well is seen by whether it goes on.
+    Arrive(Box<VcpuState>),
     /// End the thread.
     Stop,
 }
@@ -37,6 +40,7 @@ pub enum CommandError {
 /// A vCPU as others see it; usable from any thread.
 #[derive(Clone, Debug)]
 pub struct VcpuHandle {
+    id: VcpuId,
     mailbox: Arc<Mailbox>,
     kick: Arc<Kick>,
     commands: SyncSender<Command>,
@@ -61,7 +65,7 @@ impl VcpuHandle {
     /// What others hold of a vCPU, and what its thread does.
     ///
     /// `samples`: where the thread notes which instructions run into faults, when it is asked to.
-    pub(crate) fn new(samples: Arc<Samples>) -> (Self, VcpuShared) {
+    pub(crate) fn new(id: VcpuId, samples: Arc<Samples>) -> (Self, VcpuShared) {
         let (commands, receiver) = sync_channel(COMMAND_QUEUE);
         let kick = Arc::new(Kick::default());
         let mailbox = Arc::new(Mailbox::new(Box::new(KickWaker(Arc::clone(&kick)))));
@@ -74,7 +78,13 @@ impl VcpuHandle {
             stats: Arc::clone(&stats),
             sample: SampleSlot { wanted: Arc::clone(&wanted), samples },
         };
-        (Self { mailbox, kick, commands, stats, wanted }, shared)
+        (Self { id, mailbox, kick, commands, stats, wanted }, shared)
+    }
+
+    /// Its number in the machine.
+    #[must_use]
+    pub fn id(&self) -> VcpuId {
+        self.id
     }
 
     /// How to ask the thread which instruction ran into a fault.
@@ -124,6 +134,14 @@ impl VcpuHandle {
     /// [`CommandError`] when its thread has ended or the state does not fit.
     pub fn restore(&self, state: Box<VcpuState>) -> Result<(), CommandError> {
         Ok(self.ask(|answer| Command::Restore(state, answer))??)
+    }
+
+    /// Lets a vCPU that rests begin with a state that comes from another rank, without waiting for it; says whether there was room to
+    /// tell it. When the state does not fit, it ends.
+    pub(crate) fn arrive(&self, state: Box<VcpuState>) -> bool {
+        let told = self.commands.try_send(Command::Arrive(state)).is_ok();
+        self.kick.call_attention();
+        told
     }
 
     /// Ends its thread; does not wait for it.

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events,
@@ -61,6 +62,8 @@ pub(crate) struct Vcpu {
     pub(crate) clock: GuestClock,
     /// The bootstrap processor runs from the start; the others wait for a start-up message.
     pub(crate) activity: Activity,
+    /// Another rank has it at first: it rests until its state comes.
+    pub(crate) elsewhere: bool,
     pub(crate) shared: VcpuShared,
 }
 
@@ -132,7 +135,7 @@ impl Runner {
             clock: vcpu.clock,
             apic: LocalApic::new(vcpu.apic_id),
             activity: vcpu.activity,
-            paused: false,
+            paused: vcpu.elsewhere,
             unfinished: false,
             reset,
             pace: Pace::new(platform.spread.is_some()),
@@ -154,11 +157,13 @@ impl Runner {
 
     /// One turn: commands, then events, then the guest or sleep.
     fn step(&mut self) -> Result<Step, KvmError> {
-        if self.shared.kick.take_attention() && self.obey() {
-            return Ok(Step::End(End::Stopped));
+        if self.shared.kick.take_attention()
+            && let Some(end) = self.obey()
+        {
+            return Ok(Step::End(end));
         }
         if self.paused {
-            self.shared.kick.sleep(|| false, None);
+            self.rest(|| false, None);
             return Ok(Step::Continue);
         }
         let signals = self.shared.mailbox.collect(&mut self.apic);
@@ -201,9 +206,13 @@ impl Runner {
     fn sleep(&mut self, until_timer: bool) {
         self.pace.sleep();
         let limit = if until_timer { self.apic.timer_expiry().map(|tick| self.clock.until(tick)) } else { None };
-        let VcpuShared { kick, mailbox, .. } = &self.shared;
+        self.rest(|| !self.shared.mailbox.is_empty(), limit);
+    }
+
+    /// Does nothing until a wake, or for `limit`, unless there is work or attention.
+    fn rest(&self, work: impl FnOnce() -> bool, limit: Option<Duration>) {
         let told = self.platform.spread.as_ref().inspect(|processors| processors.sleeps());
-        kick.sleep(|| !mailbox.is_empty(), limit);
+        self.shared.kick.sleep(work, limit);
         told.inspect(|processors| processors.wakes());
     }
 
@@ -334,12 +343,12 @@ impl Runner {
         Err(KvmError::unfinished(format!("it goes on after {MAX_EXITS_OF_AN_INSTRUCTION} device accesses")))
     }
 
-    /// Obeys the commands that wait; returns whether to end.
-    fn obey(&mut self) -> bool {
+    /// Obeys the commands that wait; returns whether to end, and how.
+    fn obey(&mut self) -> Option<End> {
         while let Ok(command) = self.shared.commands.try_recv() {
             // Whoever asked may have gone: then the answer is not needed.
             let _ = match command {
-                Command::Stop => return true,
+                Command::Stop => return Some(End::Stopped),
                 Command::Pause(answer) => {
                     self.paused = true;
                     answer.send(()).is_ok()
@@ -350,9 +359,16 @@ impl Runner {
                 }
                 Command::Save(answer) => answer.send(self.save().map(Box::new)).is_ok(),
                 Command::Restore(state, answer) => answer.send(self.restore(*state)).is_ok(),
+                Command::Arrive(state) => {
+                    if let Err(error) = self.restore(*state) {
+                        return Some(End::Failed(error.to_string()));
+                    }
+                    self.paused = false;
+                    true
+                }
             };
         }
-        false
+        None
     }
 
     fn save(&mut self) -> Result<VcpuState, super::StateError> {

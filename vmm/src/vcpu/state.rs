@@ -51,6 +51,21 @@ pub struct VcpuState {
     pub activity: Activity,
 }
 
+impl VcpuState {
+    /// The state as bytes, for another process or host with the same vincs.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // A state holds nothing that cannot be encoded, and a vector takes any length; no bytes are no state.
+        postcard::to_stdvec(self).unwrap_or_default()
+    }
+
+    /// What [`Self::to_bytes`] made bytes of; nothing if these are others.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        postcard::take_from_bytes(bytes).ok().filter(|(_, rest)| rest.is_empty()).map(|(state, _)| state)
+    }
+}
+
 /// Why a vCPU's state cannot be saved or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {

@@ -82,6 +82,7 @@ impl First {
             Control::EndSeen if self.ending.is_some() => self.has_seen(core, from),
             Control::Lost { .. }
             | Control::Answer { .. }
+            | Control::Vcpu { .. }
             | Control::ClockAnswer { .. }
             | Control::StatisticsRequest
             | Control::End { .. }

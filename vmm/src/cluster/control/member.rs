@@ -1,5 +1,6 @@
 //! The other ranks' side of the control channel.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,7 @@ use super::super::forward::{DEVICE_RANK, Forwarder};
 use super::super::message::{ClockReading, Control, MAX_STATISTICS};
 use super::{Basis, Breach, ClusterEvent, Core, Suspect};
 use crate::clock::host_ticks;
+use crate::vcpu::{VcpuHandle, VcpuState};
 
 /// How often drift of the clock is measured.
 const DRIFT_STEP: Duration = Duration::from_secs(1);
@@ -45,6 +47,8 @@ impl fmt::Debug for StatisticsSource {
 /// What a rank other than 0 works with.
 pub(crate) struct Member {
     forwarder: Arc<Forwarder>,
+    /// This rank's vCPUs whose states have not come yet.
+    expected: BTreeMap<u32, VcpuHandle>,
     statistics: StatisticsSource,
     /// Until the first measurement, which decides whether the counter is rank 0's own.
     boot_id: Option<[u8; 16]>,
@@ -75,6 +79,7 @@ impl Member {
     /// `first_measured` gets what the first measurement of the clock gives; `applied` is what was made of it.
     pub(crate) fn new(
         forwarder: Arc<Forwarder>,
+        vcpus: &[VcpuHandle],
         statistics: StatisticsSource,
         boot_id: Option<[u8; 16]>,
         first_measured: Sender<Measured>,
@@ -82,6 +87,7 @@ impl Member {
     ) -> Self {
         Self {
             forwarder,
+            expected: vcpus.iter().map(|vcpu| (vcpu.id().0, vcpu.clone())).collect(),
             statistics,
             boot_id,
             measurement: None,
@@ -119,6 +125,7 @@ impl Member {
             }
             _ if from != DEVICE_RANK => {}
             Control::Answer { vcpu } => return Ok(self.forwarder.answer(vcpu, body)?),
+            Control::Vcpu { vcpu } => return self.vcpu_comes(vcpu, &body),
             Control::ClockAnswer { number, reading } => return self.clock_answer(core, number, reading),
             Control::Lost { rank, reason } => {
                 core.finish(ClusterEvent::Lost(rank, reason));
@@ -148,6 +155,14 @@ impl Member {
             | Control::Closed => {}
         }
         Err(Breach(format!("{message:?} to rank {}", core.link.rank().0)))
+    }
+
+    fn vcpu_comes(&mut self, vcpu: u32, state: &[u8]) -> Result<(), Breach> {
+        let breach = |what: &str| Breach(format!("a state of vCPU {vcpu}, {what}"));
+        let handle = self.expected.remove(&vcpu).ok_or_else(|| breach("which is not waited for here"))?;
+        let state = VcpuState::from_bytes(state).ok_or_else(|| breach("which is none"))?;
+        // It has rested ever since, and nobody else tells it anything but to stop.
+        if handle.arrive(Box::new(state)) { Ok(()) } else { Err(breach("which takes no more commands")) }
     }
 
     /// A rank is lost. Rank 0 tells all which was the first; without rank 0 the machine is over at once.

@@ -13,6 +13,7 @@ use crate::apic::{Delivery, Destination, IoApic, LocalApic, Mailbox, Message, Wa
 use crate::bus::{Bus, PioDevice};
 use crate::clock::GuestClock;
 use crate::topology::{Topology, VcpuId};
+use crate::vcpu::VcpuHandle;
 
 /// Far more than anything here takes on a busy host.
 const LONG: Duration = Duration::from_secs(20);
@@ -78,7 +79,8 @@ impl Rig {
             Side::First(First::new(Arc::clone(&devices), servers, topology, clock, Some([7; 16])))
         } else {
             let (forwarder, applied) = (Arc::clone(&forwarder), Arc::default());
-            Side::Member(Box::new(Member::new(forwarder, statistics.clone(), None, first_measured, applied)))
+            let vcpus = [VcpuHandle::new(VcpuId(rank.into()), Arc::default()).0];
+            Side::Member(Box::new(Member::new(forwarder, &vcpus, statistics.clone(), None, first_measured, applied)))
         };
         let (notes, note_box) = notes().unwrap();
         let (told, events) = channel();
@@ -131,6 +133,21 @@ fn wait_for<T>(end: &End, wanted: impl Fn(&Control) -> Option<T>) -> T {
         }
         assert!(Instant::now() < until, "it does not come");
         thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn only_a_vcpu_that_is_waited_for_comes_and_only_from_rank_0() {
+    for (from, vcpu, what) in
+        [(0, 2, "which is not waited for here"), (0, 1, "which is none"), (2, 1, "Vcpu { vcpu: 1 } to rank 1")]
+    {
+        let (rig, ends) = alone(1, 3);
+        say(&ends[from], 1, &Control::Vcpu { vcpu }, &[1, 2, 3]);
+        // Rank 1 tells rank 0, which is not there to tell it back.
+        let (lost, reason) = rig.lost();
+        assert_eq!(usize::from(lost), from);
+        assert!(reason.contains(what), "{reason}");
+        rig.stop();
     }
 }
 
