@@ -116,6 +116,23 @@ impl Case {
     }
 }
 
+/// Whether every stressor of `stress.sh` has done something, and all that they checked was right.
+///
+/// # Panics
+/// When not.
+pub fn assert_stressed(case: &Case) {
+    for stressor in ["fork", "pipe", "futex", "sigq", "mutex", "vm", "atomic", "affinity"] {
+        let operations = case.stdout.lines().find_map(|line| {
+            // stress-ng: metrc: [pid] NAME OPERATIONS …
+            let (_, row) = line.split_once("] ").filter(|(head, _)| head.contains("metrc") || head.contains("info"))?;
+            let mut words = row.split_whitespace();
+            (words.next() == Some(stressor)).then(|| words.next()?.parse::<u64>().ok()).flatten()
+        });
+        assert!(operations.is_some_and(|count| count > 0), "{stressor}: {}", case.stdout);
+    }
+    assert!(!case.stdout.contains("fail:"), "{}", case.stdout);
+}
+
 /// What `make` makes of the small C project, by name, on this machine itself.
 ///
 /// # Panics

@@ -38,11 +38,6 @@ fn a_stock_kernel_boots_on_one_two_and_four_processors() {
 }
 
 #[test]
-fn two_ranks_make_one_machine() {
-    assert_eq!(case("two-ranks", 0).stdout, "2\n");
-}
-
-#[test]
 fn statistics_tell_times_and_counters() {
     let text = fs::read_to_string(CASES.folder().join("stats-2.json")).unwrap();
     let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -171,4 +166,14 @@ fn boots_that_fail_end_with_the_consoles_last_lines() {
 fn without_a_command_an_initramfs_or_a_disk_is_booted_to_the_console() {
     assert!(case("initrd", 0).stdout.contains("from the initramfs"));
     assert!(case("disk-boot", 0).stdout.contains("from the disk"));
+}
+
+#[test]
+fn a_disk_that_is_booted_on_two_ranks_has_the_processors_of_both() {
+    let said = case("disk-boot-ranks", 0).stdout;
+    assert!(said.contains("processors 0-1") && said.contains("from the second"), "{said}");
+    let text = fs::read_to_string(CASES.folder().join("stats-disk.json")).unwrap();
+    let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let second = &stats["ranks"][1]["vcpus"][0];
+    assert!(second["vcpu"] == 1 && second["entries"].as_u64() > Some(0), "it has moved to its rank: {text}");
 }

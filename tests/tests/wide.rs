@@ -1,5 +1,5 @@
 //! Machines of 4 and 8 ranks, end to end, as `cluster.rs` has those of 2. They are not part of `make test`: the ranks share the one processor of the
-//! emulated node, and a machine of 8 takes minutes to start. `cargo test --package vincs-tests --test wide -- --ignored` runs them.
+//! emulated node, and all together take ten minutes and more. `cargo test --package vincs-tests --test wide -- --ignored` runs them.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use vincs_testbed::Testbed;
-use vincs_tests::cases::{Case, Cases, native_build};
+use vincs_tests::cases::{Case, Cases, assert_stressed, native_build};
 
 /// Bounds a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -20,7 +20,7 @@ fn case(name: &str) -> Case {
 }
 
 #[test]
-#[ignore = "takes longer than CI may: 8 ranks on the one processor of the emulated node start in minutes"]
+#[ignore = "all together take ten minutes and more, too long beside the rest of CI"]
 fn a_machine_of_several_ranks_has_a_processor_for_each() {
     for ranks in [4, 8] {
         let case = case(&format!("ranks-{ranks}"));
@@ -30,7 +30,7 @@ fn a_machine_of_several_ranks_has_a_processor_for_each() {
 }
 
 #[test]
-#[ignore = "takes longer than CI may: 8 ranks on the one processor of the emulated node start in minutes"]
+#[ignore = "all together take ten minutes and more, too long beside the rest of CI"]
 fn several_ranks_build_what_a_native_build_makes() {
     let native = native_build();
     for ranks in [4, 8] {
@@ -42,5 +42,13 @@ fn several_ranks_build_what_a_native_build_makes() {
             );
         }
         assert!(!case.stderr.contains("Clock skew") && !case.stderr.contains("future"), "{}", case.stderr);
+    }
+}
+
+#[test]
+#[ignore = "all together take ten minutes and more, too long beside the rest of CI"]
+fn several_ranks_stand_stress() {
+    for ranks in [4, 8] {
+        assert_stressed(&case(&format!("stress-{ranks}")));
     }
 }

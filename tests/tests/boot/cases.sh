@@ -28,9 +28,6 @@ date +%s.%N >"$out/topology/host-date"
 [ -e /etc/vincs-case ] && touch "$out/topology/overlay-leaked"
 cp "$work/kept-file" "$out/topology/" 2>/dev/null
 
-# Two ranks: cluster/cases.sh has more of them.
-case_ two-ranks mpirun -n 2 vincs -- nproc
-
 # Statuses, signals and streams.
 small status-3 -- sh -c 'exit 3'
 # shellcheck disable=SC2016
@@ -82,9 +79,19 @@ mkdir -p "$work/ramdisk/bin" && cp "$busybox" "$work/ramdisk/bin/" && ln -s bin/
 printf '#!/bin/busybox sh\necho "from the initramfs"\n/bin/busybox poweroff -f\n' >"$work/ramdisk/start" && chmod +x "$work/ramdisk/start"
 (cd "$work/ramdisk" && find . | "$busybox" cpio -o -H newc 2>/dev/null) >"$work/ramdisk.cpio"
 case_ initrd vincs --vcpus 1 --mem 512M --initrd ramdisk.cpio --append 'rdinit=/start quiet'
-mkdir -p "$work/root/sbin" "$work/root/bin" "$work/root/dev" "$work/root/proc" && cp "$busybox" "$work/root/bin/"
-printf '#!/bin/busybox sh\necho "from the disk"\n/bin/busybox poweroff -f\n' >"$work/root/sbin/init" && chmod +x "$work/root/sbin/init"
+mkdir -p "$work"/root/{sbin,bin,dev,proc,sys} && cp "$busybox" "$work/root/bin/"
+cat >"$work/root/sbin/init" <<'INIT'
+#!/bin/busybox sh
+echo "from the disk"
+/bin/busybox sleep 1
+read -r processors </sys/devices/system/cpu/online
+echo "processors $processors"
+[ "$processors" = 0 ] || /bin/busybox taskset 2 /bin/busybox echo "from the second"
+/bin/busybox poweroff -f
+INIT
+chmod +x "$work/root/sbin/init"
 truncate -s 64M "$work/root.img" && mke2fs -q -t ext4 -d "$work/root" "$work/root.img"
 case_ disk-boot vincs --vcpus 1 --mem 512M --disk root.img --append quiet
+case_ disk-boot-ranks mpirun -n 2 vincs --mem 512M --disk root.img --append quiet --stats "$out/stats-disk.json"
 
 kept_cases

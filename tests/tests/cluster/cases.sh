@@ -32,11 +32,7 @@ case_ srun-pmix srun --quiet --mpi=pmix -N 2 -n 2 vincs-rank --mem 512M -- sh -c
 bash "$here/slurm.sh" down "$work/slurm"
 
 # Stress for a minute, and a working set that does not fit the cache of the rank that uses it.
-# shellcheck disable=SC2016
-case_ stress mpirun -n 2 vincs --stats "$out/stats-stress.json" -- bash -c '
-    for stressors in "--fork 2" "--pipe 2" "--futex 2" "--sigq 2" "--mutex 2" "--vm 2 --vm-bytes 8M" "--atomic 2 --affinity 2"; do
-        stress-ng --verify --metrics-brief --timeout 9s $stressors 2>&1 || exit 1
-    done'
+case_ stress mpirun -n 2 vincs --stats "$out/stats-stress.json" -- bash "$here/../stress.sh" 2
 gcc -O2 -o "$work/remote" "$here/remote.c"
 case_ small-cache mpirun -n 2 vincs --mem 512M --cache 16M --stats "$out/stats-small-cache.json" -- ./remote 24 2
 

@@ -10,6 +10,7 @@ for n in 4 8; do
     case_ "ranks-$n" mpirun -n "$n" vincs -- nproc
     case_ "build-$n" mpirun -n "$n" vincs -- make -C "project-$n" -j8
     keep_build "build-$n" "$work/project-$n"
+    case_ "stress-$n" mpirun -n "$n" vincs -- bash "$here/../stress.sh" 2
 done
 
 kept_cases
