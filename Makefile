@@ -56,7 +56,7 @@ bench-boot: build ## Boot time against QEMU's microvm, and KVM exit times; print
 		echo 'bench-exit: not run, as /dev/kvm is missing or not open to this user'; \
 	fi
 
-bench-ranks: build ## Boot time of machines of 2, 4 and 8 ranks in the testbed against one rank's (RANKS='2 4'); an hour
+bench-ranks: build ## Boot time of machines of 2, 4 and 8 ranks in the testbed against one rank's (RANKS='2 4'); ten minutes
 	@scripts/bench-ranks.sh $(RANKS)
 
 bench-coherence: ## Memory that is spread over ranks, natively: misses, upgrades, streams, each beside its floor

@@ -1,24 +1,29 @@
 #!/bin/bash
-# bench-ranks.sh [RANKS...]: how long machines of so many ranks take from the kernel's entry to the command, beside one rank with as many vCPUs, in one
-# testbed node; each three times, medians in seconds. A machine of 8 ranks takes minutes there.
+# bench-ranks.sh [RANKS...]: how long machines of so many ranks take from the kernel's entry to the command, and to its end when it has run on every
+# processor, beside one rank with as many vCPUs, in one testbed node; each three times, medians in seconds.
 set -eu
 cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- 2 4 8
 # shellcheck disable=SC2016 # expanded in the node
 exec target/release/testbed --timeout 7200 run --sh '
-    # seconds COMMAND...: from the kernel'\''s entry to the command, the median of three runs.
+    everywhere="for cpu in \$(seq 0 \$((\$(nproc) - 1))); do taskset -c \$cpu true || exit 1; done"
+    # seconds COMMAND...: the medians of three runs, to the command and to its end.
     seconds() {
+        rm -f times
         for _ in 1 2 3; do
-            "$@" --stats stats.json -- true >&2 || { echo 0; continue; }
-            awk -F "[:,]" "/kernel_entry_to_command/ { print \$2 }" stats.json
-        done | sort -n | sed -n 2p
+            "$@" --stats stats.json -- sh -c "$everywhere" >&2 || echo "\"kernel_entry_to_command\": 0, \"kernel_entry_to_end\": 0" >stats.json
+            tr "," "\n" <stats.json >lines
+            for time in command end; do awk -F : -v time=$time "/kernel_entry_to_/ && index(\$1, \"to_\" time) { print time, \$2 }" lines; done >>times
+        done
+        for time in command end; do grep "^$time " times | sort -n -k 2 | sed -n "2s/.* //p"; done | paste -s -d " "
     }
     cd "$(mktemp -d)"
-    echo "ranks  one rank  so many ranks  ratio  goal"
+    echo "ranks  one rank: to CMD, to the end  so many ranks: to CMD, to the end  ratio: to CMD, to the end  goal"
     for n in '"$*"'; do
         one=$(seconds vincs --vcpus "$n")
         many=$(seconds mpirun -n "$n" vincs)
         case $n in 8) goal=12 ;; *) goal=4 ;; esac
-        awk -v n="$n" -v one="$one" -v many="$many" -v goal="$goal" \
-            "BEGIN { if (one * many == 0) print n, \"failed\"; else printf \"%5d  %8.1f  %13.1f  %5.1f  %4d\n\", n, one, many, many / one, goal }"
+        echo "$n $one $many $goal" | awk "{
+            if (\$2 * \$3 * \$4 * \$5 == 0) print \$1, \"failed\"
+            else printf \"%5d  %16.1f %12.1f  %21.1f %12.1f  %13.1f %12.1f  %4d\n\", \$1, \$2, \$3, \$4, \$5, \$4 / \$2, \$5 / \$3, \$6 }"
     done'

@@ -287,5 +287,8 @@ mod tests {
             (STDERR_PORT, false, true),
         ];
         assert_eq!(seen, expected);
+        let (control, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let alone = console_ports(Ports { control: control.into(), streams: None }).unwrap();
+        assert_eq!(alone.iter().map(|port| port.name.as_str()).collect::<Vec<_>>(), [CONTROL_PORT]);
     }
 }

@@ -50,9 +50,10 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     let Some(command) = &config.command else {
         if !config.remote_processors.is_empty() {
             processors::bring_up()?;
-            // vincs is told for the processors' sake alone; what goes wrong from here on is the console's.
-            Control::new(ports::open(vincs_guest_protocol::CONTROL_PORT)?)
-                .send(&FromGuest::Starting, LAST_MESSAGE_TIME)?;
+            // For the processors' sake alone: a disk can do without those of other ranks.
+            if let Err(error) = say_starting() {
+                console(&format!("all processors stay on rank 0: {error}"));
+            }
         }
         return disk::hand_over();
     };
@@ -69,6 +70,10 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
         processors::visit(config.remote_processors)?;
     }
     run(command, control)
+}
+
+fn say_starting() -> Result<(), SetupError> {
+    Control::new(ports::open(vincs_guest_protocol::CONTROL_PORT)?).send(&FromGuest::Starting, LAST_MESSAGE_TIME)
 }
 
 fn run(command: &Command, control: &mut Control) -> Result<FromGuest, SetupError> {

@@ -23,17 +23,15 @@ const UP: &str = "1";
 
 /// Before the first visit. A command that takes less is not worth moving.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// A round of visits to all remote processors takes at least so long.
-const SHORTEST_ROUND: Duration = Duration::from_millis(250);
-/// Between two visits at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Visits take one in so many moments at most: each costs pages from other ranks, and where these share processors or a slow
-/// network, much time.
+/// A round of visits to all remote processors takes so long, at least and at most.
+const ROUND: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// Between these, a visit takes one in so many moments of a round: it costs pages from other ranks, and where these share processors or a
+/// slow network, much time.
 const VISIT_SHARE: u32 = 50;
 
 /// Brings up all processors that are not up yet, in the order of their numbers (kernel documentation, core-api/cpu_hotplug).
 pub(crate) fn bring_up() -> Result<(), SetupError> {
-    for (_, switch) in switches(Path::new(PROCESSORS))? {
+    for switch in switches(Path::new(PROCESSORS))? {
         let step = || format!("bring up a processor by {}", switch.display());
         if fs::read_to_string(&switch).step(step)?.trim() == DOWN {
             fs::write(&switch, UP).step(step)?;
@@ -51,7 +49,7 @@ pub(crate) fn visit(processors: Range<u32>) -> Result<(), SetupError> {
 
 /// Goes from processor to processor, and sleeps on each.
 fn visit_for_ever(processors: &Range<u32>) {
-    let shortest = SHORTEST_ROUND / u32::try_from(processors.len()).unwrap_or(u32::MAX).max(1);
+    let count = u32::try_from(processors.len()).unwrap_or(u32::MAX).max(1);
     let mut pause = FIRST_PAUSE;
     for processor in processors.clone().cycle() {
         let started = Instant::now();
@@ -60,17 +58,18 @@ fn visit_for_ever(processors: &Range<u32>) {
         next.set(processor as usize);
         // One that did not come up, or was taken down meanwhile, cannot be visited.
         let _ = rustix::thread::sched_setaffinity(None, &next);
-        pause = next_pause(started.elapsed().saturating_sub(pause), shortest);
+        pause = next_round(started.elapsed().saturating_sub(pause)) / count;
     }
 }
 
-/// How long to pause after a visit that took so long: its timer, the move, and the pages for both.
-fn next_pause(visit: Duration, shortest: Duration) -> Duration {
-    visit.saturating_mul(VISIT_SHARE).max(shortest).min(LONGEST_PAUSE)
+/// How long a round takes after a visit that took so long: its timer, the move, and the pages for both.
+fn next_round(visit: Duration) -> Duration {
+    let (shortest, longest) = ROUND;
+    visit.saturating_mul(VISIT_SHARE).clamp(shortest, longest)
 }
 
-/// The switches of all processors that have one, with their numbers and in their order. The first one may have none: it is up.
-fn switches(folder: &Path) -> Result<Vec<(usize, PathBuf)>, SetupError> {
+/// The switches of all processors that have one, in the order of their numbers. The first one may have none: it is up.
+fn switches(folder: &Path) -> Result<Vec<PathBuf>, SetupError> {
     let step = || format!("list {}", folder.display());
     let number = |name: &str| name.strip_prefix("cpu")?.parse::<usize>().ok();
     let mut switches = Vec::new();
@@ -84,7 +83,7 @@ fn switches(folder: &Path) -> Result<Vec<(usize, PathBuf)>, SetupError> {
         }
     }
     switches.sort();
-    Ok(switches)
+    Ok(switches.into_iter().map(|(_, switch)| switch).collect())
 }
 
 #[cfg(test)]
@@ -100,14 +99,14 @@ mod tests {
         for name in ["cpu10", "cpu2", "cpu1", "cpufreq"] {
             fs::write(folder.path().join(name).join("online"), "0\n").unwrap();
         }
-        let expected = [1, 2, 10].map(|number| (number, folder.path().join(format!("cpu{number}")).join("online")));
+        let expected = [1, 2, 10].map(|number| folder.path().join(format!("cpu{number}")).join("online"));
         assert_eq!(switches(folder.path()).unwrap(), expected);
     }
 
     #[test]
     fn the_more_a_visit_takes_the_later_is_the_next() {
-        let after = |visit| next_pause(Duration::from_millis(visit), Duration::from_millis(35)).as_millis();
-        assert_eq!([after(0), after(1), after(600), after(601)], [35, 50, 30_000, 30_000]);
-        assert_eq!(next_pause(Duration::MAX, SHORTEST_ROUND), LONGEST_PAUSE);
+        let after = |visit| next_round(Duration::from_millis(visit)).as_millis();
+        assert_eq!([after(0), after(5), after(6), after(600), after(601)], [250, 250, 300, 30_000, 30_000]);
+        assert_eq!(next_round(Duration::MAX), ROUND.1);
     }
 }

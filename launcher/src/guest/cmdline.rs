@@ -42,14 +42,14 @@ const DISTRIBUTED: [(&str, &str); 11] = [
     ),
 ];
 
-/// The options for the processors of other ranks, without their values, each with its reason.
+/// Options for the processors of other ranks, each with its reason.
 const REMOTE: [(&str, &str); 2] = [
     (
-        "maxcpus",
+        "maxcpus=N",
         "they come up when the guest is set up: nothing that boot has left on them is to follow them to their ranks",
     ),
     (
-        "nohz_full",
+        "nohz_full=N-M",
         "no ticks while they have nothing or one thing to do, no keeping of time, no RCU callbacks, no calls to balance the load",
     ),
 ];
@@ -75,7 +75,7 @@ pub(crate) fn cmdline(choice: Choice<'_>) -> String {
     let always = ALWAYS.iter().map(|(option, _)| *option);
     let is_spread = !choice.remote.is_empty();
     let distributed = DISTRIBUTED.iter().filter(|_| is_spread).map(|(option, _)| *option);
-    let remote: Vec<String> = REMOTE.iter().filter_map(|(option, _)| remote(option, choice)).collect();
+    let remote = if is_spread { remote(choice) } else { Vec::new() };
     let quiet = (!choice.console_is_read).then_some(QUIET);
     let append = choice.append.iter().map(String::as_str);
     always
@@ -87,14 +87,12 @@ pub(crate) fn cmdline(choice: Choice<'_>) -> String {
         .join(" ")
 }
 
-/// One of [`REMOTE`] with its value, if it applies.
-fn remote(option: &str, choice: Choice<'_>) -> Option<String> {
+/// [`REMOTE`] for processors of other ranks, which there are.
+fn remote(choice: Choice<'_>) -> Vec<String> {
     let Range { start, end } = choice.remote;
-    match option {
-        "maxcpus" if choice.has_first_program => (start < end).then(|| format!("{option}={start}")),
-        "nohz_full" => (start < end).then(|| format!("{option}={start}-{}", end - 1)),
-        _ => None,
-    }
+    let values = [choice.has_first_program.then(|| start.to_string()), Some(format!("{start}-{}", end - 1))];
+    let names = REMOTE.iter().filter_map(|(option, _)| option.split('=').next());
+    names.zip(values).filter_map(|(name, value)| Some(format!("{name}={}", value?))).collect()
 }
 
 #[cfg(test)]

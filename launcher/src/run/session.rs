@@ -112,12 +112,14 @@ impl Session {
             serial_input: serial.input,
             others,
         };
-        let mut guest = Guest::start(parts, tail.clone(), sender, || terms.clock.mark(Mark::KernelEntry))?;
-        if spreads_at_once {
-            guest.spread()?;
-        }
+        let guest = Guest::start(parts, tail.clone(), sender, || terms.clock.mark(Mark::KernelEntry))?;
         let supervision = Supervision::new(has_command, terms.boot_timeout, Instant::now());
-        Ok(Self { guest, supervision, events, control, command_has_terminal, raw: serial.raw, stdout_copier })
+        let raw = serial.raw;
+        let mut session = Self { guest, supervision, events, control, command_has_terminal, raw, stdout_copier };
+        if spreads_at_once {
+            session.spread();
+        }
+        Ok(session)
     }
 
     fn supervise(&mut self, terms: &Terms) -> Ending {

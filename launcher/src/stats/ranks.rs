@@ -13,7 +13,7 @@ use crate::stats::Counters;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Rank {
-    vcpus: Vec<Vcpu>,
+    vcpus: Vec<Value>,
     ranks: Dealings,
 }
 
@@ -83,7 +83,7 @@ fn sum(ranks: &[Value]) -> Sum {
     let mut vcpus: BTreeMap<u32, BTreeMap<String, u64>> = BTreeMap::new();
     for rank in ranks.iter().filter_map(|rank| Rank::deserialize(rank).ok()) {
         let Dealings { memory, control_sent, clock } = rank.ranks;
-        for Vcpu { vcpu, counters } in rank.vcpus {
+        for Vcpu { vcpu, counters } in rank.vcpus.iter().filter_map(|vcpu| Vcpu::deserialize(vcpu).ok()) {
             add_counters(&mut sum.all_vcpus, &counters);
             add_counters(vcpus.entry(vcpu).or_default(), &counters);
         }

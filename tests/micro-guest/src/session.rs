@@ -1,5 +1,6 @@
 //! A machine that runs one program.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -225,9 +226,9 @@ impl Session {
 
     /// Where each vCPU is, in words. A vCPU that does not answer is left out of patience, not waited for.
     fn places(&self) -> String {
-        let vcpus = self.machines().flat_map(Running::vcpus);
-        let places = vcpus.map(|vcpu| {
-            let id = vcpu.id().0;
+        // Those that have left rank 0 come again with their own ranks.
+        let vcpus: BTreeMap<_, _> = self.machines().flat_map(Running::vcpus).map(|vcpu| (vcpu.id().0, vcpu)).collect();
+        let places = vcpus.into_iter().map(|(id, vcpu)| {
             let (answer, answered) = channel();
             let vcpu = vcpu.clone();
             // The thread ends with the machine at the latest: then the vCPU's thread answers or is gone.

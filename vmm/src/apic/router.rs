@@ -102,7 +102,8 @@ impl Router {
         }
     }
 
-    /// Leaves a message with those of these processors that are here; gives the ranks of the others. Never waits.
+    /// Leaves a message with those of these processors that are here; gives the ranks of the others. Waits for
+    /// [`Self::move_to`] at most.
     fn leave(&self, message: Message, addressed: impl Fn(u32) -> bool) -> RankSet {
         let mut ranks = RankSet::EMPTY;
         let processors = self.processors.read().unwrap_or_else(PoisonError::into_inner);
@@ -259,7 +260,12 @@ mod tests {
         let (router, ends) = spread();
         let one = fixed(Destination::Physical(3));
         router.deliver(one);
+        let own = match &router.processors.read().unwrap()[1].1 {
+            Place::Here(mailbox) => Arc::clone(mailbox),
+            Place::There(_) => unreachable!(),
+        };
         router.move_to(&[(3, Rank(0))]);
+        assert!(!own.is_empty());
         router.deliver_here(fixed(Destination::All));
         assert_eq!(reached(&router), [2], "the mailbox of the other is none of the router's any more");
         router.deliver(one);

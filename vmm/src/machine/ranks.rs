@@ -132,8 +132,8 @@ pub(super) fn start_member(
     let (applied, statistics) = (Arc::default(), StatisticsSource::default());
     let (first_measured, measured) = channel();
     let source = statistics.clone();
-    let of_rank_0 = Arc::clone(forwarder);
-    let member = Member::new(of_rank_0, vcpus, source, boot_id(), first_measured, Arc::clone(&applied));
+    let forwarding = Arc::clone(forwarder);
+    let member = Member::new(forwarding, vcpus, source, boot_id(), first_measured, Arc::clone(&applied));
     let side = Side::Member(Box::new(member));
     let control = spawn(Arc::clone(&link), Arc::clone(router), side, note_box, told(events));
     let threads = vec![control.map_err(MachineError::Thread)?];

@@ -1,6 +1,7 @@
 //! A machine at work.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -115,11 +116,19 @@ pub struct Running {
     events: Receiver<Event>,
     sender: Sender<Event>,
     started: Instant,
+    has_migrated: AtomicBool,
 }
 
 impl Running {
     pub(super) fn new(parts: Parts, events: Receiver<Event>, sender: Sender<Event>) -> Self {
-        Self { parts, threads: Vec::new(), events, sender, started: Instant::now() }
+        Self {
+            parts,
+            threads: Vec::new(),
+            events,
+            sender,
+            started: Instant::now(),
+            has_migrated: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn add_thread(&mut self, thread: JoinHandle<()>) {
@@ -159,12 +168,12 @@ impl Running {
     }
 
     /// On rank 0 of several, where all vCPUs are at first: what moves them to the ranks they belong to, once the guest is set up. Until
-    /// then the others have nothing to run. To be done once.
+    /// then the others have nothing to run. It is given once.
     #[must_use]
     pub fn migration(&self) -> Option<Migration> {
         let ranks = self.parts.ranks.as_ref()?;
         let Parts { topology, handles, platform, .. } = &self.parts;
-        let is_first = matches!(platform.io, Io::Here(_));
+        let is_first = matches!(platform.io, Io::Here(_)) && !self.has_migrated.swap(true, Ordering::Relaxed);
         let router = Arc::clone(&platform.router);
         is_first.then(|| Migration::new(topology, handles, router, ranks.link(), self.sender.clone()))
     }

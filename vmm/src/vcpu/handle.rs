@@ -136,12 +136,11 @@ impl VcpuHandle {
         Ok(self.ask(|answer| Command::Restore(state, answer))??)
     }
 
-    /// Lets a vCPU that rests begin with a state that comes from another rank, without waiting for it; says whether there was room to
-    /// tell it. When the state does not fit, it ends.
-    pub(crate) fn arrive(&self, state: Box<VcpuState>) -> bool {
-        let told = self.commands.try_send(Command::Arrive(state)).is_ok();
+    /// Lets a vCPU that rests begin with a state that comes from another rank, without waiting for it. When the state does not fit, it ends.
+    pub(crate) fn arrive(&self, state: Box<VcpuState>) {
+        // There is room, as nobody else tells it anything while it rests but to stop; and one that has ended has told so on its own way.
+        let _ = self.commands.try_send(Command::Arrive(state));
         self.kick.call_attention();
-        told
     }
 
     /// Ends its thread; does not wait for it.
