@@ -13,7 +13,7 @@ CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
 STAGE := scripts/stage.sh
 BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
 
-.PHONY: help setup build kernel demo test testbed lint bench-boot bench-coherence
+.PHONY: help setup build kernel demo test testbed lint bench-boot bench-ranks bench-coherence
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20

@@ -221,9 +221,9 @@ impl Ground {
         let clock = ranks.take_clock(&measured, &self.raw).map_err(|error| with_reason(error, &self.events))?;
         let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock, true)?;
         let platform = Arc::new(Platform { io: Io::There(forwarder), router, spread });
-        let Self { vm, ram, handles, ended, events, .. } = self;
-        let (topology, platform_here) = (self.topology, Arc::clone(&platform));
-        let parts = Parts { topology, handles, ranks: Some(ranks), platform: platform_here, clock, vm, ram };
+        let Self { topology, vm, ram, handles, ended, events, .. } = self;
+        let ranks = Some(ranks);
+        let parts = Parts { topology, handles, ranks, platform: Arc::clone(&platform), clock, vm, ram };
         Ok(Machine { vcpus, platform, ended, events, parts })
     }
 
