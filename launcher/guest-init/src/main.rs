@@ -49,7 +49,7 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     boot::set_host_name(&config.hostname)?;
     let Some(command) = &config.command else {
         if !config.remote_processors.is_empty() {
-            processors::bring_up()?;
+            processors::bring_up(config.remote_processors)?;
             // For the processors' sake alone: a disk can do without those of other ranks.
             if let Err(error) = say_starting() {
                 console(&format!("all processors stay on rank 0: {error}"));
@@ -66,7 +66,7 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     shares::mount_others(&config.shares)?;
     boot::bring_up_loopback()?;
     if !config.remote_processors.is_empty() {
-        processors::bring_up()?;
+        processors::bring_up(config.remote_processors.clone())?;
         processors::visit(config.remote_processors)?;
     }
     run(command, control)

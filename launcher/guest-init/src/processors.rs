@@ -11,15 +11,8 @@ use crate::error::{InStep, SetupError};
 use rustix::thread::CpuSet;
 use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Where the kernel lists its processors, `cpuN` each.
-const PROCESSORS: &str = "/sys/devices/system/cpu";
-/// What a processor's `online` says when it is down, and takes to bring it up.
-const DOWN: &str = "0";
-const UP: &str = "1";
 
 /// Before the first visit. A command that takes less is not worth moving.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -29,13 +22,11 @@ const ROUND: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// slow network, much time.
 const VISIT_SHARE: u32 = 50;
 
-/// Brings up all processors that are not up yet, in the order of their numbers (kernel documentation, core-api/cpu_hotplug).
-pub(crate) fn bring_up() -> Result<(), SetupError> {
-    for switch in switches(Path::new(PROCESSORS))? {
-        let step = || format!("bring up a processor by {}", switch.display());
-        if fs::read_to_string(&switch).step(step)?.trim() == DOWN {
-            fs::write(&switch, UP).step(step)?;
-        }
+/// Brings up these processors, in the order of their numbers (kernel documentation, core-api/cpu_hotplug).
+pub(crate) fn bring_up(processors: Range<u32>) -> Result<(), SetupError> {
+    for processor in processors {
+        let switch = format!("/sys/devices/system/cpu/cpu{processor}/online");
+        fs::write(&switch, "1").step(|| format!("bring up a processor by {switch}"))?;
     }
     Ok(())
 }
@@ -68,40 +59,9 @@ fn next_round(visit: Duration) -> Duration {
     visit.saturating_mul(VISIT_SHARE).clamp(shortest, longest)
 }
 
-/// The switches of all processors that have one, in the order of their numbers. The first one may have none: it is up.
-fn switches(folder: &Path) -> Result<Vec<PathBuf>, SetupError> {
-    let step = || format!("list {}", folder.display());
-    let number = |name: &str| name.strip_prefix("cpu")?.parse::<usize>().ok();
-    let mut switches = Vec::new();
-    for entry in fs::read_dir(folder).step(step)? {
-        let entry = entry.step(step)?;
-        let switch = entry.path().join("online");
-        if let Some(number) = entry.file_name().to_str().and_then(number)
-            && switch.exists()
-        {
-            switches.push((number, switch));
-        }
-    }
-    switches.sort();
-    Ok(switches.into_iter().map(|(_, switch)| switch).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn processors_are_taken_in_the_order_of_their_numbers() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["cpu10", "cpu2", "cpu1", "cpufreq", "cpu0", "hotplug"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        for name in ["cpu10", "cpu2", "cpu1", "cpufreq"] {
-            fs::write(folder.path().join(name).join("online"), "0\n").unwrap();
-        }
-        let expected = [1, 2, 10].map(|number| folder.path().join(format!("cpu{number}")).join("online"));
-        assert_eq!(switches(folder.path()).unwrap(), expected);
-    }
 
     #[test]
     fn the_more_a_visit_takes_the_later_is_the_next() {
