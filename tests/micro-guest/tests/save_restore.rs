@@ -1,4 +1,5 @@
-//! A vCPU's saved state is all of it: the guest checks its own registers while the host saves and restores them.
+//! A vCPU's saved state is all of it: the guest checks its own registers while the host saves and restores them, or takes them away for a
+//! while.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{LIMIT, turn};
 use vincs_micro_guest::{Program, Report, RunError, Session};
+use vincs_vmm::machine::StopReason;
 use vincs_vmm::vcpu::{VcpuHandle, VcpuState};
 
 /// Saves and restores in the test under load.
@@ -83,6 +85,51 @@ fn the_state_that_was_restored_is_the_one_that_is_saved() {
         let extended: Vec<usize> = (0..before.extended.len()).filter(differs).collect();
         assert!(extended.is_empty(), "bytes {extended:?} of the extended state have changed");
         vcpu.resume().unwrap();
+    }
+}
+
+/// Its entries into the guest, when it had none for a while.
+fn entries_at_rest(vcpu: &VcpuHandle) -> u64 {
+    let before = vcpu.stats().snapshot().entries;
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(vcpu.stats().snapshot().entries, before, "it runs");
+    before
+}
+
+#[test]
+fn a_vcpu_that_is_elsewhere_rests_whoever_resumes_it() {
+    let Some(_turn) = turn("depart and arrive") else { return };
+    let session = Session::start(SELF_CHECK, 2).unwrap();
+    session.self_check_window(LIMIT).unwrap();
+    let vcpu = &session.vcpus()[1];
+    let state = vcpu.depart().unwrap();
+    let entries = entries_at_rest(vcpu);
+    vcpu.resume().unwrap();
+    assert_eq!(entries_at_rest(vcpu), entries);
+    vcpu.arrive(state);
+    let until = Instant::now() + LIMIT;
+    while vcpu.stats().snapshot().entries == entries {
+        assert!(Instant::now() < until, "it does not go on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    session.ask_to_stop();
+    session.wait(LIMIT).unwrap();
+}
+
+#[test]
+fn a_state_that_does_not_fit_ends_the_machine_and_says_why() {
+    let Some(_turn) = turn("arrival of a state of another version") else { return };
+    let session = Session::start(SELF_CHECK, 1).unwrap();
+    session.self_check_window(LIMIT).unwrap();
+    let vcpu = &session.vcpus()[0];
+    let mut state = vcpu.depart().unwrap();
+    state.version += 1;
+    vcpu.arrive(state);
+    match session.wait(LIMIT) {
+        Err(RunError::Stopped(StopReason::Failed { vcpu: 0, message })) => {
+            assert!(message.contains("version 2"), "{message}")
+        }
+        other => panic!("the state was taken: {other:?}"),
     }
 }
 

@@ -59,7 +59,7 @@ impl Migration {
         }
         self.router.move_to(&self.leaving.iter().map(|leaving| (leaving.apic_id, leaving.to)).collect::<Vec<_>>());
         for Leaving { vcpu, to, .. } in &self.leaving {
-            match vcpu.save() {
+            match vcpu.depart() {
                 Ok(state) => self.link.send(*to, &Control::Vcpu { vcpu: vcpu.id().0 }, &state.to_bytes()),
                 Err(CommandError::Stopped) => return,
                 Err(CommandError::State(error)) => {

@@ -18,6 +18,8 @@ pub(super) enum Command {
     Resume(SyncSender<()>),
     /// Copy the state out.
     Save(SyncSender<Result<Box<VcpuState>, StateError>>),
+    /// Copy the state out and rest until one arrives.
+    Depart(SyncSender<Result<Box<VcpuState>, StateError>>),
     /// Put a state in.
     Restore(Box<VcpuState>, SyncSender<Result<(), StateError>>),
     /// Go on with a state that comes from elsewhere; whether that goes well is seen by whether it goes on.
@@ -128,6 +130,14 @@ impl VcpuHandle {
         Ok(self.ask(Command::Save)??)
     }
 
+    /// Its state at the next instruction boundary, with which another place goes on: here it rests until [`Self::arrive`].
+    ///
+    /// # Errors
+    /// [`CommandError`] when its thread has ended or KVM refuses; then it has not left.
+    pub fn depart(&self) -> Result<Box<VcpuState>, CommandError> {
+        Ok(self.ask(Command::Depart)??)
+    }
+
     /// Replaces its state.
     ///
     /// # Errors
@@ -136,8 +146,8 @@ impl VcpuHandle {
         Ok(self.ask(|answer| Command::Restore(state, answer))??)
     }
 
-    /// Lets a vCPU that rests begin with a state that comes from another rank, without waiting for it. When the state does not fit, it ends.
-    pub(crate) fn arrive(&self, state: Box<VcpuState>) {
+    /// Lets a vCPU that was elsewhere go on with a state that comes from there, without waiting for it. When the state does not fit, it ends.
+    pub fn arrive(&self, state: Box<VcpuState>) {
         // There is room, as nobody else tells it anything while it rests but to stop; and one that has ended has told so on its own way.
         let _ = self.commands.try_send(Command::Arrive(state));
         self.kick.call_attention();

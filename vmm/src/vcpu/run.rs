@@ -100,6 +100,8 @@ struct Runner {
     apic: LocalApic,
     activity: Activity,
     paused: bool,
+    /// It goes on in another place, until its state comes back.
+    elsewhere: bool,
     /// The last exit was answered, and KVM has yet to finish its instruction.
     unfinished: bool,
     reset: ResetState,
@@ -135,7 +137,8 @@ impl Runner {
             clock: vcpu.clock,
             apic: LocalApic::new(vcpu.apic_id),
             activity: vcpu.activity,
-            paused: vcpu.elsewhere,
+            paused: false,
+            elsewhere: vcpu.elsewhere,
             unfinished: false,
             reset,
             pace: Pace::new(platform.spread.is_some()),
@@ -162,7 +165,7 @@ impl Runner {
         {
             return Ok(Step::End(end));
         }
-        if self.paused {
+        if self.paused || self.elsewhere {
             self.rest(|| false, None);
             return Ok(Step::Continue);
         }
@@ -358,12 +361,17 @@ impl Runner {
                     answer.send(()).is_ok()
                 }
                 Command::Save(answer) => answer.send(self.save().map(Box::new)).is_ok(),
+                Command::Depart(answer) => {
+                    let state = self.save().map(Box::new);
+                    self.elsewhere = state.is_ok();
+                    answer.send(state).is_ok()
+                }
                 Command::Restore(state, answer) => answer.send(self.restore(*state)).is_ok(),
                 Command::Arrive(state) => {
                     if let Err(error) = self.restore(*state) {
                         return Some(End::Failed(error.to_string()));
                     }
-                    self.paused = false;
+                    self.elsewhere = false;
                     true
                 }
             };
