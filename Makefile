@@ -13,7 +13,11 @@ CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
 STAGE := scripts/stage.sh
 BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
 
-.PHONY: help setup build kernel demo test testbed lint bench-boot bench-ranks bench-coherence
+# Tests of the package vincs-tests that boot emulated nodes, those that take longest first; and the others.
+NODE_TESTS := cluster wide boot
+OTHER_TESTS := $(filter-out $(NODE_TESTS),$(basename $(notdir $(wildcard tests/tests/*.rs))))
+
+.PHONY: help setup build kernel demo test testbed lint bench-boot bench-ranks bench-coherence $(NODE_TESTS:%=test-%)
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -36,8 +40,14 @@ test: setup ## Install what is missing and run every check and test
 	@$(STAGE) 'Build of the release binaries' $(MAKE) --no-print-directory build
 	@$(STAGE) 'Guest kernel' $(MAKE) --no-print-directory kernel
 	@$(MAKE) --no-print-directory lint
-	@$(STAGE) 'Tests' $(CARGO) test --workspace --locked
+	@$(STAGE) 'Tests' $(CARGO) test --workspace --exclude vincs-tests --locked
+	@$(STAGE) 'Tests across crates' $(CARGO) test --package vincs-tests --locked --lib $(OTHER_TESTS:%=--test %)
+	@$(STAGE) 'Tests of whole machines' $(MAKE) --no-print-directory --output-sync=target --jobs=$(shell nproc) $(NODE_TESTS:%=test-%)
 	@$(STAGE) 'All passed' true
+
+# Each boots an emulated node of one processor, so there are as many at once as this machine has.
+$(NODE_TESTS:%=test-%): test-%:
+	@$(STAGE) 'Machines: $*' $(CARGO) test --package vincs-tests --locked --test $*
 
 lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
 	@$(STAGE) 'Formatting' $(CARGO) fmt --all --check

@@ -162,6 +162,10 @@ pub trait Transport: Send + Sync + Debug {
     /// may send and start operations on this endpoint; a poll from within it does nothing.
     fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool;
 
+    /// Says that this rank is alive, where that is due, and does nothing else: for a poller whose work after a poll takes long, also from
+    /// within a sink. Peers take a rank that says nothing for lost.
+    fn sign_of_life(&self);
+
     /// Readable when a poll may have something to do: what to wait for between polls, beside other things.
     fn ready(&self) -> BorrowedFd<'_>;
 

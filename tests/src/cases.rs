@@ -121,16 +121,24 @@ impl Case {
 /// # Panics
 /// When not.
 pub fn assert_stressed(case: &Case) {
-    for stressor in ["fork", "pipe", "futex", "sigq", "mutex", "vm", "atomic", "affinity"] {
-        let operations = case.stdout.lines().find_map(|line| {
-            // stress-ng: metrc: [pid] NAME OPERATIONS …
-            let (_, row) = line.split_once("] ").filter(|(head, _)| head.contains("metrc") || head.contains("info"))?;
-            let mut words = row.split_whitespace();
-            (words.next() == Some(stressor)).then(|| words.next()?.parse::<u64>().ok()).flatten()
-        });
-        assert!(operations.is_some_and(|count| count > 0), "{stressor}: {}", case.stdout);
+    for stressor in ["fork", "pipe", "futex", "sigq", "mutex", "vm", "atomic"] {
+        assert_did(case, stressor);
     }
     assert!(!case.stdout.contains("fail:"), "{}", case.stdout);
+}
+
+/// Whether a stressor of `stress.sh` has done something.
+///
+/// # Panics
+/// When not.
+pub fn assert_did(case: &Case, stressor: &str) {
+    let operations = case.stdout.lines().find_map(|line| {
+        // stress-ng: metrc: [pid] NAME OPERATIONS …
+        let (_, row) = line.split_once("] ").filter(|(head, _)| head.contains("metrc") || head.contains("info"))?;
+        let mut words = row.split_whitespace();
+        (words.next() == Some(stressor)).then(|| words.next()?.parse::<u64>().ok()).flatten()
+    });
+    assert!(operations.is_some_and(|count| count > 0), "{stressor}: {}", case.stdout);
 }
 
 /// What `make` makes of the small C project, by name, on this machine itself.

@@ -38,11 +38,6 @@ fn a_stock_kernel_boots_on_one_two_and_four_processors() {
 }
 
 #[test]
-fn two_ranks_make_one_machine() {
-    assert_eq!(case("two-ranks", 0).stdout, "2\n");
-}
-
-#[test]
 fn statistics_tell_times_and_counters() {
     let text = fs::read_to_string(CASES.folder().join("stats-2.json")).unwrap();
     let stats: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -1,8 +1,6 @@
 //! Machines of two ranks, end to end: a stock Debian kernel in a testbed node, its processors and memory on ranks started by mpirun, srun and by
 //! hand. All cases run in one node (`cluster/cases.sh` says what each does); the tests here look at what they gave. Needs the kernel in the cache and
 //! the release binaries (`make test` sees to both), Open MPI, Slurm and stress-ng. `wide.rs` has machines of more ranks.
-//!
-//! `cargo test --package vincs-tests --test cluster -- --ignored` runs them; `make test` has two machines of two ranks, in `boot.rs`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
@@ -12,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use vincs_testbed::Testbed;
-use vincs_tests::cases::{Case, Cases, assert_stressed, native_build};
+use vincs_tests::cases::{Case, Cases, assert_did, assert_stressed, native_build};
 
 /// Bounds a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(1500);
@@ -31,7 +29,6 @@ fn case(name: &str, status: i32) -> Case {
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn a_machine_of_two_ranks_has_a_processor_of_each() {
     let case = case("ranks-2", 0);
     assert_eq!(case.stdout.lines().next(), Some("2"), "{}", case.stderr);
@@ -39,7 +36,6 @@ fn a_machine_of_two_ranks_has_a_processor_of_each() {
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn each_rank_is_a_node_with_its_processors_and_memory() {
     let case = case("ranks-2", 0);
     assert_eq!(case.line("nodes"), "0-1");
@@ -57,7 +53,6 @@ fn each_rank_is_a_node_with_its_processors_and_memory() {
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn processes_run_on_the_processors_of_both_ranks_by_one_clock() {
     let case = case("ranks-2", 0);
     assert!(case.stdout.contains("ran 0\nran 1\n"), "{}", case.stdout);
@@ -65,7 +60,6 @@ fn processes_run_on_the_processors_of_both_ranks_by_one_clock() {
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn two_ranks_build_what_a_native_build_makes() {
     let case = case("ranks-2", 0);
     for (file, bytes) in native_build() {
@@ -75,7 +69,6 @@ fn two_ranks_build_what_a_native_build_makes() {
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn streams_and_the_status_come_through_mpirun() {
     let case = case("through", 3);
     assert_eq!(case.stdout, "same\n", "3 MB: {}", case.stderr);
@@ -83,27 +76,25 @@ fn streams_and_the_status_come_through_mpirun() {
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn srun_starts_ranks_with_and_without_pmix() {
     assert_eq!(case("srun-none", 0).stdout, "2\n");
     assert_eq!(case("srun-pmix", 3).stdout, "2\n");
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn a_machine_of_two_ranks_stands_stress() {
-    assert_stressed(&case("stress", 0));
+    let case = case("stress", 0);
+    assert_stressed(&case);
+    assert_did(&case, "affinity");
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn a_working_set_may_exceed_a_ranks_cache() {
     let case = case("small-cache", 0);
     assert_eq!(case.stdout, "cpu 1\npages 6144\nwrong 0\n");
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn machines_that_cannot_be_are_refused() {
     let few = case("too-few-vcpus", 2);
     assert!(few.message().contains("--vcpus"), "{}", few.stderr);
@@ -134,7 +125,6 @@ fn lost(name: &str, lost: u32, lost_status: i32) {
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn statistics_tell_what_the_ranks_did_each_and_together() {
     let text = fs::read_to_string(CASES.folder().join("stats-2.json")).unwrap();
     let stats: Value = serde_json::from_str(&text).unwrap();
@@ -179,7 +169,6 @@ fn statistics_tell_what_the_ranks_did_each_and_together() {
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn a_cache_within_its_limit_evicts() {
     let text = fs::read_to_string(CASES.folder().join("stats-small-cache.json")).unwrap();
     let stats: Value = serde_json::from_str(&text).unwrap();
@@ -189,14 +178,12 @@ fn a_cache_within_its_limit_evicts() {
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn a_rank_that_is_killed_ends_the_machine() {
     lost("killed-1", 1, 128 + 9);
     lost("killed-0", 0, 128 + 9);
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn a_rank_that_is_stopped_ends_the_machine_and_then_itself() {
     lost("stopped-1", 1, RANK_LOST);
     let case = case("stopped-under-mpirun", RANK_LOST);
@@ -205,13 +192,11 @@ fn a_rank_that_is_stopped_ends_the_machine_and_then_itself() {
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn a_rank_that_loses_its_network_ends_the_machine_and_itself() {
     lost("unplugged", 1, RANK_LOST);
 }
 
 #[test]
-#[ignore = "all together take ten minutes, and one of the machines is lost now and then: docs/distribution.md, \"Not settled\""]
 fn strangers_change_nothing() {
     let folder = CASES.folder().join("killed-1");
     let listening = fs::read_to_string(folder.join("listening")).unwrap();

@@ -1,5 +1,5 @@
-//! Machines of 4 and 8 ranks, end to end, as `cluster.rs` has those of 2. They are not part of `make test`: the ranks share the one processor of the
-//! emulated node, and all together take ten minutes and more. `cargo test --package vincs-tests --test wide -- --ignored` runs them.
+//! Machines of 4 and 8 ranks, end to end, as `cluster.rs` has those of 2. The ranks share the one processor of the emulated
+//! node.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
@@ -20,7 +20,6 @@ fn case(name: &str) -> Case {
 }
 
 #[test]
-#[ignore = "all together take ten minutes and more, too long beside the rest of CI"]
 fn a_machine_of_several_ranks_has_a_processor_for_each() {
     for ranks in [4, 8] {
         let case = case(&format!("ranks-{ranks}"));
@@ -30,7 +29,6 @@ fn a_machine_of_several_ranks_has_a_processor_for_each() {
 }
 
 #[test]
-#[ignore = "all together take ten minutes and more, too long beside the rest of CI"]
 fn several_ranks_build_what_a_native_build_makes() {
     let native = native_build();
     for ranks in [4, 8] {
@@ -46,7 +44,6 @@ fn several_ranks_build_what_a_native_build_makes() {
 }
 
 #[test]
-#[ignore = "all together take ten minutes and more, too long beside the rest of CI"]
 fn several_ranks_stand_stress() {
     for ranks in [4, 8] {
         assert_stressed(&case(&format!("stress-{ranks}")));

@@ -71,7 +71,7 @@ pub struct TcpTransport {
     segment: Option<Arc<dyn Segment>>,
     timing: Timing,
     born: Instant,
-    /// When the next look at who is silent is due: nanoseconds after `born`.
+    /// When the next look at who is silent, or the next sign of life before it, is due: nanoseconds after `born`.
     next_look: AtomicU64,
     /// The poller's.
     receiving: Mutex<Receiving>,
@@ -393,6 +393,14 @@ impl Transport for TcpTransport {
             self.publish_next_look(receiving.next_look);
         }
         anything
+    }
+
+    fn sign_of_life(&self) {
+        if self.poll_within().is_zero() {
+            self.connections.iter().flatten().for_each(Connection::sign_of_life);
+            // Until then a poll has come, whose look is due in any case, or this is called again.
+            self.publish_next_look(Instant::now() + self.timing.interval());
+        }
     }
 
     fn ready(&self) -> BorrowedFd<'_> {

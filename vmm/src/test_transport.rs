@@ -34,6 +34,8 @@ pub(crate) struct End {
     refused: AtomicUsize,
     /// What it says that a message has at most.
     max_transfer: AtomicUsize,
+    /// How often it was to say that it is alive.
+    signs: AtomicUsize,
 }
 
 /// Makes ends.
@@ -47,7 +49,8 @@ impl Hub {
         let end = |rank| {
             let limits = Mutex::new(vec![usize::MAX; ranks.into()]);
             let (refused, max_transfer) = (AtomicUsize::new(0), AtomicUsize::new(MAX_BODY));
-            Arc::new(End { rank: Rank(rank), inboxes: Arc::clone(&inboxes), limits, refused, max_transfer })
+            let signs = AtomicUsize::new(0);
+            Arc::new(End { rank: Rank(rank), inboxes: Arc::clone(&inboxes), limits, refused, max_transfer, signs })
         };
         (0..ranks).map(end).collect()
     }
@@ -62,6 +65,11 @@ impl End {
     /// How often this rank was told to try again.
     pub(crate) fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// How often this rank was to say that it is alive, since the last call.
+    pub(crate) fn signs(&self) -> usize {
+        self.signs.swap(0, Ordering::Relaxed)
     }
 
     /// It says from now on that a message has so many bytes at most.
@@ -135,6 +143,10 @@ impl Transport for End {
             }
         }
         any
+    }
+
+    fn sign_of_life(&self) {
+        self.signs.fetch_add(1, Ordering::Relaxed);
     }
 
     fn ready(&self) -> BorrowedFd<'_> {

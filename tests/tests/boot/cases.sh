@@ -28,9 +28,6 @@ date +%s.%N >"$out/topology/host-date"
 [ -e /etc/vincs-case ] && touch "$out/topology/overlay-leaked"
 cp "$work/kept-file" "$out/topology/" 2>/dev/null
 
-# Two ranks: cluster/cases.sh has more of them.
-case_ two-ranks mpirun -n 2 vincs -- nproc
-
 # Statuses, signals and streams.
 small status-3 -- sh -c 'exit 3'
 # shellcheck disable=SC2016

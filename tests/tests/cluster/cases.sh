@@ -33,7 +33,7 @@ bash "$here/slurm.sh" down "$work/slurm"
 
 # Stress for a minute, and a working set that does not fit the cache of the rank that uses it.
 cp "$here/../stress.sh" "$work/"
-case_ stress mpirun -n 2 vincs --stats "$out/stats-stress.json" -- bash stress.sh 2
+case_ stress mpirun -n 2 vincs --stats "$out/stats-stress.json" -- bash stress.sh 2 "--affinity 2"
 gcc -O2 -o "$work/remote" "$here/remote.c"
 case_ small-cache mpirun -n 2 vincs --mem 512M --cache 16M --stats "$out/stats-small-cache.json" -- ./remote 24 2
 

@@ -213,6 +213,33 @@ fn an_idle_endpoint_shows_signs_of_life_in_time() {
 }
 
 #[test]
+fn a_poller_that_works_for_long_shows_signs_of_life_from_within_its_work() {
+    let timing = Timing { sign_of_life: Duration::from_millis(200), silence: Duration::from_secs(1) };
+    let (end, mut bare) = endpoint(timing, LONG);
+    bare.write_all(&prefix(Kind::Message, 0, 0).unwrap()).unwrap();
+    bare.set_nonblocking(true).unwrap();
+    let mut signs = Vec::new();
+    let mut work = |event: Event<'_>| {
+        assert!(matches!(event, Event::Message { .. }));
+        let start = Instant::now();
+        while start.elapsed() < timing.silence {
+            end.sign_of_life();
+            let mut frame = [0; PREFIX_BYTES];
+            if bare.read_exact(&mut frame).is_ok() {
+                assert_eq!(frame, prefix(Kind::Alive, 0, 0).unwrap());
+                signs.push(Instant::now());
+            }
+        }
+    };
+    let deadline = Instant::now() + LONG;
+    while !end.poll(&mut work) {
+        assert!(Instant::now() < deadline);
+    }
+    // Each half of the time; a busy machine may hold up some of them.
+    assert!((4..=11).contains(&signs.len()), "{} signs", signs.len());
+}
+
+#[test]
 fn a_peer_may_take_longer_for_its_first_sign_of_life() {
     let timing = Timing { sign_of_life: Duration::from_millis(20), silence: Duration::from_millis(100) };
     let (end, _bare) = endpoint(timing, LONG);

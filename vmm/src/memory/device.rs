@@ -12,6 +12,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use vincs_coherence::id::{MAX_RUN, PAGE_BYTES};
 use vincs_coherence::node::MAX_HOLD_PAGES;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
@@ -180,8 +181,8 @@ impl DeviceMemory {
     }
 }
 
-/// Bytes that [`DeviceMemory::write`] holds at a time: enough that asking for them does not matter.
-const WRITE_PIECE: usize = 8 << 20;
+/// Bytes that [`DeviceMemory::write`] holds at a time: what is mapped in one step, so that other ranks are served between two of them.
+const WRITE_PIECE: usize = MAX_RUN as usize * PAGE_BYTES;
 
 impl Deref for Held<'_> {
     type Target = GuestMemoryMmap;

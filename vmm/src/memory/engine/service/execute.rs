@@ -19,6 +19,8 @@ impl Service {
         self.tell_awaited();
         while let Some(action) = self.node.poll_action() {
             self.execute(action, received);
+            // One input may want thousands of pages mapped for a device: seconds on a slow host, in which nobody polls.
+            self.transport.sign_of_life();
         }
     }
 

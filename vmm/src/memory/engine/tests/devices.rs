@@ -36,6 +36,19 @@ fn a_device_sees_what_processors_elsewhere_wrote_and_they_see_what_it_wrote() {
 }
 
 #[test]
+fn a_rank_says_that_it_is_alive_while_it_maps_many_pages_for_a_device() {
+    // Untouched pages of its own: nothing is asked of the other rank, so nothing is polled.
+    let pages_of_a_piece = u32::from(vincs_coherence::id::MAX_RUN);
+    let at = Setup::of(2, 16 * pages_of_a_piece).start();
+    let memory = at.ranks[0].engine.device_memory();
+    at.channels[0][0].signs();
+    drop(memory.hold(&[(pages(0, 16 * pages_of_a_piece), Access::Write)]).unwrap());
+    let signs = at.channels[0][0].signs();
+    assert!(signs >= 16, "{signs}: once for each piece at least");
+    at.assert_quiet();
+}
+
+#[test]
 fn nobody_writes_what_a_device_reads_and_nobody_reads_what_it_writes() {
     let at = Setup::of(2, 16).start();
     let (first, second) = (at.word(1, 3, 0), at.word(1, 19, 0));
