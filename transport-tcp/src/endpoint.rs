@@ -52,7 +52,8 @@ impl Timing {
     }
 
     /// A poll that comes so late after the last one says that this process was stopped or starved. Then peers were perhaps stopped with
-    /// it, and have the same time again to say something.
+    /// it, and have all the time again to say something: a host that stands still charges that time to the thread that was running, which
+    /// comes late for as long again.
     fn pause(self) -> Duration {
         (self.sign_of_life * 2).min(self.silence)
     }
@@ -373,7 +374,7 @@ impl Transport for TcpTransport {
         let receiving = &mut *receiving;
         let now = Instant::now();
         if now.saturating_duration_since(receiving.last_poll) > self.timing.pause() {
-            let again = now + self.timing.pause();
+            let again = now + self.timing.silence;
             receiving.peers.iter_mut().flatten().for_each(|peer| peer.silent_at = peer.silent_at.max(again));
         }
         receiving.last_poll = now;
