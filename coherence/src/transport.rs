@@ -8,6 +8,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::id::{MAX_RUN, PAGE_BYTES, Rank};
@@ -114,6 +115,11 @@ pub trait Segment: Send + Sync + Debug {
     fn compare_and_swap(&self, offset: u64, expected: u64, new: u64) -> Option<u64>;
     /// Adds to the aligned word; gives what it was, or nothing when there is no such word.
     fn fetch_and_add(&self, offset: u64, add: u64) -> Option<u64>;
+    /// All of its memory, if that is in one place of this process: a NIC then serves other ranks from there, without the methods above. Words
+    /// are little-endian. Whoever has a segment of other memory has none.
+    fn words(&self) -> Option<&[AtomicU64]> {
+        None
+    }
 }
 
 /// One end of a channel class. Any thread may send and start operations; one thread polls.
@@ -166,7 +172,8 @@ pub trait Transport: Send + Sync + Debug {
     /// within a sink. Peers take a rank that says nothing for lost.
     fn sign_of_life(&self);
 
-    /// Readable when a poll may have something to do: what to wait for between polls, beside other things.
+    /// Readable when a poll may have something to do: what to wait for between polls, beside other things. It is always the same, but to be asked
+    /// for after the last poll before each wait: asking is what makes a NIC tell of what happens, which costs it and this process nothing before.
     fn ready(&self) -> BorrowedFd<'_>;
 
     /// When to poll at the latest, though nothing is readable: signs of life have to be sent and missed.

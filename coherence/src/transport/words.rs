@@ -100,6 +100,10 @@ impl Segment for WordSegment {
     fn fetch_and_add(&self, offset: u64, add: u64) -> Option<u64> {
         Some(self.word(offset)?.fetch_add(add, Ordering::AcqRel))
     }
+
+    fn words(&self) -> Option<&[AtomicU64]> {
+        Some(&self.0)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,174 @@
+//! Which device, port and address a rank uses: a function of what the devices say and of the address by which the other ranks know this one.
+
+use std::net::IpAddr;
+
+/// What a port is connected to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LinkLayer {
+    /// InfiniBand: ports have local identifiers, given by the subnet manager.
+    InfiniBand,
+    /// Ethernet (RoCE): ports have the addresses of their network interface.
+    Ethernet,
+    /// Neither.
+    Other,
+}
+
+/// How packets to an address look.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum GidType {
+    /// Within UDP over IP: through routers.
+    RoceV2,
+    /// Ethernet frames of their own type.
+    RoceV1,
+    /// InfiniBand's.
+    InfiniBand,
+}
+
+/// An address of a port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Gid {
+    /// Its place in the port's table.
+    pub index: u8,
+    /// Its type.
+    pub kind: GidType,
+    /// An IPv6 address, or an IPv4 one mapped into IPv6.
+    pub raw: [u8; 16],
+}
+
+/// What a port says of itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Port {
+    /// Name of the device.
+    pub device: String,
+    /// Its number on the device, from 1 on.
+    pub number: u8,
+    /// Whether its link is up.
+    pub active: bool,
+    /// What it is connected to.
+    pub link_layer: LinkLayer,
+    /// Longest packet, as the verbs library counts: 1 is 256 bytes, and each more doubles that.
+    pub mtu: u8,
+    /// Its local identifier on InfiniBand, 0 elsewhere.
+    pub lid: u16,
+    /// Its addresses.
+    pub gids: Vec<Gid>,
+}
+
+/// The bytes by which a port has an IP address.
+fn bytes_of(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// The address by which a port is used, for a rank that listens at an IP address; or why it cannot be used.
+///
+/// On Ethernet it is the one of that IP address, RoCE v2 before v1, wherever it is in the table: an index says nothing, as the kernel fills the
+/// table in the order in which addresses come up. On InfiniBand the IP address may be of another network, and the first one is the port's own.
+///
+/// # Errors
+/// The reason in words.
+pub fn choose_gid(port: &Port, address: IpAddr) -> Result<Gid, String> {
+    let Port { device, number, .. } = port;
+    if !port.active {
+        return Err(format!("port {number} of {device} is not active: its link is down"));
+    }
+    match port.link_layer {
+        LinkLayer::Ethernet => {
+            let wanted = bytes_of(address);
+            let fitting = port.gids.iter().filter(|gid| gid.raw == wanted && gid.kind != GidType::InfiniBand);
+            fitting.min_by_key(|gid| gid.kind).copied().ok_or_else(|| {
+                format!("port {number} of {device} does not have the address {address}, at which this rank listens")
+            })
+        }
+        LinkLayer::InfiniBand if port.lid == 0 => {
+            Err(format!("port {number} of {device} has no LID: its subnet has no subnet manager"))
+        }
+        LinkLayer::InfiniBand => {
+            let first = port.gids.iter().find(|gid| gid.kind == GidType::InfiniBand).copied();
+            first.ok_or_else(|| format!("port {number} of {device} has no GID"))
+        }
+        LinkLayer::Other => Err(format!("port {number} of {device} is neither on InfiniBand nor on Ethernet")),
+    }
+}
+
+/// Which of these ports to use, and by which of its addresses. Ethernet before InfiniBand, as it is known then that the others can reach it.
+///
+/// # Errors
+/// For each port why it cannot be used.
+pub fn choose_port(ports: &[Port], address: IpAddr) -> Result<(&Port, Gid), Vec<String>> {
+    let (mut usable, mut reasons) = (Vec::new(), Vec::new());
+    for port in ports {
+        match choose_gid(port, address) {
+            Ok(gid) => usable.push((port, gid)),
+            Err(reason) => reasons.push(reason),
+        }
+    }
+    usable.into_iter().min_by_key(|(_, gid)| gid.kind).ok_or(reasons)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15));
+
+    fn gid(index: u8, kind: GidType, address: IpAddr) -> Gid {
+        Gid { index, kind, raw: bytes_of(address) }
+    }
+
+    fn port(device: &str, gids: Vec<Gid>) -> Port {
+        let link_layer = LinkLayer::Ethernet;
+        Port { device: device.into(), number: 1, active: true, link_layer, mtu: 3, lid: 0, gids }
+    }
+
+    #[test]
+    fn the_address_decides_and_then_the_type_and_never_the_index() {
+        let link_local: IpAddr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into();
+        let gids = [
+            gid(0, GidType::RoceV1, link_local),
+            gid(1, GidType::RoceV2, link_local),
+            gid(2, GidType::RoceV1, HERE),
+            gid(3, GidType::RoceV2, HERE),
+        ];
+        let (forth, back) = (port("a", gids.to_vec()), port("a", gids.iter().rev().copied().collect()));
+        for port in [forth, back] {
+            assert_eq!(choose_gid(&port, HERE), Ok(gids[3]));
+            assert_eq!(choose_gid(&port, link_local), Ok(gids[1]));
+        }
+        assert_eq!(choose_gid(&port("a", gids[..3].to_vec()), HERE), Ok(gids[2]));
+    }
+
+    #[test]
+    fn each_reason_names_the_port() {
+        let other = port("a", vec![gid(0, GidType::RoceV2, Ipv4Addr::LOCALHOST.into())]);
+        let down = Port { active: false, device: "b".into(), ..other.clone() };
+        let no_manager = Port { link_layer: LinkLayer::InfiniBand, device: "c".into(), ..other.clone() };
+        let no_gid = Port { lid: 7, device: "d".into(), ..no_manager.clone() };
+        let neither = Port { link_layer: LinkLayer::Other, device: "e".into(), ..other.clone() };
+        let reasons = choose_port(&[other, down, no_manager, no_gid, neither], HERE).unwrap_err();
+        let words = ["a does not have the address 10.0.2.15", "b is not active", "c has no LID", "d has no GID", "e is neither"];
+        assert_eq!(reasons.len(), words.len());
+        for (reason, word) in reasons.iter().zip(words) {
+            assert!(reason.starts_with("port 1 of ") && reason.contains(word), "{reason}");
+        }
+        assert_eq!(choose_port(&[], HERE), Err(Vec::new()));
+    }
+
+    #[test]
+    fn a_port_with_the_address_goes_before_one_of_another_network() {
+        let infiniband = Port {
+            link_layer: LinkLayer::InfiniBand,
+            lid: 7,
+            ..port("ib", vec![gid(0, GidType::InfiniBand, Ipv6Addr::LOCALHOST.into())])
+        };
+        let ethernet = port("eth", vec![gid(5, GidType::RoceV1, HERE)]);
+        let both = [infiniband.clone(), ethernet];
+        assert_eq!(choose_port(&both, HERE).unwrap().0.device, "eth");
+        let (port, gid) = choose_port(&both[..1], HERE).unwrap();
+        assert_eq!((port, gid), (&infiniband, infiniband.gids[0]));
+    }
+}
