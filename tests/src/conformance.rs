@@ -153,11 +153,18 @@ pub fn rank(number: usize) -> Rank {
     Rank(u16::try_from(number).expect("a rank"))
 }
 
-/// Makes a test of each case for a transport that is connected by a function of the type [`Make`].
+/// Makes a test of each case for a transport that is connected by a function of the type [`Make`], with these attributes if any.
 #[macro_export]
 macro_rules! transport_conformance {
-    ($make:path) => {
-        $crate::transport_conformance! { $make;
+    (@test [$($attribute:tt)*] $make:path, $module:ident, $case:ident) => {
+        #[test]
+        $($attribute)*
+        fn $case() {
+            $crate::conformance::$module::$case($make);
+        }
+    };
+    ($(#[$attribute:meta])* $make:path) => {
+        $crate::transport_conformance! { [$(#[$attribute])*] $make;
             messages: every_message_arrives_once_and_in_order,
             messages: messages_of_every_size_at_the_limits_arrive_and_longer_ones_are_not_sent,
             messages: a_body_of_many_pieces_arrives_as_one,
@@ -184,12 +191,7 @@ macro_rules! transport_conformance {
             loss: a_loss_wakes_who_sleeps,
         }
     };
-    ($make:path; $($module:ident: $case:ident,)*) => {
-        $(
-            #[test]
-            fn $case() {
-                $crate::conformance::$module::$case($make);
-            }
-        )*
+    ($attributes:tt $make:path; $($module:ident: $case:ident,)*) => {
+        $($crate::transport_conformance! { @test $attributes $make, $module, $case })*
     };
 }

@@ -150,7 +150,13 @@ mod tests {
         let no_gid = Port { lid: 7, device: "d".into(), ..no_manager.clone() };
         let neither = Port { link_layer: LinkLayer::Other, device: "e".into(), ..other.clone() };
         let reasons = choose_port(&[other, down, no_manager, no_gid, neither], HERE).unwrap_err();
-        let words = ["a does not have the address 10.0.2.15", "b is not active", "c has no LID", "d has no GID", "e is neither"];
+        let words = [
+            "a does not have the address 10.0.2.15",
+            "b is not active",
+            "c has no LID",
+            "d has no GID",
+            "e is neither",
+        ];
         assert_eq!(reasons.len(), words.len());
         for (reason, word) in reasons.iter().zip(words) {
             assert!(reason.starts_with("port 1 of ") && reason.contains(word), "{reason}");

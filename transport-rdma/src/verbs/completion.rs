@@ -12,7 +12,7 @@ use super::device::Context;
 use super::{Plain, VerbsError, destroyed};
 
 /// Completions taken at once.
-const BATCH: usize = 16;
+const BATCH: i32 = 16;
 
 /// Bit of a work request's id that says that it is of a receive queue: of a failed one the library says nothing else.
 pub(super) const RECEIVED: u64 = 1 << 63;
@@ -85,9 +85,8 @@ impl CompletionQueue {
         let channel = CompletionChannel::new(context)?;
         let entries = i32::try_from(entries).unwrap_or(i32::MAX);
         // SAFETY: context and channel are there.
-        let pointer = unsafe {
-            sys::ibv_create_cq(context.pointer(), entries, ptr::null_mut(), channel.pointer.as_ptr(), 0)
-        };
+        let pointer =
+            unsafe { sys::ibv_create_cq(context.pointer(), entries, ptr::null_mut(), channel.pointer.as_ptr(), 0) };
         let pointer = NonNull::new(pointer).ok_or_else(|| VerbsError::last("ibv_create_cq", context.name()))?;
         Ok(Arc::new(Self { pointer, channel }))
     }
@@ -101,9 +100,9 @@ impl CompletionQueue {
     /// # Errors
     /// The queue is broken.
     pub fn poll(&self, ended: &mut Vec<Completion>) -> Result<bool, VerbsError> {
-        let mut batch: [sys::ibv_wc; BATCH] = std::array::from_fn(|_| sys::ibv_wc::zeroed());
+        let mut batch: [sys::ibv_wc; BATCH.unsigned_abs() as usize] = std::array::from_fn(|_| sys::ibv_wc::zeroed());
         // SAFETY: the call writes at most so many entries.
-        let count = unsafe { sys::ibv_poll_cq(self.pointer(), BATCH as i32, batch.as_mut_ptr()) };
+        let count = unsafe { sys::ibv_poll_cq(self.pointer(), BATCH, batch.as_mut_ptr()) };
         let Ok(count) = usize::try_from(count) else {
             return Err(VerbsError::last("ibv_poll_cq", self.channel.context.name()));
         };
@@ -113,7 +112,7 @@ impl CompletionQueue {
             bytes: usize::try_from(entry.byte_len).unwrap_or(0),
             status: entry.status,
         }));
-        Ok(count == BATCH)
+        Ok(count == batch.len())
     }
 
     /// Makes the channel readable at the next completion: one that comes after this call. What came before is to be polled for.
@@ -132,9 +131,7 @@ impl CompletionQueue {
         loop {
             let (mut queue, mut user) = (ptr::null_mut(), ptr::null_mut());
             // SAFETY: the channel is there and does not block; it has this queue alone.
-            let code = unsafe {
-                sys::ibv_get_cq_event(self.channel.pointer.as_ptr(), &raw mut queue, &raw mut user)
-            };
+            let code = unsafe { sys::ibv_get_cq_event(self.channel.pointer.as_ptr(), &raw mut queue, &raw mut user) };
             if code != 0 {
                 break;
             }
@@ -147,7 +144,6 @@ impl CompletionQueue {
     }
 
     /// Readable after a completion, if it was armed before.
-    ///
     #[must_use]
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.channel.fd()
@@ -178,7 +174,8 @@ impl CompletionChannel {
     fn new(context: &Arc<Context>) -> Result<Self, VerbsError> {
         // SAFETY: the context is open.
         let pointer = unsafe { sys::ibv_create_comp_channel(context.pointer()) };
-        let pointer = NonNull::new(pointer).ok_or_else(|| VerbsError::last("ibv_create_comp_channel", context.name()))?;
+        let pointer =
+            NonNull::new(pointer).ok_or_else(|| VerbsError::last("ibv_create_comp_channel", context.name()))?;
         let channel = Self { pointer, context: Arc::clone(context) };
         let failed = |error: rustix::io::Errno| VerbsError {
             call: "fcntl of a completion channel",

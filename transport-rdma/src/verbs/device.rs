@@ -102,7 +102,11 @@ pub fn list() -> Result<Vec<Device>, VerbsError> {
     let pointer = unsafe { sys::ibv_get_device_list(&raw mut count) };
     let Some(pointer) = NonNull::new(pointer) else {
         let error = VerbsError::last("ibv_get_device_list", "this host");
-        return if error.cause.raw_os_error() == Some(Errno::NOSYS.raw_os_error()) { Ok(Vec::new()) } else { Err(error) };
+        return if error.cause.raw_os_error() == Some(Errno::NOSYS.raw_os_error()) {
+            Ok(Vec::new())
+        } else {
+            Err(error)
+        };
     };
     let list = Arc::new(DeviceList { pointer, count: usize::try_from(count).unwrap_or(0) });
     Ok((0..list.count).map(|index| Device { list: Arc::clone(&list), index }).collect())

@@ -350,12 +350,6 @@ impl SendQueue {
         &self.shared
     }
 
-    /// How many work requests are not known to have ended.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-
     /// Gives all of it to the NIC, in order. The caller sees to it that there is room.
     ///
     /// # Errors
@@ -390,18 +384,12 @@ impl SendQueue {
         Ok(())
     }
 
-    /// What has ended with this completion, oldest first: it, and those before it that were not to be told.
-    pub fn ended(&mut self, completion: &Completion) -> impl Iterator<Item = (u64, Option<Claim>)> {
+    /// The memory of what has ended with this completion, oldest first: of it, and of those before it that were not to be told.
+    pub fn ended(&mut self, completion: &Completion) -> impl Iterator<Item = Option<Claim>> {
         let ours = completion.queue_pair == self.shared.number && !completion.is_receive();
         let upto = |work: &InFlight| ours && work.id <= completion.id;
         let count = self.in_flight.iter().take_while(|work| upto(work)).count();
-        self.in_flight.drain(..count).map(|work| (work.id, work.claim))
-    }
-
-    /// The id that the next work request gets; each has the next higher one.
-    #[must_use]
-    pub fn next_id(&self) -> u64 {
-        self.next
+        self.in_flight.drain(..count).map(|work| work.claim)
     }
 }
 

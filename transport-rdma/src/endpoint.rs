@@ -1,0 +1,476 @@
+//! One rank's end of one channel class: the port's [`Transport`] over one queue pair per peer.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use vincs_coherence::id::Rank;
+use vincs_coherence::transport::{Capabilities, Event, MAX_BODY, OperationId, Outcome, SendError, Transport};
+
+use crate::lifeline::{Happened, Lifeline};
+use crate::peer::{Brings, COMPLETIONS, Done, MAX_OPERATIONS, Operation, Peer};
+use crate::stream::{Assembler, StreamFault, open};
+use crate::verbs::VerbsError;
+use crate::verbs::completion::{Completion, CompletionQueue};
+use crate::verbs::memory::{Claim, RegisteredSegment};
+use crate::verbs::queue_pair::ReceiveQueue;
+
+/// Longest time between two signs of life of a queue pair: a write of nothing, which the peer's NIC acknowledges. One that is not acknowledged
+/// is known as lost by the NIC's own time limits.
+pub const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// Longest time between two looks at the lifeline while the endpoint is polled without being slept on. A look is a few system calls.
+const LIFELINE_LOOK: Duration = Duration::from_millis(10);
+
+/// How long a dropped endpoint waits for the peers' NICs to acknowledge what was sent. A socket's buffer is sent by the kernel after the process has
+/// gone; what is in a queue pair goes with it.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// Between two looks during that time.
+const DRAIN_LOOK: Duration = Duration::from_micros(50);
+
+/// Most batches of completions of one poll, so that it ends though the peers send faster than they are served.
+const BATCHES: usize = 16;
+
+/// One rank's end of one channel class. Dropping it ends its connections: the peers lose this rank. What waits for slots of a peer
+/// then never arrives; who has to be sure waits for an answer before.
+#[derive(Debug)]
+pub struct RdmaTransport {
+    rank: Rank,
+    device: String,
+    /// By rank; none for this rank itself.
+    peers: Vec<Option<Peer>>,
+    /// The poller's.
+    receiving: Mutex<Receiving>,
+    completions: Arc<CompletionQueue>,
+    /// As long as the endpoint, for the peers' operations.
+    _segment: Option<RegisteredSegment>,
+    lifeline: Arc<Lifeline>,
+    /// Has the channel of completions, the lifeline and `bell`.
+    epoll: OwnedFd,
+    /// Rung when a poll has something to do that neither of those tells.
+    bell: OwnedFd,
+    rung: AtomicBool,
+    born: Instant,
+    /// When the next sign of life is due: nanoseconds after `born`.
+    next_sign: AtomicU64,
+}
+
+/// What only the poller uses.
+#[derive(Debug)]
+struct Receiving {
+    /// By rank; none for this rank itself.
+    inboxes: Vec<Option<Inbox>>,
+    /// Indices of peers by the numbers of their queue pairs.
+    numbers: BTreeMap<u32, usize>,
+    /// The queue has been asked to tell of the next completion, and what it told has not been taken.
+    armed: bool,
+    /// Taken from the queue and not looked at.
+    ended: Vec<Completion>,
+    /// Peers of which something was looked at.
+    touched: Vec<usize>,
+    /// A buffer that lives on.
+    done: Vec<Done>,
+    next_look: Instant,
+    next_sign: Instant,
+}
+
+/// What comes from one peer.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    queue: ReceiveQueue,
+    assembler: Assembler,
+    /// Slots to be posted again.
+    spare: Vec<Claim>,
+    /// Of them, those that the peer has to be given back.
+    freed: u16,
+    /// Nothing of it is looked at any more.
+    lost: bool,
+}
+
+impl Inbox {
+    pub(crate) fn new(queue: ReceiveQueue) -> Self {
+        Self { queue, assembler: Assembler::default(), spare: Vec::new(), freed: 0, lost: false }
+    }
+}
+
+/// Why a peer is lost.
+#[derive(Debug, thiserror::Error)]
+enum PeerFault {
+    #[error(transparent)]
+    Stream(#[from] StreamFault),
+    #[error("{0}")]
+    Failed(String),
+    #[error(transparent)]
+    Verbs(#[from] VerbsError),
+    #[error("sent something that no slot was posted for")]
+    NoSlot,
+}
+
+/// The parts of an endpoint.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) rank: Rank,
+    pub(crate) device: String,
+    /// By rank; none for this rank itself: number of the queue pair, and both sides of the connection.
+    pub(crate) peers: Vec<Option<(u32, Peer, Inbox)>>,
+    pub(crate) completions: Arc<CompletionQueue>,
+    pub(crate) segment: Option<RegisteredSegment>,
+    pub(crate) lifeline: Arc<Lifeline>,
+}
+
+impl RdmaTransport {
+    /// An endpoint over queue pairs that are connected.
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+        let Parts { rank, device, peers, completions, segment, lifeline } = parts;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let tell = |fd: BorrowedFd<'_>| epoll::add(&epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
+        tell(completions.channel())?;
+        tell(lifeline.transport().ready())?;
+        tell(bell.as_fd())?;
+        let now = Instant::now();
+        let (mut senders, mut inboxes, mut numbers) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for (index, peer) in peers.into_iter().enumerate() {
+            let (sender, inbox) = match peer {
+                Some((number, sender, inbox)) => {
+                    numbers.insert(number, index);
+                    (Some(sender), Some(inbox))
+                }
+                None => (None, None),
+            };
+            senders.push(sender);
+            inboxes.push(inbox);
+        }
+        let receiving = Receiving {
+            inboxes,
+            numbers,
+            armed: false,
+            ended: Vec::new(),
+            touched: Vec::new(),
+            done: Vec::new(),
+            next_look: now,
+            next_sign: now + SIGN_OF_LIFE,
+        };
+        let next_sign = AtomicU64::new(u64::try_from(SIGN_OF_LIFE.as_nanos()).unwrap_or(u64::MAX));
+        Ok(Self {
+            rank,
+            device,
+            peers: senders,
+            receiving: Mutex::new(receiving),
+            completions,
+            _segment: segment,
+            lifeline,
+            epoll,
+            bell,
+            rung: AtomicBool::new(false),
+            born: now,
+            next_sign,
+        })
+    }
+
+    /// The rank whose end this is.
+    #[must_use]
+    pub fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    /// Name of the device.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    fn peer(&self, to: Rank) -> Result<&Peer, SendError> {
+        self.peers.get(usize::from(to.0)).and_then(Option::as_ref).ok_or(SendError::NoPeer(to))
+    }
+
+    /// Does something with a peer. If it turns out to be lost, the poller tells so.
+    fn with(&self, to: Rank, act: impl FnOnce(&Peer) -> Result<(), SendError>) -> Result<(), SendError> {
+        let peer = self.peer(to)?;
+        let result = act(peer);
+        if matches!(result, Err(SendError::Lost(_))) && peer.untold().is_some() {
+            self.ring();
+        }
+        result
+    }
+
+    /// Has the poller look, though no completion may come.
+    fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            // It takes one more, as it is zero.
+            let _: rustix::io::Result<usize> = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// What only the poller uses; nothing for a poll within a sink, or a second poller: the first one does the work.
+    fn receiving(&self) -> Option<MutexGuard<'_, Receiving>> {
+        match self.receiving.try_lock() {
+            Ok(receiving) => Some(receiving),
+            Err(TryLockError::Poisoned(poisoned)) => Some(PoisonError::into_inner(poisoned)),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Ends the connection to a rank and tells so, once.
+    fn lose(&self, receiving: &mut Receiving, index: usize, reason: &str, sink: &mut dyn FnMut(Event<'_>)) {
+        let Some(peer) = self.peers.get(index).and_then(Option::as_ref) else { return };
+        let Some(Some(inbox)) = receiving.inboxes.get_mut(index) else { return };
+        if std::mem::replace(&mut inbox.lost, true) {
+            return;
+        }
+        peer.end();
+        tracing::debug!(rank = peer.rank.0, reason, "lost");
+        sink(Event::Lost { rank: peer.rank, reason: reason.to_owned() });
+    }
+
+    /// Does what a completion wants.
+    fn take(
+        peer: &Peer,
+        inbox: &mut Inbox,
+        completion: &Completion,
+        done: &mut Vec<Done>,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), PeerFault> {
+        if let Some(failure) = completion.failure() {
+            return Err(PeerFault::Failed(failure));
+        }
+        if !completion.is_receive() {
+            peer.ended(completion, done);
+            for Done { id, brings, claim } in done.drain(..) {
+                let bytes = claim.as_deref().unwrap_or_default();
+                let outcome = match brings {
+                    Brings::Bytes => Outcome::Got(bytes),
+                    Brings::Nothing => Outcome::Put,
+                    Brings::Word => Outcome::Old(bytes.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word))),
+                };
+                sink(Event::Completed { id, outcome });
+            }
+            return Ok(());
+        }
+        let (claim, length) = inbox.queue.received(completion).ok_or(PeerFault::NoSlot)?;
+        let (credits, bytes) = open(claim.get(..length).unwrap_or_default())?;
+        peer.regain(credits)?;
+        if !bytes.is_empty() {
+            let from = peer.rank;
+            inbox.assembler.take(bytes, |header, body| sink(Event::Message { from, header, body }))?;
+            inbox.freed += 1;
+        }
+        inbox.spare.push(claim);
+        Ok(())
+    }
+
+    /// Looks at what has ended; says whether there was anything, and whether there may be more.
+    fn batch(&self, receiving: &mut Receiving, sink: &mut dyn FnMut(Event<'_>)) -> (bool, bool) {
+        let more = match self.completions.poll(&mut receiving.ended) {
+            Ok(more) => more,
+            Err(error) => {
+                let reason = error.to_string();
+                (0..self.peers.len()).for_each(|index| self.lose(receiving, index, &reason, sink));
+                false
+            }
+        };
+        if receiving.ended.is_empty() {
+            return (false, false);
+        }
+        let mut ended = std::mem::take(&mut receiving.ended);
+        for completion in ended.drain(..) {
+            let Some(index) = receiving.numbers.get(&completion.queue_pair()).copied() else { continue };
+            let (Some(Some(peer)), Some(Some(inbox))) = (self.peers.get(index), receiving.inboxes.get_mut(index))
+            else {
+                continue;
+            };
+            if inbox.lost {
+                continue;
+            }
+            if let Err(fault) = Self::take(peer, inbox, &completion, &mut receiving.done, sink) {
+                self.lose(receiving, index, &format!("{}: {fault}", self.device), sink);
+            } else if !receiving.touched.contains(&index) {
+                receiving.touched.push(index);
+            }
+        }
+        receiving.ended = ended;
+        self.settle(receiving, sink);
+        (true, more)
+    }
+
+    /// Posts slots again, and has those peers go on of which something has ended. Slots are given back after they are posted.
+    fn settle(&self, receiving: &mut Receiving, sink: &mut dyn FnMut(Event<'_>)) {
+        while let Some(index) = receiving.touched.pop() {
+            let (Some(Some(peer)), Some(Some(inbox))) = (self.peers.get(index), receiving.inboxes.get_mut(index))
+            else {
+                continue;
+            };
+            if inbox.lost {
+                continue;
+            }
+            let posted = inbox.queue.post(&mut inbox.spare);
+            peer.settle(std::mem::take(&mut inbox.freed));
+            if let Some(reason) = posted.err().map(|error| error.to_string()).or_else(|| peer.untold()) {
+                self.lose(receiving, index, &reason, sink);
+            }
+        }
+    }
+
+    /// Looks at all that has ended, but for what ends meanwhile without end.
+    fn batches(&self, receiving: &mut Receiving, sink: &mut dyn FnMut(Event<'_>)) -> bool {
+        let mut anything = false;
+        for _ in 0..BATCHES {
+            let (some, more) = self.batch(receiving, sink);
+            anything |= some;
+            if !more {
+                break;
+            }
+        }
+        anything
+    }
+
+    /// Polls the lifeline. What came from a rank before it was lost is in the queue by now, and is handed out before the loss.
+    fn look(&self, receiving: &mut Receiving, sink: &mut dyn FnMut(Event<'_>)) -> bool {
+        let happened = self.lifeline.take();
+        if happened.is_empty() {
+            return false;
+        }
+        let most = self.peers.len() * COMPLETIONS as usize;
+        let _all = (0..most).all(|_| self.batch(receiving, sink).0);
+        for happened in happened {
+            let (rank, reason) = match happened {
+                Happened::Lost(rank, reason) => (rank, reason),
+                Happened::Said(rank, _) => (rank, "went on talking on the lifeline".to_owned()),
+            };
+            self.lose(receiving, rank.0.into(), &reason, sink);
+        }
+        true
+    }
+
+    /// Has each peer's NIC acknowledge something, if that is due.
+    fn show_life(&self, receiving: &mut Receiving, now: Instant) {
+        if now < receiving.next_sign {
+            return;
+        }
+        self.peers.iter().flatten().for_each(Peer::touch);
+        receiving.next_sign = now + SIGN_OF_LIFE;
+        let after = receiving.next_sign.saturating_duration_since(self.born).as_nanos();
+        // 584 years fit.
+        self.next_sign.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Tells of peers to which a sender could not send.
+    fn answer_bell(&self, receiving: &mut Receiving, slept: bool, sink: &mut dyn FnMut(Event<'_>)) -> bool {
+        let rung = self.rung.load(Ordering::Acquire);
+        if rung || slept {
+            // Whoever rings says so first and writes then: what is written after this ends the next sleep, and is read after that.
+            let mut count = [0; size_of::<u64>()];
+            let _: rustix::io::Result<usize> = rustix::io::read(&self.bell, &mut count);
+        }
+        if !rung {
+            return false;
+        }
+        self.rung.store(false, Ordering::Release);
+        for (index, peer) in self.peers.iter().enumerate() {
+            if let Some(reason) = peer.as_ref().and_then(Peer::untold) {
+                self.lose(receiving, index, &reason, sink);
+            }
+        }
+        true
+    }
+}
+
+impl Transport for RdmaTransport {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { name: "rdma", one_sided_by_nic: true, max_transfer: MAX_BODY, max_operations: MAX_OPERATIONS }
+    }
+
+    fn send(&self, to: Rank, header: &[u8], body: &[IoSlice<'_>]) -> Result<(), SendError> {
+        self.with(to, |peer| peer.send(header, body))
+    }
+
+    fn get(&self, id: OperationId, target: Rank, offset: u64, len: usize) -> Result<(), SendError> {
+        self.with(target, |peer| peer.operate(id, offset, Operation::Get(len)))
+    }
+
+    fn put(&self, id: OperationId, target: Rank, offset: u64, bytes: &[u8]) -> Result<(), SendError> {
+        self.with(target, |peer| peer.operate(id, offset, Operation::Put(bytes)))
+    }
+
+    fn compare_and_swap(
+        &self,
+        id: OperationId,
+        target: Rank,
+        offset: u64,
+        expected: u64,
+        new: u64,
+    ) -> Result<(), SendError> {
+        self.with(target, |peer| peer.operate(id, offset, Operation::CompareAndSwap(expected, new)))
+    }
+
+    fn fetch_and_add(&self, id: OperationId, target: Rank, offset: u64, add: u64) -> Result<(), SendError> {
+        self.with(target, |peer| peer.operate(id, offset, Operation::FetchAndAdd(add)))
+    }
+
+    fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool {
+        let Some(mut receiving) = self.receiving() else { return false };
+        let receiving = &mut *receiving;
+        let slept = std::mem::take(&mut receiving.armed);
+        if slept {
+            // Before the completions are looked at, so that none of later ones is taken. If what it tells comes after this, the next sleep
+            // ends once too soon.
+            self.completions.disarm();
+        }
+        let mut anything = self.answer_bell(receiving, slept, sink);
+        anything |= self.batches(receiving, sink);
+        let now = Instant::now();
+        // Also after a sleep, which the lifeline may have ended.
+        if slept || now >= receiving.next_look || self.lifeline.transport().poll_within().is_zero() {
+            receiving.next_look = now + LIFELINE_LOOK;
+            self.lifeline.is_polled();
+            anything |= self.look(receiving, sink);
+        }
+        self.show_life(receiving, now);
+        anything
+    }
+
+    /// On the lifeline: the NIC acknowledges the peers' signs of life without this process.
+    fn sign_of_life(&self) {
+        self.lifeline.transport().sign_of_life();
+    }
+
+    /// A NIC that is to tell of completions interrupts a processor for each, so it is asked to before a sleep only: here. It tells of those that
+    /// come after it was asked; whether some came before, since the last poll, is looked for afterwards.
+    fn ready(&self) -> BorrowedFd<'_> {
+        self.lifeline.transport().ready();
+        if let Some(mut receiving) = self.receiving()
+            && !receiving.armed
+        {
+            receiving.armed = true;
+            let armed = self.completions.arm();
+            // What is found waits for the next poll, which finds out itself if the queue is broken.
+            let polled = self.completions.poll(&mut receiving.ended);
+            if armed.is_err() || polled.is_err() || !receiving.ended.is_empty() {
+                self.ring();
+            }
+        }
+        self.epoll.as_fd()
+    }
+
+    fn poll_within(&self) -> Duration {
+        let next = Duration::from_nanos(self.next_sign.load(Ordering::Relaxed));
+        next.saturating_sub(self.born.elapsed()).min(self.lifeline.transport().poll_within())
+    }
+}
+
+impl Drop for RdmaTransport {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + DRAIN_TIME;
+        while !self.peers.iter().flatten().all(Peer::finish) && Instant::now() < deadline {
+            if !self.poll(&mut |_| {}) {
+                thread::sleep(DRAIN_LOOK);
+            }
+        }
+    }
+}

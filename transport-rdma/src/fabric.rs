@@ -1,0 +1,375 @@
+//! Turns connected endpoints of another transport into RDMA ones: the ranks introduce their queue pairs over them, and keep them as lifelines.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::time::Timespec;
+use vincs_coherence::id::{MAX_RANKS, Rank};
+use vincs_coherence::transport::{Segment, SendError, Transport};
+
+use crate::choose::{Gid, LinkLayer, Port, choose_port};
+use crate::endpoint::{Inbox, Parts, RdmaTransport};
+use crate::introduction::{Greeting, Introduction};
+use crate::lifeline::{Happened, Lifeline, keep_alive};
+use crate::peer::{COMPLETIONS, DEPTHS, SLOTS, Unconnected};
+use crate::verbs::VerbsError;
+use crate::verbs::completion::CompletionQueue;
+use crate::verbs::device::{self, Context, Limits, ProtectionDomain};
+use crate::verbs::memory::RegisteredSegment;
+use crate::verbs::queue_pair::{QueuePair, Remote, Route};
+
+/// Packet numbers have so many bits.
+const PACKET_NUMBER_MASK: u32 = 0x00ff_ffff;
+
+/// What a rank knows when the ranks connect by RDMA. All but `rank`, `address` and `segments` is the same at all ranks.
+#[derive(Debug)]
+pub struct FabricConfig {
+    /// This rank.
+    pub rank: Rank,
+    /// How many ranks there are.
+    pub ranks: u16,
+    /// The address at which this rank listens: the device with this address is used.
+    pub address: IpAddr,
+    /// For each channel class the memory that other ranks reach by one-sided operations of that class, if any.
+    pub segments: Vec<Option<Arc<dyn Segment>>>,
+    /// Time for all ranks to connect.
+    pub connect_time: Duration,
+}
+
+/// Why the ranks are not connected by RDMA.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The configuration makes no machine.
+    #[error(
+        "rank {rank} of {ranks} with {segments} segments for {lifelines} channel classes: there are 1 to {MAX_RANKS} ranks, and a segment or none for each class"
+    )]
+    Config {
+        /// This rank.
+        rank: u16,
+        /// Number of ranks.
+        ranks: u16,
+        /// Number of segments.
+        segments: usize,
+        /// Number of lifelines.
+        lifelines: usize,
+    },
+    /// No device of this host can be used.
+    #[error("no RDMA device for address {address}: {}", if .reasons.is_empty() { "this host has none".to_owned() } else { .reasons.join("; ") })]
+    NoDevice {
+        /// The address at which this rank listens.
+        address: IpAddr,
+        /// For each device why not.
+        reasons: Vec<String>,
+    },
+    /// The device is too small.
+    #[error("{device} has {available} {what}, {needed} are needed for {ranks} ranks")]
+    TooSmall {
+        /// Which.
+        device: String,
+        /// Of what it has too little.
+        what: &'static str,
+        /// How much it has.
+        available: u32,
+        /// How much is needed.
+        needed: u32,
+        /// For how many ranks.
+        ranks: u16,
+    },
+    /// The verbs library or the device.
+    #[error(transparent)]
+    Verbs(#[from] VerbsError),
+    /// A rank does not introduce itself as it should.
+    #[error("rank {} {what}", .rank.0)]
+    Peer {
+        /// Which.
+        rank: Rank,
+        /// What it does.
+        what: String,
+    },
+    /// A rank is lost meanwhile.
+    #[error("rank {} is lost: {reason}", .rank.0)]
+    Lost {
+        /// Which.
+        rank: Rank,
+        /// Why.
+        reason: String,
+    },
+    /// A rank has not introduced itself.
+    #[error("rank {} has not connected by RDMA within {time:?}", .rank.0)]
+    Missing {
+        /// Which: the lowest of those.
+        rank: Rank,
+        /// How long it had.
+        time: Duration,
+    },
+    /// This host failed.
+    #[error("cannot set up the connections between the ranks: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A device that can be used, and by which of its addresses.
+#[derive(Debug)]
+pub struct Found {
+    /// The device.
+    pub context: Arc<Context>,
+    /// What it can hold and do.
+    pub limits: Limits,
+    /// Its port.
+    pub port: Port,
+    /// The address of the port.
+    pub gid: Gid,
+}
+
+/// The device for a rank that listens at an address.
+///
+/// # Errors
+/// For each device of this host why it cannot be used; nothing if there is none.
+pub fn find_device(address: IpAddr) -> Result<Found, Vec<String>> {
+    let (mut opened, mut ports, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
+    for device in device::list().map_err(|error| vec![error.to_string()])? {
+        if device.is_iwarp() {
+            reasons.push(format!("{} speaks iWARP, which is not supported", device.name()));
+            continue;
+        }
+        let look = || {
+            let context = device.open()?;
+            let limits = context.limits()?;
+            let ports = (1..=limits.ports).map(|port| context.port(port)).collect::<Result<Vec<_>, _>>()?;
+            Ok::<_, VerbsError>((context, limits, ports))
+        };
+        match look() {
+            Ok((context, limits, _)) if !limits.atomics => {
+                reasons.push(format!("{} has no atomic operations on other ranks' memory", context.name()));
+            }
+            Ok((context, limits, of_device)) => {
+                ports.extend(of_device);
+                opened.push((context, limits));
+            }
+            Err(error) => reasons.push(error.to_string()),
+        }
+    }
+    let (port, gid) = match choose_port(&ports, address) {
+        Ok((port, gid)) => (port.clone(), gid),
+        Err(more) => return Err([reasons, more].concat()),
+    };
+    let context = opened.into_iter().find(|(context, _)| context.name() == port.device);
+    let (context, limits) = context.ok_or(reasons)?;
+    Ok(Found { context, limits, port, gid })
+}
+
+/// A peer on the way to being connected.
+#[derive(Debug)]
+struct Arriving {
+    rank: Rank,
+    end: Unconnected,
+    first_packet: u32,
+    introduction: Option<Introduction>,
+    ready: bool,
+}
+
+/// A channel class on the way to being connected.
+#[derive(Debug)]
+struct Class {
+    lifeline: Arc<Lifeline>,
+    completions: Arc<CompletionQueue>,
+    segment: Option<RegisteredSegment>,
+    /// By rank; none for this rank itself.
+    peers: Vec<Option<Arriving>>,
+}
+
+/// Connects this rank with all others by RDMA, which do the same meanwhile. The lifelines, one for each channel class, are endpoints by which the ranks
+/// are connected and which nobody has polled or sent by: they are authenticated, and what the ranks say there is as trustworthy. Gives
+/// one endpoint per class. Until it is polled it shows signs of life by itself.
+///
+/// # Errors
+/// [`ConnectError`] names the rank or the device, and the cause.
+pub fn connect(config: &FabricConfig, lifelines: Vec<Box<dyn Transport>>) -> Result<Vec<RdmaTransport>, ConnectError> {
+    let FabricConfig { rank, ranks, ref segments, .. } = *config;
+    if ranks > MAX_RANKS || rank.0 >= ranks || segments.len() != lifelines.len() {
+        let (segments, lifelines) = (segments.len(), lifelines.len());
+        return Err(ConnectError::Config { rank: rank.0, ranks, segments, lifelines });
+    }
+    let deadline = Instant::now() + config.connect_time;
+    let found =
+        find_device(config.address).map_err(|reasons| ConnectError::NoDevice { address: config.address, reasons })?;
+    let domain = ProtectionDomain::new(&found.context)?;
+    let mut classes = lifelines
+        .into_iter()
+        .zip(segments)
+        .map(|(lifeline, segment)| Class::new(config, &found, &domain, lifeline, segment.as_ref()))
+        .collect::<Result<Vec<_>, _>>()?;
+    for class in &classes {
+        class.introduce(&found)?;
+    }
+    wait(&mut classes, config, deadline, |peer| peer.introduction.is_some())?;
+    for class in &classes {
+        class.connect(&found)?;
+    }
+    wait(&mut classes, config, deadline, |peer| peer.ready)?;
+    keep_alive(classes.iter().map(|class| Arc::downgrade(&class.lifeline)).collect())?;
+    classes.into_iter().map(|class| class.endpoint(rank, &found)).collect()
+}
+
+/// Refuses a device that cannot hold what this many ranks need.
+fn check(found: &Found, ranks: u16) -> Result<u32, ConnectError> {
+    let completions = u32::from(ranks) * COMPLETIONS;
+    let limits = found.limits;
+    for (what, available, needed) in [
+        ("entries of a completion queue", limits.completions, completions),
+        ("work requests of a queue", limits.work_requests, DEPTHS.send.max(DEPTHS.receive)),
+    ] {
+        if available < needed {
+            let device = found.port.device.clone();
+            return Err(ConnectError::TooSmall { device, what, available, needed, ranks });
+        }
+    }
+    Ok(completions)
+}
+
+impl Class {
+    fn new(
+        config: &FabricConfig,
+        found: &Found,
+        domain: &Arc<ProtectionDomain>,
+        lifeline: Box<dyn Transport>,
+        segment: Option<&Arc<dyn Segment>>,
+    ) -> Result<Self, ConnectError> {
+        let completions = CompletionQueue::new(&found.context, check(found, config.ranks)?)?;
+        let segment = match segment {
+            Some(segment) => RegisteredSegment::new(domain, segment)?,
+            None => None,
+        };
+        let arriving = |rank: Rank| -> Result<Option<Arriving>, ConnectError> {
+            if rank == config.rank {
+                return Ok(None);
+            }
+            let queues = QueuePair::create(domain, &completions, DEPTHS)?;
+            let end = Unconnected::new(domain, queues, found.port.number)?;
+            let mut random = [0; size_of::<u32>()];
+            getrandom(&mut random, GetRandomFlags::empty()).map_err(io::Error::from)?;
+            let first_packet = u32::from_le_bytes(random) & PACKET_NUMBER_MASK;
+            Ok(Some(Arriving { rank, end, first_packet, introduction: None, ready: false }))
+        };
+        let peers = (0..config.ranks).map(Rank).map(arriving).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { lifeline: Arc::new(Lifeline::new(lifeline)), completions, segment, peers })
+    }
+
+    fn say(&self, to: Rank, greeting: Greeting) -> Result<(), ConnectError> {
+        self.lifeline
+            .transport()
+            .send(to, &greeting.to_bytes(), &[])
+            .map_err(|error: SendError| ConnectError::Lost { rank: to, reason: error.to_string() })
+    }
+
+    /// Tells each peer where everything is.
+    fn introduce(&self, found: &Found) -> Result<(), ConnectError> {
+        for peer in self.peers.iter().flatten() {
+            let remote = Remote {
+                queue_pair: peer.end.queue_pair.number(),
+                first_packet: peer.first_packet,
+                lid: found.port.lid,
+                gid: found.gid.raw,
+            };
+            let introduction = Introduction {
+                link_layer: found.port.link_layer,
+                remote,
+                mtu: found.port.mtu,
+                reads_served: found.limits.reads_served,
+                memory: self.segment.as_ref().map(RegisteredSegment::remote).unwrap_or_default(),
+                slots: SLOTS,
+            };
+            self.say(peer.rank, Greeting::Introduction(introduction))?;
+        }
+        Ok(())
+    }
+
+    /// Takes what has been said.
+    fn listen(&mut self) -> Result<(), ConnectError> {
+        for happened in self.lifeline.take() {
+            let (rank, words) = match happened {
+                Happened::Said(rank, words) => (rank, words),
+                Happened::Lost(rank, reason) => return Err(ConnectError::Lost { rank, reason }),
+            };
+            let peer = self.peers.get_mut(usize::from(rank.0)).and_then(Option::as_mut);
+            let peer = peer.ok_or(ConnectError::Peer { rank, what: "is no peer of this rank".to_owned() })?;
+            let greeting = Greeting::from_bytes(&words);
+            match greeting.map_err(|fault| ConnectError::Peer { rank, what: fault.to_string() })? {
+                Greeting::Introduction(introduction) if peer.introduction.is_none() => {
+                    peer.introduction = Some(introduction);
+                }
+                Greeting::Ready if peer.introduction.is_some() && !peer.ready => peer.ready = true,
+                Greeting::Introduction(_) | Greeting::Ready => {
+                    return Err(ConnectError::Peer { rank, what: "introduces itself out of order".to_owned() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects the queue pairs, and tells each peer that it can be sent to.
+    fn connect(&self, found: &Found) -> Result<(), ConnectError> {
+        for peer in self.peers.iter().flatten() {
+            let Some(theirs) = &peer.introduction else { continue };
+            if theirs.link_layer != found.port.link_layer {
+                let name = |layer| if layer == LinkLayer::Ethernet { "Ethernet" } else { "InfiniBand" };
+                let (theirs, ours) = (name(theirs.link_layer), name(found.port.link_layer));
+                let what = format!("is on {theirs}, this rank's {} on {ours}", found.port.device);
+                return Err(ConnectError::Peer { rank: peer.rank, what });
+            }
+            peer.end.queue_pair.connect(&Route {
+                port: found.port.number,
+                link_layer: found.port.link_layer,
+                gid: found.gid,
+                first_packet: peer.first_packet,
+                mtu: found.port.mtu.min(theirs.mtu),
+                reads_served: found.limits.reads_served,
+                reads_asked: found.limits.reads_asked.min(theirs.reads_served),
+                remote: theirs.remote,
+            })?;
+            self.say(peer.rank, Greeting::Ready)?;
+        }
+        Ok(())
+    }
+
+    fn endpoint(self, rank: Rank, found: &Found) -> Result<RdmaTransport, ConnectError> {
+        let Self { lifeline, completions, segment, peers } = self;
+        let connected = |Arriving { rank, end, introduction, .. }: Arriving| {
+            let theirs = introduction?;
+            let number = end.queue_pair.number();
+            let (peer, receives) = end.connected(rank, theirs.memory, theirs.slots);
+            Some((number, peer, Inbox::new(receives)))
+        };
+        let peers = peers.into_iter().map(|peer| peer.and_then(connected)).collect();
+        let device = found.port.device.clone();
+        Ok(RdmaTransport::new(Parts { rank, device, peers, completions, segment, lifeline })?)
+    }
+}
+
+/// Listens until something holds for each peer of each class.
+fn wait(
+    classes: &mut [Class],
+    config: &FabricConfig,
+    deadline: Instant,
+    holds: impl Fn(&Arriving) -> bool,
+) -> Result<(), ConnectError> {
+    loop {
+        for class in &mut *classes {
+            class.listen()?;
+        }
+        let missing = classes.iter().flat_map(|class| class.peers.iter().flatten()).filter(|peer| !holds(peer));
+        let Some(rank) = missing.map(|peer| peer.rank).min() else { return Ok(()) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ConnectError::Missing { rank, time: config.connect_time });
+        }
+        let lifelines = || classes.iter().map(|class| class.lifeline.transport());
+        let time = lifelines().map(Transport::poll_within).fold(left, Duration::min);
+        let mut fds: Vec<_> = lifelines().map(|end| PollFd::from_borrowed_fd(end.ready(), PollFlags::IN)).collect();
+        // It fails only when a signal arrives; then the next look comes sooner.
+        let _: rustix::io::Result<usize> = poll(&mut fds, Timespec::try_from(time).ok().as_ref());
+    }
+}

@@ -1,0 +1,419 @@
+//! One peer as senders see it: messages on their way into its slots, and one-sided operations on its segment.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vincs_coherence::id::Rank;
+use vincs_coherence::transport::{MAX_BODY, OperationId, SendError};
+
+use crate::stream::{Credits, HEAD_BYTES, MAX_SLOTS, Pieces, SLOT_BYTES, StreamFault, head, place, prefix, slots};
+use crate::verbs::VerbsError;
+use crate::verbs::completion::Completion;
+use crate::verbs::device::ProtectionDomain;
+use crate::verbs::memory::{Buffer, Claim, RemoteMemory};
+use crate::verbs::queue_pair::{Depths, QueuePair, ReceiveQueue, RemoteAddress, SendQueue, Task, Work};
+
+/// Slots for the messages of a peer: as many small messages come without its waiting for this rank, and half of the longest one.
+pub(crate) const SLOTS: u16 = 128;
+
+/// Slots beyond those, for what only gives slots back: at most three are under way (`stream::Credits::is_overdue`).
+const SPARE_SLOTS: u16 = 4;
+
+/// Slots of a peer's send ring. Two of the longest messages, as the NIC may not have told of the end of the first when the second comes, and
+/// what it does not tell of by itself.
+const RING_SLOTS: usize = 2 * MAX_SLOTS + SIGNAL_EVERY;
+
+/// The NIC tells of the end of one message slot in so many: each costs it a write and us a look, and so many of the ring are little.
+const SIGNAL_EVERY: usize = 16;
+
+/// Most one-sided operations under way to one peer.
+pub(crate) const MAX_OPERATIONS: usize = 128;
+
+/// Bytes for what one-sided operations bring and take: one of the longest beside many small ones.
+const OPERATION_BYTES: usize = MAX_BODY + (64 << 10);
+
+/// Operations begin at multiples of it: few bytes are wasted by a word, and few places have to be claimed for a page.
+const OPERATION_GRAIN: usize = 256;
+
+/// Most slots of messages that are with the NIC: more than the peer has, as it may give slots back before our NIC has told that they were sent.
+const MESSAGE_DEPTH: usize = 2 * SLOTS as usize;
+
+/// Most other work that is with the NIC: signs of life and what only gives slots back.
+const SERVICES: usize = 8;
+
+/// Bytes that go to the NIC with the work request: it need not fetch them. What NICs take at least.
+const INLINE_BYTES: u32 = 220;
+
+const _: () = assert!(MAX_SLOTS + SIGNAL_EVERY <= RING_SLOTS && OPERATION_GRAIN >= HEAD_BYTES);
+const _: () = assert!(MAX_OPERATIONS * OPERATION_GRAIN <= OPERATION_BYTES);
+
+/// What a queue pair of ours takes.
+#[expect(clippy::cast_possible_truncation, reason = "a sum of small constants")]
+pub(crate) const DEPTHS: Depths = Depths {
+    send: (MESSAGE_DEPTH + MAX_OPERATIONS + SERVICES) as u32,
+    receive: (SLOTS + SPARE_SLOTS) as u32,
+    inline: INLINE_BYTES,
+};
+
+/// Most completions of one peer at once: of everything, as failed work is told of even where its end is not.
+pub(crate) const COMPLETIONS: u32 = DEPTHS.send + DEPTHS.receive;
+
+/// A one-sided operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Operation<'a> {
+    Get(usize),
+    Put(&'a [u8]),
+    CompareAndSwap(u64, u64),
+    FetchAndAdd(u64),
+}
+
+impl Operation<'_> {
+    /// How many bytes it reads or writes there.
+    fn length(&self) -> usize {
+        match self {
+            Self::Get(length) => *length,
+            Self::Put(bytes) => bytes.len(),
+            Self::CompareAndSwap(..) | Self::FetchAndAdd(_) => size_of::<u64>(),
+        }
+    }
+}
+
+/// What an operation brings when it has ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Brings {
+    Bytes,
+    Nothing,
+    Word,
+}
+
+/// A one-sided operation that has ended.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) id: OperationId,
+    pub(crate) brings: Brings,
+    /// None of no bytes.
+    pub(crate) claim: Option<Claim>,
+}
+
+/// What a work request was for.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    Message,
+    Service,
+    Operation(OperationId, Brings),
+}
+
+/// Part of a buffer that is claimed in turn.
+#[derive(Debug)]
+struct Ring {
+    buffer: Arc<Buffer>,
+    start: usize,
+    length: usize,
+    /// Where the next claim goes, from the start of the ring.
+    next: usize,
+    grain: usize,
+}
+
+impl Ring {
+    fn claim(&mut self, length: usize) -> Option<Claim> {
+        let at = place(self.next, length, self.length);
+        let claim = self.buffer.claim(self.start + at, length)?;
+        self.next = (at + length).next_multiple_of(self.grain);
+        Some(claim)
+    }
+}
+
+/// A slot of a message that is not with the NIC yet.
+#[derive(Debug)]
+struct Fragment {
+    claim: Claim,
+    length: usize,
+}
+
+/// One peer's connection, as senders see it.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) rank: Rank,
+    queue_pair: Arc<QueuePair>,
+    memory: RemoteMemory,
+    /// Senders and the poller take it, for one call of the NIC's driver at most, which does not wait.
+    outbound: Mutex<Outbound>,
+    /// The loss has been told.
+    told: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Outbound {
+    queue: SendQueue,
+    /// Of what is in the queue, in order.
+    purposes: VecDeque<Purpose>,
+    /// Of messages, in order: slots that wait for one of the peer's.
+    waiting: VecDeque<Fragment>,
+    credits: Credits,
+    messages: Ring,
+    operations: Ring,
+    services: Ring,
+    /// By purpose, how much is in the queue.
+    messages_posted: usize,
+    operations_posted: usize,
+    services_posted: usize,
+    /// Slots posted since the last one whose end is told.
+    quiet: usize,
+    /// A buffer that lives on.
+    work: Vec<Work>,
+    /// Why nothing can be sent any more.
+    broken: Option<String>,
+}
+
+/// The parts of a peer before its other end is known.
+#[derive(Debug)]
+pub(crate) struct Unconnected {
+    pub(crate) queue_pair: Arc<QueuePair>,
+    pub(crate) receives: ReceiveQueue,
+    sends: SendQueue,
+    messages: Arc<Buffer>,
+    operations: Arc<Buffer>,
+}
+
+impl Unconnected {
+    /// Registers the memory, binds the queue pair to a port and posts its receives.
+    pub(crate) fn new(
+        domain: &Arc<ProtectionDomain>,
+        (sends, mut receives): (SendQueue, ReceiveQueue),
+        port: u8,
+    ) -> Result<Self, VerbsError> {
+        let own = usize::from(SLOTS + SPARE_SLOTS);
+        let messages = Buffer::new(domain, SLOT_BYTES, own + RING_SLOTS)?;
+        let operations = Buffer::new(domain, OPERATION_GRAIN, OPERATION_BYTES / OPERATION_GRAIN + SERVICES)?;
+        let queue_pair = Arc::clone(sends.queue_pair());
+        queue_pair.bind(port)?;
+        let mut claims = (0..own).filter_map(|slot| messages.claim(slot * SLOT_BYTES, SLOT_BYTES)).collect();
+        receives.post(&mut claims)?;
+        Ok(Self { queue_pair, receives, sends, messages, operations })
+    }
+
+    /// The peer, whose memory and number of slots are known now, and what is received from it.
+    pub(crate) fn connected(self, rank: Rank, memory: RemoteMemory, slots: u16) -> (Peer, ReceiveQueue) {
+        let Self { queue_pair, receives, sends, messages, operations } = self;
+        let start = usize::from(SLOTS + SPARE_SLOTS) * SLOT_BYTES;
+        let ring = |buffer: &Arc<Buffer>, start, length, grain| {
+            let buffer = Arc::clone(buffer);
+            Ring { buffer, start, length, next: 0, grain }
+        };
+        let outbound = Outbound {
+            queue: sends,
+            purposes: VecDeque::new(),
+            waiting: VecDeque::new(),
+            credits: Credits::new(slots, SLOTS),
+            messages: ring(&messages, start, RING_SLOTS * SLOT_BYTES, SLOT_BYTES),
+            operations: ring(&operations, 0, OPERATION_BYTES, OPERATION_GRAIN),
+            services: ring(&operations, OPERATION_BYTES, SERVICES * OPERATION_GRAIN, OPERATION_GRAIN),
+            messages_posted: 0,
+            operations_posted: 0,
+            services_posted: 0,
+            quiet: 0,
+            work: Vec::new(),
+            broken: None,
+        };
+        let outbound = Mutex::new(outbound);
+        (Peer { rank, queue_pair, memory, outbound, told: AtomicBool::new(false) }, receives)
+    }
+}
+
+impl Outbound {
+    /// Gives to the NIC what is to be done; if it does not take it, nothing can be sent any more.
+    fn post(&mut self) -> bool {
+        let posted = self.queue.post(&mut self.work);
+        if let Err(error) = posted {
+            self.broken = Some(error.to_string());
+        }
+        self.broken.is_none()
+    }
+
+    /// Gives to the NIC the slots for which the peer has room; false if nothing can be sent any more.
+    fn pump(&mut self) -> bool {
+        while self.messages_posted < MESSAGE_DEPTH && !self.waiting.is_empty() && self.credits.spend() {
+            let Some(Fragment { mut claim, length }) = self.waiting.pop_front() else { break };
+            if let Some(place) = claim.first_chunk_mut() {
+                *place = head(self.credits.pay());
+            }
+            self.quiet += 1;
+            let signaled = self.quiet >= SIGNAL_EVERY;
+            if signaled {
+                self.quiet = 0;
+            }
+            self.work.push(Work { task: Task::Send, claim: Some(claim), length, signaled });
+            self.purposes.push_back(Purpose::Message);
+            self.messages_posted += 1;
+        }
+        self.work.is_empty() || self.post()
+    }
+
+    /// Gives the NIC something of our own to do.
+    fn serve(&mut self, task: Task, claim: Option<Claim>) -> bool {
+        self.services_posted += 1;
+        self.purposes.push_back(Purpose::Service);
+        let length = claim.as_ref().map_or(0, |claim| claim.len());
+        self.work.push(Work { task, claim, length, signaled: true });
+        self.post()
+    }
+
+    /// Gives slots back that cannot wait for a message. If there is no room, it is tried again after the next completion.
+    fn pay(&mut self) {
+        if !self.credits.is_overdue() || self.services_posted >= SERVICES {
+            return;
+        }
+        if let Some(mut claim) = self.services.claim(HEAD_BYTES) {
+            if let Some(place) = claim.first_chunk_mut() {
+                *place = head(self.credits.pay());
+            }
+            self.serve(Task::Send, Some(claim));
+        }
+    }
+
+    /// Writes nothing to the peer, which its NIC acknowledges.
+    fn touch(&mut self) {
+        // No memory is named for no bytes.
+        self.serve(Task::Write(RemoteAddress { address: 0, key: 0 }), None);
+    }
+}
+
+impl Peer {
+    fn lock(&self) -> MutexGuard<'_, Outbound> {
+        // Nothing that holds it can panic half-way.
+        self.outbound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn usable(&self) -> Result<MutexGuard<'_, Outbound>, SendError> {
+        let outbound = self.lock();
+        if outbound.broken.is_some() { Err(SendError::Lost(self.rank)) } else { Ok(outbound) }
+    }
+
+    /// Sends a message.
+    pub(crate) fn send(&self, header: &[u8], body: &[IoSlice<'_>]) -> Result<(), SendError> {
+        let length = body.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
+        let prefix = prefix(header.len(), length).ok_or(SendError::Bounds(length.max(header.len())))?;
+        let mut outbound = self.usable()?;
+        let used = outbound.waiting.len() + outbound.messages_posted;
+        let count = slots(header.len(), length);
+        if used + count > RING_SLOTS {
+            return Err(SendError::Full(self.rank));
+        }
+        let mut pieces = Pieces::new([&prefix[..], header].into_iter().chain(body.iter().map(|piece| &**piece)));
+        for _ in 0..count {
+            // Slots are free again in the order in which they were claimed, so the next one is.
+            let Some(mut claim) = outbound.messages.claim(SLOT_BYTES) else {
+                outbound.broken = Some("the send ring is out of order".to_owned());
+                return Err(SendError::Lost(self.rank));
+            };
+            let length = pieces.fill(&mut claim);
+            outbound.waiting.push_back(Fragment { claim, length });
+        }
+        if outbound.pump() { Ok(()) } else { Err(SendError::Lost(self.rank)) }
+    }
+
+    /// Starts a one-sided operation at this offset of the peer's segment.
+    pub(crate) fn operate(&self, id: OperationId, offset: u64, operation: Operation<'_>) -> Result<(), SendError> {
+        let length = operation.length();
+        let end = u64::try_from(length).ok().and_then(|length| offset.checked_add(length));
+        let word = matches!(operation, Operation::CompareAndSwap(..) | Operation::FetchAndAdd(_));
+        let mut outbound = self.usable()?;
+        // What is not in the segment is not asked of the NIC: it would end the connection.
+        let within = end.is_some_and(|end| end <= self.memory.length) && (!word || offset.is_multiple_of(8));
+        if !within || length > MAX_BODY {
+            return Err(SendError::Bounds(length));
+        }
+        if outbound.operations_posted >= MAX_OPERATIONS {
+            return Err(SendError::Full(self.rank));
+        }
+        let claim =
+            if length == 0 { None } else { Some(outbound.operations.claim(length).ok_or(SendError::Full(self.rank))?) };
+        let at = RemoteAddress { address: self.memory.address + offset, key: self.memory.key };
+        let (task, brings, claim) = match (operation, claim) {
+            (Operation::Get(_), None) => (Task::Write(at), Brings::Bytes, None),
+            (Operation::Get(_), claim) => (Task::Read(at), Brings::Bytes, claim),
+            (Operation::Put(bytes), mut claim) => {
+                claim.iter_mut().for_each(|claim| claim.copy_from_slice(bytes));
+                (Task::Write(at), Brings::Nothing, claim)
+            }
+            (Operation::CompareAndSwap(expected, new), claim) => {
+                (Task::CompareAndSwap(at, expected, new), Brings::Word, claim)
+            }
+            (Operation::FetchAndAdd(add), claim) => (Task::FetchAndAdd(at, add), Brings::Word, claim),
+        };
+        outbound.operations_posted += 1;
+        outbound.purposes.push_back(Purpose::Operation(id, brings));
+        outbound.work.push(Work { task, claim, length, signaled: true });
+        if outbound.post() { Ok(()) } else { Err(SendError::Lost(self.rank)) }
+    }
+
+    /// The peer gives back slots of its own.
+    pub(crate) fn regain(&self, count: u16) -> Result<(), StreamFault> {
+        if count == 0 { Ok(()) } else { self.lock().credits.regain(count) }
+    }
+
+    /// Takes what has ended with this completion; adds the operations among it to `done`, in order.
+    pub(crate) fn ended(&self, completion: &Completion, done: &mut Vec<Done>) {
+        let mut outbound = self.lock();
+        let Outbound { queue, purposes, messages_posted, operations_posted, services_posted, .. } = &mut *outbound;
+        for claim in queue.ended(completion) {
+            match purposes.pop_front() {
+                None => {}
+                Some(Purpose::Message) => *messages_posted -= 1,
+                Some(Purpose::Service) => *services_posted -= 1,
+                Some(Purpose::Operation(id, brings)) => {
+                    *operations_posted -= 1;
+                    done.push(Done { id, brings, claim });
+                }
+            }
+        }
+    }
+
+    /// After completions: so many slots of ours are free again; what waited for slots of the peer's goes on.
+    pub(crate) fn settle(&self, freed: u16) {
+        if let Ok(mut outbound) = self.usable() {
+            outbound.credits.owe(freed);
+            if outbound.pump() {
+                outbound.pay();
+            }
+        }
+    }
+
+    /// Has the peer's NIC acknowledge something, unless that is under way already.
+    pub(crate) fn touch(&self) {
+        if let Ok(mut outbound) = self.usable()
+            && outbound.services_posted == 0
+        {
+            outbound.touch();
+        }
+    }
+
+    /// Has the NIC tell when all that it was given has ended; says whether that is so.
+    pub(crate) fn finish(&self) -> bool {
+        let Ok(mut outbound) = self.usable() else { return true };
+        let all = outbound.purposes.is_empty();
+        if !all && outbound.services_posted == 0 {
+            outbound.touch();
+        }
+        all
+    }
+
+    /// Why nothing can be sent any more, if that has not been told.
+    pub(crate) fn untold(&self) -> Option<String> {
+        if self.told.load(Ordering::Relaxed) { None } else { self.lock().broken.clone() }
+    }
+
+    /// Ends the connection, as its loss is told now.
+    pub(crate) fn end(&self) {
+        self.told.store(true, Ordering::Relaxed);
+        let mut outbound = self.lock();
+        outbound.broken.get_or_insert_default();
+        outbound.waiting.clear();
+        if let Err(error) = self.queue_pair.end() {
+            // It is destroyed with the endpoint at the latest.
+            tracing::debug!(rank = self.rank.0, %error, "not ended");
+        }
+    }
+}
