@@ -360,6 +360,32 @@ impl RdmaTransport {
         self.next_sign.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Has the queue tell of the next completion; false if there is one already. The work of a lost peer ends with as many completions as it
+    /// had work requests, which are nobody's concern.
+    fn arm(&self, receiving: &mut Receiving) -> Result<bool, VerbsError> {
+        for _ in 0..BATCHES {
+            if !receiving.armed {
+                self.completions.arm()?;
+                receiving.armed = true;
+            }
+            self.completions.poll(&mut receiving.ended)?;
+            let Receiving { ended, numbers, inboxes, .. } = &mut *receiving;
+            let any = !ended.is_empty();
+            let inbox = |completion: &Completion| inboxes.get(*numbers.get(&completion.queue_pair())?)?.as_ref();
+            ended.retain(|completion| inbox(completion).is_some_and(|inbox| !inbox.lost));
+            if !ended.is_empty() {
+                return Ok(false);
+            }
+            if !any {
+                return Ok(true);
+            }
+            // They may have been told of already.
+            self.completions.disarm();
+            receiving.armed = false;
+        }
+        Ok(false)
+    }
+
     /// Tells of peers to which a sender could not send.
     fn answer_bell(&self, receiving: &mut Receiving, slept: bool, sink: &mut dyn FnMut(Event<'_>)) -> bool {
         let rung = self.rung.load(Ordering::Acquire);
@@ -444,14 +470,9 @@ impl Transport for RdmaTransport {
     /// come after it was asked; whether some came before, since the last poll, is looked for afterwards.
     fn ready(&self) -> BorrowedFd<'_> {
         self.lifeline.transport().ready();
-        if let Some(mut receiving) = self.receiving()
-            && !receiving.armed
-        {
-            receiving.armed = true;
-            let armed = self.completions.arm();
+        if let Some(mut receiving) = self.receiving() {
             // What is found waits for the next poll, which finds out itself if the queue is broken.
-            let polled = self.completions.poll(&mut receiving.ended);
-            if armed.is_err() || polled.is_err() || !receiving.ended.is_empty() {
+            if !self.arm(&mut receiving).unwrap_or(false) {
                 self.ring();
             }
         }
