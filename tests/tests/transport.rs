@@ -14,7 +14,7 @@ use vincs_transport_tcp::fabric::{CONNECT_TIME, FabricConfig, connect};
 use vincs_transport_tcp::listener::Listener;
 use vincs_transport_tcp::secret::{MachineId, Secret};
 
-#[path = "transport/rdma.rs"]
+#[path = "transport/rdma/mod.rs"]
 mod rdma;
 
 /// For each channel class of a rank the memory that other ranks reach.

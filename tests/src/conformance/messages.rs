@@ -280,3 +280,36 @@ pub fn what_is_queued_goes_out_while_its_sender_sleeps(make: Make) {
         assert!(Instant::now() < deadline, "{} of {count} messages came", ranks.seen(1).len());
     }
 }
+
+/// Each sleeps until the other's message comes, again and again: whenever it comes, before, while or after its receiver falls asleep, it is noticed.
+pub fn two_that_sleep_wake_each_other(make: Make) {
+    const ROUNDS: usize = 200;
+    let ranks = Ranks::new(make, 2, 1, 1);
+    let play = |own: usize| {
+        let end = ranks.end(own);
+        let (mut got, mut unnoticed) = (0, 0);
+        for round in 0..ROUNDS {
+            if round % 2 == own {
+                send(end, 1 - own, &[], b"your turn").expect("only one is under way");
+                continue;
+            }
+            let (before, deadline) = (got, Instant::now() + PATIENCE);
+            let mut readable = true;
+            loop {
+                while end.poll(&mut |event| got += usize::from(matches!(event, Event::Message { .. }))) {}
+                if got > before {
+                    unnoticed += usize::from(!readable);
+                    break;
+                }
+                assert!(Instant::now() < deadline, "round {round}");
+                readable = sleep_on(end, end.poll_within());
+            }
+        }
+        unnoticed
+    };
+    let unnoticed = thread::scope(|scope| {
+        let other = scope.spawn(|| play(1));
+        play(0) + other.join().expect("the other player")
+    });
+    assert_eq!(unnoticed, 0, "messages that woke nobody");
+}

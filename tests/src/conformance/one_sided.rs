@@ -1,12 +1,13 @@
 //! One-sided operations: get, put, compare-and-swap, fetch-and-add, capabilities.
 
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{OperationId, Segment, SendError, Transport, WordSegment};
 
-use super::messages::pattern;
+use super::messages::{pattern, sleep_on};
 use super::{Make, PATIENCE, Ranks, Seen, rank, send};
 
 /// Starts an operation and polls all until it has ended. An operation that cannot be started because of bounds counts as refused.
@@ -196,4 +197,21 @@ pub fn operations_and_messages_share_a_connection(make: Make) {
             assert_eq!(ranks.seen(own).iter().filter(|seen| **seen == expected).count(), 1, "get {asked}");
         }
     }
+}
+
+/// Who has started nothing itself but polls for the one that has need not do so all the time.
+pub fn the_end_of_an_operation_wakes_who_sleeps(make: Make) {
+    let mut ranks = Ranks::new(make, 2, 1, 1);
+    ranks.linger(&[0, 1]);
+    let woken = thread::scope(|scope| {
+        let sleeper = scope.spawn(|| sleep_on(ranks.end(0), PATIENCE));
+        ranks.end(0).get(OperationId(1), Rank(1), 0, 8).expect("nothing is under way");
+        while !sleeper.is_finished() {
+            ranks.end(1).poll(&mut |event| panic!("the target was told {event:?}"));
+        }
+        sleeper.join().expect("the sleeper")
+    });
+    assert!(woken);
+    ranks.poll_until(&[0, 1], "the end of the operation", |ranks| ranks.seen(0).len() == 1);
+    assert_eq!(ranks.seen(0), [Seen::Got(OperationId(1), vec![0; 8])]);
 }

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,11 +44,10 @@ pub(crate) fn rxe(segments: &[Vec<Arc<WordSegment>>]) -> Vec<Vec<Box<dyn Transpo
     })
 }
 
-/// Runs ignored tests of this program in a node, one after the other; they must all pass, and be as many.
-fn passes_in_a_node(tests: &str, count: usize) {
+/// Runs ignored tests of this program in a node, one after the other, with this before the command; they must all pass, and be as many.
+fn passes_in_a_node(tests: &str, before: &str, count: usize) {
     let program = env::current_exe().unwrap();
-    let quoted = |path: &Path| format!("'{}'", path.display());
-    let script = format!("exec {} --ignored --test-threads 1 {tests}", quoted(&program));
+    let script = format!("{before} '{}' --ignored --test-threads 1 {tests}", program.display());
     let output = Testbed { timeout: PATIENCE, ..Testbed::default() }.run(&script).unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -59,5 +57,19 @@ fn passes_in_a_node(tests: &str, count: usize) {
 
 #[test]
 fn the_suite_passes_over_rxe() {
-    passes_in_a_node("over_rxe::", 24);
+    passes_in_a_node("over_rxe::", "exec", 26);
 }
+
+#[test]
+fn everything_else_passes_in_a_node() {
+    passes_in_a_node("in_a_node::", "exec", 10);
+}
+
+/// Root may lock as much memory as it likes as long as it has that capability.
+#[test]
+fn a_limit_on_locked_memory_is_told_with_what_is_needed() {
+    passes_in_a_node("with_little_locked_memory::", "ulimit -l 1024; exec setpriv --bounding-set=-ipc_lock", 1);
+}
+
+mod in_a_node;
+mod with_little_locked_memory;
