@@ -53,11 +53,14 @@ look_for_packages() {
 	need git 'the style tests ask it for the files' have git
 	need pkg-config 'build scripts of dependencies find libraries with it' have pkg-config
 	need libhwloc-dev 'tells which cores there are, to bind threads to them' test -e /usr/include/hwloc.h
+	need libibverbs-dev 'RDMA verbs' test -e /usr/include/infiniband/verbs.h
+	need librdmacm-dev 'the bindings of RDMA verbs ask for it' test -e /usr/include/rdma/rdma_cma.h
+	need ibverbs-providers 'the tests use soft-RoCE in an emulated node' any_file '/usr/lib/*/libibverbs/librxe-rdmav*.so'
 	local clang
 	clang=$(clang_version)
 	clang=${clang:-14}
-	need "libclang1-$clang" "bindgen reads userfaultfd's and MPI's headers" any_file '/usr/lib/llvm-*/lib/libclang*.so*'
-	need "libclang-common-$clang-dev" "bindgen reads userfaultfd's and MPI's headers" \
+	need "libclang1-$clang" "bindgen reads userfaultfd's, MPI's and RDMA's headers" any_file '/usr/lib/llvm-*/lib/libclang*.so*'
+	need "libclang-common-$clang-dev" "bindgen reads userfaultfd's, MPI's and RDMA's headers" \
 		any_file '/usr/lib/llvm-*/lib/clang/*/include/stddef.h'
 	need libopenmpi-dev 'vincs-mpi, by which ranks find each other, is built with it' have mpicc
 	need openmpi-bin 'mpirun starts the ranks of a machine' have mpirun

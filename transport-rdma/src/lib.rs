@@ -10,6 +10,8 @@
 //! posts the slots again and gives them back. One-sided operations need nobody at their target.
 
 pub mod choose;
+#[cfg(test)]
+mod document_tests;
 pub mod endpoint;
 pub mod fabric;
 mod introduction;

@@ -23,7 +23,7 @@ const SPARE_SLOTS: u16 = 4;
 
 /// Slots of a peer's send ring. Two of the longest messages, as the NIC may not have told of the end of the first when the second comes, and
 /// what it does not tell of by itself.
-const RING_SLOTS: usize = 2 * MAX_SLOTS + SIGNAL_EVERY;
+pub(crate) const RING_SLOTS: usize = 2 * MAX_SLOTS + SIGNAL_EVERY;
 
 /// The NIC tells of the end of one message slot in so many: each costs it a write and us a look, and so many of the ring are little.
 const SIGNAL_EVERY: usize = 16;
@@ -32,7 +32,7 @@ const SIGNAL_EVERY: usize = 16;
 pub(crate) const MAX_OPERATIONS: usize = 128;
 
 /// Bytes for what one-sided operations bring and take: one of the longest beside many small ones.
-const OPERATION_BYTES: usize = MAX_BODY + (64 << 10);
+pub(crate) const OPERATION_BYTES: usize = MAX_BODY + (64 << 10);
 
 /// Operations begin at multiples of it: few bytes are wasted by a word, and few places have to be claimed for a page.
 const OPERATION_GRAIN: usize = 256;
@@ -44,7 +44,7 @@ const MESSAGE_DEPTH: usize = 2 * SLOTS as usize;
 const SERVICES: usize = 8;
 
 /// Bytes that go to the NIC with the work request: it need not fetch them. What NICs take at least.
-const INLINE_BYTES: u32 = 220;
+pub(crate) const INLINE_BYTES: u32 = 220;
 
 const _: () = assert!(MAX_SLOTS + SIGNAL_EVERY <= RING_SLOTS && OPERATION_GRAIN >= HEAD_BYTES);
 const _: () = assert!(MAX_OPERATIONS * OPERATION_GRAIN <= OPERATION_BYTES);

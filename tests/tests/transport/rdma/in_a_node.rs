@@ -426,6 +426,7 @@ fn a_pulled_link_is_known_though_nothing_is_sent() {
         thread::sleep(Duration::from_millis(100));
     }
     for (reason, time) in reasons {
-        assert!(reason.contains("retry counter exceeded") && time < KNOWN, "{reason} after {time:?}");
+        // By the status that the device has for it: here its interface is gone, elsewhere nothing is acknowledged.
+        assert!(reason.starts_with("rxe0: ") && time < KNOWN, "{reason} after {time:?}");
     }
 }

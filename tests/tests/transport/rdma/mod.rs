@@ -2,7 +2,7 @@
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use vincs_coherence::id::Rank;
@@ -44,31 +44,49 @@ pub(crate) fn rxe(segments: &[Vec<Arc<WordSegment>>]) -> Vec<Vec<Box<dyn Transpo
     })
 }
 
-/// Runs ignored tests of this program in a node, one after the other, with this before the command; they must all pass, and be as many.
-fn passes_in_a_node(tests: &str, before: &str, count: usize) {
+/// What the ignored tests of this program that are named so, with this before the command, say in a node, one after the other; and the status.
+const RUNS: [(&str, &str); 3] = [
+    ("over_rxe::", "exec"),
+    ("in_a_node::", "exec"),
+    // Root may lock as much memory as it likes as long as it has that capability.
+    ("with_little_locked_memory::", "ulimit -l 1024; exec setpriv --bounding-set=-ipc_lock"),
+];
+
+/// All of them in one node.
+static RAN: LazyLock<String> = LazyLock::new(|| {
     let program = env::current_exe().unwrap();
-    let script = format!("{before} '{}' --ignored --test-threads 1 {tests}", program.display());
+    let run = |(tests, before): (&str, &str)| {
+        format!(
+            "({before} '{}' --ignored --test-threads 1 {tests} 2>&1); echo \"{tests} ended with $?\"\n",
+            program.display()
+        )
+    };
+    let script: String = RUNS.into_iter().map(run).collect();
     let output = Testbed { timeout: PATIENCE, ..Testbed::default() }.run(&script).unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.end, End::Exited(0), "{said}\n{errors}\n{}", output.console_tail);
-    assert!(said.contains(&format!("test result: ok. {count} passed")), "{said}\n{errors}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.end, End::Exited(0), "{said}\n{}", output.console_tail);
+    said
+});
+
+/// That these tests have passed in the node, and are as many.
+fn passed(tests: &str, count: usize) {
+    let (said, _) = RAN.split_once(&format!("{tests} ended with 0\n")).unwrap_or_else(|| panic!("{}", *RAN));
+    assert!(said.contains(&format!("test result: ok. {count} passed")), "{said}");
 }
 
 #[test]
 fn the_suite_passes_over_rxe() {
-    passes_in_a_node("over_rxe::", "exec", 26);
+    passed("over_rxe::", 26);
 }
 
 #[test]
 fn everything_else_passes_in_a_node() {
-    passes_in_a_node("in_a_node::", "exec", 10);
+    passed("in_a_node::", 10);
 }
 
-/// Root may lock as much memory as it likes as long as it has that capability.
 #[test]
 fn a_limit_on_locked_memory_is_told_with_what_is_needed() {
-    passes_in_a_node("with_little_locked_memory::", "ulimit -l 1024; exec setpriv --bounding-set=-ipc_lock", 1);
+    passed("with_little_locked_memory::", 1);
 }
 
 mod in_a_node;
