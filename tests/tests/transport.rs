@@ -1,7 +1,7 @@
 //! The conformance suite for each transport. Over RDMA it runs in a testbed node, as this machine may have no device: what needs one is ignored
 //! here and run there, by this same program.
 
-#![expect(clippy::unwrap_used, reason = "what connects the ranks is beside the test functions")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what connects the ranks is beside the test functions")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
