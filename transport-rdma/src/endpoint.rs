@@ -99,6 +99,17 @@ impl Inbox {
     }
 }
 
+/// What was found in the completion queue.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Batch {
+    /// Nothing.
+    Empty,
+    /// The last there were.
+    Last,
+    /// There may be more.
+    Full,
+}
+
 /// Why a peer is lost.
 #[derive(Debug, thiserror::Error)]
 enum PeerFault {
@@ -265,8 +276,8 @@ impl RdmaTransport {
         Ok(())
     }
 
-    /// Looks at what has ended; says whether there was anything, and whether there may be more.
-    fn batch(&self, receiving: &mut Receiving, sink: &mut dyn FnMut(Event<'_>)) -> (bool, bool) {
+    /// Looks at what has ended.
+    fn batch(&self, receiving: &mut Receiving, sink: &mut dyn FnMut(Event<'_>)) -> Batch {
         let more = match self.completions.poll(&mut receiving.ended) {
             Ok(more) => more,
             Err(error) => {
@@ -276,7 +287,7 @@ impl RdmaTransport {
             }
         };
         if receiving.ended.is_empty() {
-            return (false, false);
+            return Batch::Empty;
         }
         let mut ended = std::mem::take(&mut receiving.ended);
         for completion in ended.drain(..) {
@@ -296,7 +307,7 @@ impl RdmaTransport {
         }
         receiving.ended = ended;
         self.settle(receiving, sink);
-        (true, more)
+        if more { Batch::Full } else { Batch::Last }
     }
 
     /// Posts slots again, and has those peers go on of which something has ended. Slots are given back after they are posted.
@@ -321,9 +332,9 @@ impl RdmaTransport {
     fn batches(&self, receiving: &mut Receiving, sink: &mut dyn FnMut(Event<'_>)) -> bool {
         let mut anything = false;
         for _ in 0..BATCHES {
-            let (some, more) = self.batch(receiving, sink);
-            anything |= some;
-            if !more {
+            let batch = self.batch(receiving, sink);
+            anything |= batch != Batch::Empty;
+            if batch != Batch::Full {
                 break;
             }
         }
@@ -336,8 +347,12 @@ impl RdmaTransport {
         if happened.is_empty() {
             return false;
         }
-        let most = self.peers.len() * COMPLETIONS as usize;
-        let _all = (0..most).all(|_| self.batch(receiving, sink).0);
+        // As much as the queue holds at most, as others may go on sending.
+        for _ in 0..self.peers.len() * COMPLETIONS as usize {
+            if self.batch(receiving, sink) == Batch::Empty {
+                break;
+            }
+        }
         for happened in happened {
             let (rank, reason) = match happened {
                 Happened::Lost(rank, reason) => (rank, reason),

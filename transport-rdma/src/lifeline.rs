@@ -10,7 +10,7 @@ use std::time::Duration;
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{Event, Transport};
 
-/// Between two looks at the lifelines of endpoints that nobody polls yet: more often than any lifeline wants.
+/// Longest time between two looks at the lifelines of endpoints that nobody polls yet: whether they are polled now, or gone.
 const UNPOLLED_LOOK: Duration = Duration::from_millis(250);
 
 /// An endpoint's lifeline: an endpoint of another transport, which nobody else uses.
@@ -66,13 +66,13 @@ impl Lifeline {
         self.polled.store(true, Ordering::Relaxed);
     }
 
-    /// Shows signs of life; false when the endpoint is polled, which does so.
-    fn live(&self) -> bool {
-        let unpolled = !self.polled.load(Ordering::Relaxed);
-        if unpolled {
-            self.poll();
+    /// Shows signs of life and says when to do so again; nothing when the endpoint is polled, which does so.
+    fn live(&self) -> Option<Duration> {
+        if self.polled.load(Ordering::Relaxed) {
+            return None;
         }
-        unpolled
+        self.poll();
+        Some(self.transport.poll_within())
     }
 }
 
@@ -82,14 +82,15 @@ impl Lifeline {
 /// # Errors
 /// There is no thread.
 pub(crate) fn keep_alive(mut lifelines: Vec<Weak<Lifeline>>) -> io::Result<()> {
-    let alive = |lifeline: &Weak<Lifeline>| lifeline.upgrade().is_some_and(|lifeline: Arc<Lifeline>| lifeline.live());
     let show = move || {
-        loop {
-            lifelines.retain(alive);
-            if lifelines.is_empty() {
-                return;
-            }
-            thread::sleep(UNPOLLED_LOOK);
+        while !lifelines.is_empty() {
+            let mut pause = UNPOLLED_LOOK;
+            lifelines.retain(|lifeline| {
+                let next = lifeline.upgrade().and_then(|lifeline: Arc<Lifeline>| lifeline.live());
+                pause = pause.min(next.unwrap_or(pause));
+                next.is_some()
+            });
+            thread::sleep(pause);
         }
     };
     thread::Builder::new().name("vincs-rdma-alive".into()).spawn(show).map(drop)

@@ -34,8 +34,8 @@ pub(crate) const MAX_OPERATIONS: usize = 128;
 /// Bytes for what one-sided operations bring and take: one of the longest beside many small ones.
 pub(crate) const OPERATION_BYTES: usize = MAX_BODY + (64 << 10);
 
-/// Operations begin at multiples of it: few bytes are wasted by a word, and few places have to be claimed for a page.
-const OPERATION_GRAIN: usize = 256;
+/// Operations begin at multiples of it: a word wastes little of it, and a page is four of them, each of which costs an atomic instruction.
+const OPERATION_GRAIN: usize = 1024;
 
 /// Most slots of messages that are with the NIC: more than the peer has, as it may give slots back before our NIC has told that they were sent.
 const MESSAGE_DEPTH: usize = 2 * SLOTS as usize;

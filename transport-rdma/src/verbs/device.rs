@@ -287,3 +287,16 @@ impl ProtectionDomain {
 pub(super) fn is_out_of_memory(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::NOMEM.raw_os_error())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On this machine, whether its kernel has verbs or not.
+    #[test]
+    fn the_devices_of_any_host_can_be_listed() {
+        for device in list().unwrap() {
+            assert!(!device.name().is_empty());
+        }
+    }
+}
