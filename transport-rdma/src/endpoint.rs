@@ -469,7 +469,7 @@ impl Transport for RdmaTransport {
         // Also after a sleep, which the lifeline may have ended.
         if slept || now >= receiving.next_look || self.lifeline.transport().poll_within().is_zero() {
             receiving.next_look = now + LIFELINE_LOOK;
-            self.lifeline.is_polled();
+            self.lifeline.mark_polled();
             anything |= self.look(receiving, sink);
         }
         self.show_life(receiving, now);

@@ -9,6 +9,8 @@
 //! A queue pair belongs to one pair of ranks and one channel class. Whoever sends gives the NIC its work; whoever polls takes what has ended,
 //! posts the slots again and gives them back. One-sided operations need nobody at their target.
 
+#![deny(unsafe_code)]
+
 pub mod choose;
 #[cfg(test)]
 mod document_tests;

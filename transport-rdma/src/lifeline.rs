@@ -61,8 +61,8 @@ impl Lifeline {
         std::mem::take(&mut *self.happened.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The endpoint is polled from now on.
-    pub(crate) fn is_polled(&self) {
+    /// Says that the endpoint is polled from now on.
+    pub(crate) fn mark_polled(&self) {
         self.polled.store(true, Ordering::Relaxed);
     }
 
