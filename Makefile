@@ -14,7 +14,7 @@ STAGE := scripts/stage.sh
 BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
 
 # Tests of the package vincs-tests that boot emulated nodes, those that take longest first; and the others.
-NODE_TESTS := cluster wide boot
+NODE_TESTS := cluster wide boot transport
 OTHER_TESTS := $(filter-out $(NODE_TESTS),$(basename $(notdir $(wildcard tests/tests/*.rs))))
 
 .PHONY: help setup build kernel demo test testbed lint bench-boot bench-ranks bench-coherence $(NODE_TESTS:%=test-%)
