@@ -4,7 +4,9 @@
 # rustup's own installer puts cargo here; a new shell would have it on PATH, this one may not. Before a distribution's.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 # Stages tell how long the whole has run.
+ifndef VINCS_STARTED
 export VINCS_STARTED := $(shell date +%s)
+endif
 # As given, without make's own expansion of $: the node's shell expands it.
 export TESTBED_CMD := $(value CMD)
 
@@ -14,7 +16,7 @@ STAGE := scripts/stage.sh
 BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
 
 # Tests of the package vincs-tests that boot emulated nodes, those that take longest first; and the others.
-NODE_TESTS := cluster wide boot transport
+NODE_TESTS := cluster boot transport wide
 OTHER_TESTS := $(filter-out $(NODE_TESTS),$(basename $(notdir $(wildcard tests/tests/*.rs))))
 
 .PHONY: help setup build kernel demo test testbed lint bench-boot bench-ranks bench-coherence $(NODE_TESTS:%=test-%)

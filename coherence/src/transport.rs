@@ -115,8 +115,9 @@ pub trait Segment: Send + Sync + Debug {
     fn compare_and_swap(&self, offset: u64, expected: u64, new: u64) -> Option<u64>;
     /// Adds to the aligned word; gives what it was, or nothing when there is no such word.
     fn fetch_and_add(&self, offset: u64, add: u64) -> Option<u64>;
-    /// All of its memory, if that is in one place of this process: a NIC then serves other ranks from there, without the methods above. Words
-    /// are little-endian. Whoever has a segment of other memory has none.
+    /// All of its memory, if that is in one place of this process: a NIC then serves other ranks from there, without the methods above. A NIC's
+    /// atomics are atomic among each other only, not against this process's, and its transfers may tear words: whoever gives words must not
+    /// change one by both. Words are little-endian. Whoever has a segment of other memory has none.
     fn words(&self) -> Option<&[AtomicU64]> {
         None
     }

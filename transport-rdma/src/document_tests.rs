@@ -1,7 +1,7 @@
 //! The table of limits in docs/transport-rdma.md says what the code does.
 
 use crate::endpoint::SIGN_OF_LIFE;
-use crate::peer::{INLINE_BYTES, MAX_OPERATIONS, OPERATION_BYTES, RING_SLOTS, SLOTS};
+use crate::peer::{INLINE_BYTES, MAX_OPERATIONS, OPERATION_BYTES, RING_SLOTS, SLOTS, UNANSWERED};
 use crate::stream::SLOT_BYTES;
 
 const DOCUMENT: &str = include_str!("../../docs/transport-rdma.md");
@@ -16,6 +16,7 @@ fn the_limits_are_those_of_the_code() {
         ("`OPERATION_BYTES`", format!("{} KiB", OPERATION_BYTES >> 10)),
         ("`INLINE_BYTES`", INLINE_BYTES.to_string()),
         ("`SIGN_OF_LIFE`", format!("{} s", SIGN_OF_LIFE.as_secs())),
+        ("`UNANSWERED`", UNANSWERED.to_string()),
     ];
     let rows = DOCUMENT.lines().skip_while(|line| !line.starts_with("| limit |")).skip(2);
     let cells = |line: &'static str| line.split('|').map(str::trim).skip(1).collect::<Vec<_>>();

@@ -306,12 +306,12 @@ impl RdmaTransport {
             }
         }
         receiving.ended = ended;
-        self.settle(receiving, sink);
+        self.settle(receiving);
         if more { Batch::Full } else { Batch::Last }
     }
 
     /// Posts slots again, and has those peers go on of which something has ended. Slots are given back after they are posted.
-    fn settle(&self, receiving: &mut Receiving, sink: &mut dyn FnMut(Event<'_>)) {
+    fn settle(&self, receiving: &mut Receiving) {
         while let Some(index) = receiving.touched.pop() {
             let (Some(Some(peer)), Some(Some(inbox))) = (self.peers.get(index), receiving.inboxes.get_mut(index))
             else {
@@ -320,10 +320,13 @@ impl RdmaTransport {
             if inbox.lost {
                 continue;
             }
-            let posted = inbox.queue.post(&mut inbox.spare);
+            if let Err(error) = inbox.queue.post(&mut inbox.spare) {
+                peer.fail(error.to_string());
+            }
             peer.settle(std::mem::take(&mut inbox.freed));
-            if let Some(reason) = posted.err().map(|error| error.to_string()).or_else(|| peer.untold()) {
-                self.lose(receiving, index, &reason, sink);
+            if peer.untold().is_some() {
+                // What came before the loss may be in the queue still.
+                self.ring();
             }
         }
     }
@@ -341,18 +344,22 @@ impl RdmaTransport {
         anything
     }
 
+    /// Hands out what has ended by now: as much as the queue holds at most, as others may go on sending.
+    fn drain(&self, receiving: &mut Receiving, sink: &mut dyn FnMut(Event<'_>)) {
+        for _ in 0..self.peers.len() * COMPLETIONS as usize {
+            if self.batch(receiving, sink) == Batch::Empty {
+                break;
+            }
+        }
+    }
+
     /// Polls the lifeline. What came from a rank before it was lost is in the queue by now, and is handed out before the loss.
     fn look(&self, receiving: &mut Receiving, sink: &mut dyn FnMut(Event<'_>)) -> bool {
         let happened = self.lifeline.take();
         if happened.is_empty() {
             return false;
         }
-        // As much as the queue holds at most, as others may go on sending.
-        for _ in 0..self.peers.len() * COMPLETIONS as usize {
-            if self.batch(receiving, sink) == Batch::Empty {
-                break;
-            }
-        }
+        self.drain(receiving, sink);
         for happened in happened {
             let (rank, reason) = match happened {
                 Happened::Lost(rank, reason) => (rank, reason),
@@ -368,7 +375,12 @@ impl RdmaTransport {
         if now < receiving.next_sign {
             return;
         }
-        self.peers.iter().flatten().for_each(Peer::touch);
+        for peer in self.peers.iter().flatten() {
+            peer.touch();
+            if peer.untold().is_some() {
+                self.ring();
+            }
+        }
         receiving.next_sign = now + SIGN_OF_LIFE;
         let after = receiving.next_sign.saturating_duration_since(self.born).as_nanos();
         // 584 years fit.
@@ -401,7 +413,7 @@ impl RdmaTransport {
         Ok(false)
     }
 
-    /// Tells of peers to which a sender could not send.
+    /// Tells of peers to which nothing can be sent any more, after what came from them.
     fn answer_bell(&self, receiving: &mut Receiving, slept: bool, sink: &mut dyn FnMut(Event<'_>)) -> bool {
         let rung = self.rung.load(Ordering::Acquire);
         if rung || slept {
@@ -413,6 +425,9 @@ impl RdmaTransport {
             return false;
         }
         self.rung.store(false, Ordering::Release);
+        if self.peers.iter().flatten().any(|peer| peer.untold().is_some()) {
+            self.drain(receiving, sink);
+        }
         for (index, peer) in self.peers.iter().enumerate() {
             if let Some(reason) = peer.as_ref().and_then(Peer::untold) {
                 self.lose(receiving, index, &reason, sink);

@@ -18,7 +18,11 @@ use crate::verbs::queue_pair::{Depths, QueuePair, ReceiveQueue, RemoteAddress, S
 /// Slots for the messages of a peer: as many small messages come without its waiting for this rank, and half of the longest one.
 pub(crate) const SLOTS: u16 = 128;
 
-/// Slots beyond those, for what only gives slots back: at most three are under way (`stream::Credits::is_overdue`).
+/// So many signs of life may be due before the NIC tells the end of the one under way: more than its tries of sending it take.
+pub(crate) const UNANSWERED: u32 = 6;
+
+/// Slots beyond those, for what only gives slots back: at most two are under way to a peer that takes none (`stream::Credits::is_overdue`), and
+/// two more when it has taken two in a batch and not posted their receives again.
 const SPARE_SLOTS: u16 = 4;
 
 /// Slots of a peer's send ring. Two of the longest messages, as the NIC may not have told of the end of the first when the second comes, and
@@ -159,6 +163,8 @@ struct Outbound {
     messages_posted: usize,
     operations_posted: usize,
     services_posted: usize,
+    /// Signs of life that were due since the NIC told of anything, while one was under way.
+    unanswered: u32,
     /// Slots posted since the last one whose end is told.
     quiet: usize,
     /// A buffer that lives on.
@@ -213,6 +219,7 @@ impl Unconnected {
             messages_posted: 0,
             operations_posted: 0,
             services_posted: 0,
+            unanswered: 0,
             quiet: 0,
             work: Vec::new(),
             broken: None,
@@ -357,6 +364,7 @@ impl Peer {
     /// Takes what has ended with this completion; adds the operations among it to `done`, in order.
     pub(crate) fn ended(&self, completion: &Completion, done: &mut Vec<Done>) {
         let mut outbound = self.lock();
+        outbound.unanswered = 0;
         let Outbound { queue, purposes, messages_posted, operations_posted, services_posted, .. } = &mut *outbound;
         for claim in queue.ended(completion) {
             match purposes.pop_front() {
@@ -381,13 +389,22 @@ impl Peer {
         }
     }
 
-    /// Has the peer's NIC acknowledge something, unless that is under way already.
+    /// Has the peer's NIC acknowledge something, unless that is under way already: then it is counted against our own NIC, which tells the
+    /// end of everything, well or not. Looks are counted, not time, as this process may have been stopped.
     pub(crate) fn touch(&self) {
-        if let Ok(mut outbound) = self.usable()
-            && outbound.services_posted == 0
-        {
+        let Ok(mut outbound) = self.usable() else { return };
+        if outbound.services_posted == 0 {
             outbound.touch();
+        } else if outbound.unanswered < UNANSWERED {
+            outbound.unanswered += 1;
+        } else {
+            outbound.broken = Some(format!("this rank's NIC has told nothing for {UNANSWERED} signs of life"));
         }
+    }
+
+    /// Nothing can be sent any more, for this reason if for no other before.
+    pub(crate) fn fail(&self, reason: String) {
+        self.lock().broken.get_or_insert(reason);
     }
 
     /// Has the NIC tell when all that it was given has ended; says whether that is so.

@@ -211,7 +211,7 @@ impl Credits {
     }
 
     /// Whether so much is to be given back that it cannot wait for a message: half of all. So at most two slots that only give slots back are
-    /// on their way to a peer that takes none, and one more when it has not posted the receive again of one that it took.
+    /// on their way to a peer that takes none.
     pub(crate) fn is_overdue(&self) -> bool {
         self.owed >= self.ours.div_ceil(2)
     }

@@ -6,12 +6,11 @@ limit=900
 . "$here/../cases.sh"
 
 cp "$here/../stress.sh" "$work/"
-for n in 4 8; do
-    cp -r "$here/../boot/project" "$work/project-$n"
-    case_ "ranks-$n" mpirun -n "$n" vincs -- nproc
-    case_ "build-$n" mpirun -n "$n" vincs -- make -C "project-$n" -j8
-    keep_build "build-$n" "$work/project-$n"
-    case_ "stress-$n" mpirun -n "$n" vincs -- bash stress.sh 2
-done
+cp -r "$here/../boot/project" "$work/project"
+case_ ranks-4 mpirun -n 4 vincs -- nproc
+case_ stress-4 mpirun -n 4 vincs -- bash stress.sh 2
+case_ ranks-8 mpirun -n 8 vincs -- nproc
+case_ build-8 mpirun -n 8 vincs -- make -C project -j8
+keep_build build-8 "$work/project"
 
 kept_cases

@@ -110,17 +110,17 @@ impl Buffer {
     /// # Errors
     /// There is no such memory, or it cannot be registered.
     pub fn new(domain: &Arc<ProtectionDomain>, grain: usize, grains: usize) -> Result<Arc<Self>, VerbsError> {
-        let length = grain * grains;
-        let mapped = {
-            let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-            // SAFETY: a new mapping, at addresses of the kernel's choice.
-            unsafe { mmap_anonymous(ptr::null_mut(), length, protection, flags) }
-        };
         let failed = |cause| VerbsError {
             call: "mmap of memory",
             device: domain.context().name().to_owned(),
             cause,
             advice: String::new(),
+        };
+        let length = grain.checked_mul(grains).ok_or_else(|| failed(rustix::io::Errno::NOMEM.into()))?;
+        let mapped = {
+            let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+            // SAFETY: a new mapping, at addresses of the kernel's choice.
+            unsafe { mmap_anonymous(ptr::null_mut(), length, protection, flags) }
         };
         let start = mapped.map_err(|error| failed(error.into()))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| failed(rustix::io::Errno::NOMEM.into()))?;
