@@ -52,6 +52,7 @@ look_for_packages() {
 	need make 'the guest builds a small C project in the tests' have make
 	need git 'the style tests ask it for the files' have git
 	need pkg-config 'build scripts of dependencies find libraries with it' have pkg-config
+	need libudev-dev 'the topology library is linked with it' any_file '/usr/lib/*/pkgconfig/libudev.pc'
 	need libhwloc-dev 'tells which cores there are, to bind threads to them' test -e /usr/include/hwloc.h
 	need libibverbs-dev 'RDMA verbs' test -e /usr/include/infiniband/verbs.h
 	need librdmacm-dev 'the bindings of RDMA verbs ask for it' test -e /usr/include/rdma/rdma_cma.h
@@ -59,7 +60,7 @@ look_for_packages() {
 	local clang
 	clang=$(clang_version)
 	clang=${clang:-14}
-	need "libclang1-$clang" "bindgen reads userfaultfd's, MPI's and RDMA's headers" any_file '/usr/lib/llvm-*/lib/libclang*.so*'
+	need "libclang1-$clang" "bindgen reads userfaultfd's, MPI's and RDMA's headers" any_file '/usr/lib/llvm-*/lib/libclang[-.][!c]*'
 	need "libclang-common-$clang-dev" "bindgen reads userfaultfd's, MPI's and RDMA's headers" \
 		any_file '/usr/lib/llvm-*/lib/clang/*/include/stddef.h'
 	need libopenmpi-dev 'vincs-mpi, by which ranks find each other, is built with it' have mpicc
@@ -89,9 +90,9 @@ install_packages() {
 	have apt-get || die "this is not Debian or Ubuntu: install ${packages[*]} (or what holds the same) by hand"
 	local backports=() plain=() package
 	for package in "${packages[@]}"; do
-		# QEMU's packages must all be of one version, so backported tools want the backported emulator.
+		# The emulator must be of one version with its common files, so where those are backported it has to be, too.
 		if [ "$package" = qemu-system-x86 ] &&
-			dpkg-query -W -f '${Version}\n' qemu-utils qemu-system-common 2>/dev/null | grep -q '~bpo12'; then
+			dpkg-query -W -f '${Version}\n' qemu-system-common 2>/dev/null | grep -q '~bpo12'; then
 			backports+=("$package")
 		else
 			plain+=("$package")
