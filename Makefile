@@ -15,11 +15,12 @@ CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
 STAGE := scripts/stage.sh
 BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
 
-# Tests of the package vincs-tests that boot emulated nodes, those that take longest first; and the others.
+# Tests that boot emulated nodes, those that take longest first, and those that take minutes each. tests/Cargo.toml names them too: cargo runs them only
+# when asked for by name.
 NODE_TESTS := cluster boot transport wide
-OTHER_TESTS := $(filter-out $(NODE_TESTS),$(basename $(notdir $(wildcard tests/tests/*.rs))))
+LONG_TESTS := long
 
-.PHONY: help setup build kernel demo test testbed lint bench-boot bench-ranks bench-coherence $(NODE_TESTS:%=test-%)
+.PHONY: help setup build kernel demo test test-long testbed lint bench-boot bench-ranks bench-coherence $(NODE_TESTS:%=test-%)
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -42,20 +43,24 @@ test: setup ## Install what is missing and run every check and test
 	@$(STAGE) 'Build of the release binaries' $(MAKE) --no-print-directory build
 	@$(STAGE) 'Guest kernel' $(MAKE) --no-print-directory kernel
 	@$(MAKE) --no-print-directory lint
-	@$(STAGE) 'Tests' $(CARGO) test --workspace --exclude vincs-tests --locked
-	@$(STAGE) 'Tests across crates' $(CARGO) test --package vincs-tests --locked --lib $(OTHER_TESTS:%=--test %)
+	@$(STAGE) 'Build of the tests' $(CARGO) test --workspace --locked --no-run $(CARGO_QUIET)
+	@$(STAGE) 'Tests' $(CARGO) test --workspace --locked
 	@$(STAGE) 'Tests of whole machines' $(MAKE) --no-print-directory --output-sync=target --jobs=$(shell nproc) $(NODE_TESTS:%=test-%)
 	@$(STAGE) 'All passed' true
 
+test-long: setup build kernel ## Builds and stress on 2, 4 and 8 ranks, what takes minutes each: half an hour and more
+	@$(STAGE) 'Long tests' $(CARGO) test --workspace --locked $(LONG_TESTS:%=--test %)
+
 # Each boots an emulated node of one processor, so there are as many at once as this machine has.
 $(NODE_TESTS:%=test-%): test-%:
-	@$(STAGE) 'Machines: $*' $(CARGO) test --package vincs-tests --locked --test $*
+	@$(STAGE) 'Machines: $*' $(CARGO) test --workspace --locked --test $*
 
 lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
 	@$(STAGE) 'Formatting' $(CARGO) fmt --all --check
 	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@$(STAGE) 'Clippy, tests of whole machines' $(CARGO) clippy --workspace --locked $(patsubst %,--test %,$(NODE_TESTS) $(LONG_TESTS)) -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items --locked
-	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/boot/*.sh tests/tests/cluster/*.sh tests/tests/wide/*.sh .ci/run
+	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/boot/*.sh tests/tests/cluster/*.sh tests/tests/long/*.sh tests/tests/wide/*.sh .ci/run
 
 testbed: build ## Run CMD='…' in an emulated node (TESTBED_OPTIONS='--cpus 4 …')
 	@target/release/testbed $(TESTBED_OPTIONS) run --sh "$$TESTBED_CMD"

@@ -31,9 +31,9 @@ case_ srun-none srun --quiet --mpi=none -N 2 -n 2 vincs-rank --mem 512M -- nproc
 case_ srun-pmix srun --quiet --mpi=pmix -N 2 -n 2 vincs-rank --mem 512M -- sh -c 'nproc; exit 3'
 bash "$here/slurm.sh" down "$work/slurm"
 
-# Stress for a minute, and a working set that does not fit the cache of the rank that uses it.
+# Stress for half a minute, and a working set that does not fit the cache of the rank that uses it.
 cp "$here/../stress.sh" "$work/"
-case_ stress mpirun -n 2 vincs --stats "$out/stats-stress.json" -- bash stress.sh 2 "--affinity 2"
+case_ stress mpirun -n 2 vincs --stats "$out/stats-stress.json" -- bash stress.sh 3 2 "--affinity 2"
 gcc -O2 -o "$work/remote" "$here/remote.c"
 case_ small-cache mpirun -n 2 vincs --mem 512M --cache 16M --stats "$out/stats-small-cache.json" -- ./remote 24 2
 

@@ -1,0 +1,44 @@
+//! What takes minutes on machines of several ranks: a minute of stress on 2 and 4, builds on 4 and 8. `make test-long` runs it, `make test` does
+//! not: that has the same on fewer ranks (`cluster.rs`), or for a shorter time.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use vincs_testbed::Testbed;
+use vincs_tests::cases::{Case, Cases, assert_did, assert_stressed, native_build};
+
+/// Bounds a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+static CASES: LazyLock<Cases> =
+    LazyLock::new(|| Cases::run("long", &Testbed { timeout: PATIENCE, ..Testbed::default() }));
+
+fn case(name: &str) -> Case {
+    CASES.case(name, 0)
+}
+
+#[test]
+fn two_ranks_stand_a_minute_of_stress() {
+    let case = case("stress-2");
+    assert_stressed(&case);
+    assert_did(&case, "affinity");
+}
+
+#[test]
+fn four_ranks_stand_a_minute_of_stress() {
+    assert_stressed(&case("stress-4"));
+}
+
+#[test]
+fn four_and_eight_ranks_build_what_a_native_build_makes() {
+    let native = native_build();
+    for ranks in [4, 8] {
+        let case = case(&format!("build-{ranks}"));
+        for (file, bytes) in &native {
+            assert!(&case.bytes(&format!("made/{file}")) == bytes, "{ranks} ranks: {file} differs from a native build's");
+        }
+        assert!(!case.stderr.contains("Clock skew") && !case.stderr.contains("future"), "{}", case.stderr);
+    }
+}
