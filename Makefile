@@ -16,7 +16,7 @@ STAGE := scripts/stage.sh
 BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
 
 # Tests of the package vincs-tests that boot emulated nodes, those that take longest first; and the others.
-NODE_TESTS := cluster boot transport wide
+NODE_TESTS := cluster hosts boot transport wide
 OTHER_TESTS := $(filter-out $(NODE_TESTS),$(basename $(notdir $(wildcard tests/tests/*.rs))))
 
 .PHONY: help setup build kernel demo test testbed lint bench-boot bench-ranks bench-coherence $(NODE_TESTS:%=test-%)
@@ -47,7 +47,7 @@ test: setup ## Install what is missing and run every check and test
 	@$(STAGE) 'Tests of whole machines' $(MAKE) --no-print-directory --output-sync=target --jobs=$(shell nproc) $(NODE_TESTS:%=test-%)
 	@$(STAGE) 'All passed' true
 
-# Each boots an emulated node of one processor, so there are as many at once as this machine has.
+# Each boots an emulated node of one processor, or two small ones that mostly take turns, so there are as many at once as this machine has processors.
 $(NODE_TESTS:%=test-%): test-%:
 	@$(STAGE) 'Machines: $*' $(CARGO) test --package vincs-tests --locked --test $*
 
@@ -55,7 +55,7 @@ lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
 	@$(STAGE) 'Formatting' $(CARGO) fmt --all --check
 	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items --locked
-	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/boot/*.sh tests/tests/cluster/*.sh tests/tests/wide/*.sh .ci/run
+	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/boot/*.sh tests/tests/cluster/*.sh tests/tests/hosts/*.sh tests/tests/wide/*.sh .ci/run
 
 testbed: build ## Run CMD='…' in an emulated node (TESTBED_OPTIONS='--cpus 4 …')
 	@target/release/testbed $(TESTBED_OPTIONS) run --sh "$$TESTBED_CMD"
