@@ -45,9 +45,9 @@ fn ended(case: &Case, rank: u32) -> (i32, f64) {
 }
 
 /// The one line that a rank said.
-fn line(case: &Case, rank: u32) -> String {
-    let said = String::from_utf8(case.bytes(&format!("stderr.{rank}"))).unwrap();
-    let lines: Vec<&str> = said.lines().collect();
+fn said(case: &Case, rank: u32) -> String {
+    let text = String::from_utf8(case.bytes(&format!("stderr.{rank}"))).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
     let [line] = lines[..] else { panic!("rank {rank} did not say one line: {}", case.stderr) };
     line.strip_prefix("vincs: ").unwrap_or_else(|| panic!("{line}")).to_owned()
 }
@@ -67,13 +67,18 @@ fn a_machine_of_two_hosts_has_a_processor_of_each() {
 
 #[test]
 fn hosts_that_do_not_reach_each_other_are_told() {
-    for name in TRANSPORTS.iter().flat_map(|of| [format!("{of}-other-network"), format!("{of}-down-before")]) {
-        let case = case(&name);
-        for rank in [0, 1] {
-            assert_eq!(ended(&case, rank).0, REFUSED, "{name}: rank {rank}: {}", case.stderr);
+    for transport in TRANSPORTS {
+        for (name, address) in [("other-network", "10.0.2.15"), ("down-before", "10.0.3.1")] {
+            let name = format!("{transport}-{name}");
+            let case = case(&name);
+            for rank in [0, 1] {
+                assert_eq!(ended(&case, rank).0, REFUSED, "{name}: rank {rank}: {}", case.stderr);
+            }
+            let line = said(&case, 1);
+            assert!(line.contains("rank 1 on node1: rank 0 on node0") && line.contains(address), "{name}: {line}");
+            // Rank 0 knows that the other is missing, and no more.
+            assert!(said(&case, 0).contains("rank 1 of 2 did not come to rank 0 on node0"), "{}", case.stderr);
         }
-        let line = line(&case, 1);
-        assert!(line.contains("rank 1 on node1") && line.contains("10.0.3.1"), "{name}: {line}");
     }
 }
 
@@ -85,7 +90,7 @@ fn lost(name: &str, ranks: &[u32]) {
             let (status, seconds) = ended(&case, rank);
             assert_eq!(status, RANK_LOST, "{name}: rank {rank}: {}", case.stderr);
             assert!(seconds < END_TIME, "{name}: rank {rank} ended after {seconds} s");
-            let line = line(&case, rank);
+            let line = said(&case, rank);
             assert!(line.contains("rank 1 on node1 is lost") || rank == 1, "{name}: {line}");
         }
     }
@@ -108,5 +113,5 @@ fn a_host_that_is_powered_off_ends_the_machine() {
     let (status, seconds) = ended(&case, 0);
     assert_eq!(status, RANK_LOST, "{}", case.stderr);
     assert!(seconds < END_TIME, "ended after {seconds} s");
-    assert!(line(&case, 0).contains("rank 1 on node1 is lost"), "{}", case.stderr);
+    assert!(said(&case, 0).contains("rank 1 on node1 is lost"), "{}", case.stderr);
 }

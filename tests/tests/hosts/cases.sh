@@ -67,11 +67,11 @@ endings() {
     echo "${folder##*/}: $(paste -sd ' ' "$folder/stdout")" >&2
 }
 
-# Hosts that do not reach each other: each rank has a network that the other does not have, or their common one is down before they start.
+# Hosts that do not reach each other: rank 0 is on a network that the other does not have, or their common one is down before they start.
 other_network_case() {
     local name=$1-other-network start=$EPOCHREALTIME
-    start_rank "$name" 0 --transport "$1" --net-if eth1 --wireup-timeout $wireup_limit
-    start_rank "$name" 1 --transport "$1" --net-if eth0 --wireup-timeout $wireup_limit
+    start_rank "$name" 0 --transport "$1" --net-if eth0 --wireup-timeout $wireup_limit
+    start_rank "$name" 1 --transport "$1" --net-if eth1 --wireup-timeout $wireup_limit
     endings "$name" "$start" 0 1
     wait
 }
