@@ -71,7 +71,7 @@ fn two_hosts_see_each_other_and_run_commands_for_each_other() {
         echo '[names]'; hostname; on node1 hostname
         echo '[addresses]'; getent hosts node0 node1; on node1 getent hosts node0
         echo '[status]'; on node1 'echo apart >&2; exit 7'; echo $?; on node1 kill -9 '$$'; echo $?; on node7 true; echo $?
-        echo '[input]'; printf 'in' | on node1 cat
+        echo '[input]'; echo in | on node1 cat
         echo '[clocks]'; for node in node0 node1; do on $node cat /proc/sys/kernel/random/boot_id; done | sort -u | wc -l
         echo '[rdma]'; rdma link show rxe1/1; on node1 rdma link show rxe1/1
         echo '[jumbo]'; /run/testbed/bin/ping -c 1 -s 8900 node1 | grep -c '^8908 bytes from'
