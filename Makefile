@@ -17,7 +17,7 @@ BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
 
 # Tests that boot emulated nodes, those that take longest first, and those that take minutes each. tests/Cargo.toml names them too: cargo runs them only
 # when asked for by name.
-NODE_TESTS := cluster boot transport wide
+NODE_TESTS := cluster hosts boot transport wide
 LONG_TESTS := long
 
 .PHONY: help setup build kernel demo test test-long testbed lint bench-boot bench-ranks bench-coherence $(NODE_TESTS:%=test-%)
@@ -51,7 +51,7 @@ test: setup ## Install what is missing and run every check and test
 test-long: setup build kernel ## Builds and stress on 2, 4 and 8 ranks, what takes minutes each: half an hour and more
 	@$(STAGE) 'Long tests' $(CARGO) test --workspace --locked $(LONG_TESTS:%=--test %)
 
-# Each boots an emulated node of one processor, so there are as many at once as this machine has.
+# Each boots an emulated node of one processor, or two small ones that mostly take turns, so there are as many at once as this machine has processors.
 $(NODE_TESTS:%=test-%): test-%:
 	@$(STAGE) 'Machines: $*' $(CARGO) test --workspace --locked --test $*
 
@@ -60,7 +60,7 @@ lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
 	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@$(STAGE) 'Clippy, tests of whole machines' $(CARGO) clippy --workspace --locked $(patsubst %,--test %,$(NODE_TESTS) $(LONG_TESTS)) -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items --locked
-	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/boot/*.sh tests/tests/cluster/*.sh tests/tests/long/*.sh tests/tests/wide/*.sh .ci/run
+	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/*/*.sh .ci/run
 
 testbed: build ## Run CMD='…' in an emulated node (TESTBED_OPTIONS='--cpus 4 …')
 	@target/release/testbed $(TESTBED_OPTIONS) run --sh "$$TESTBED_CMD"

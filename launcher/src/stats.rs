@@ -123,11 +123,14 @@ pub(crate) struct Config {
     pub(crate) initrd_bytes: usize,
     /// Directories shared with the guest, outer before inner.
     pub(crate) shares: Vec<String>,
+    /// The name of each rank's host, by rank. Only when there are several ranks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hosts: Vec<String>,
 }
 
 impl Config {
-    /// What is told of a machine.
-    pub(crate) fn of(machine: &Machine, kernel: PathBuf) -> Self {
+    /// What is told of a machine, on ranks of these hosts if there are several.
+    pub(crate) fn of(machine: &Machine, kernel: PathBuf, hosts: &[String]) -> Self {
         let shares = machine.shares.iter().map(|share| String::from_utf8_lossy(&share.path).into_owned());
         Self {
             size: machine.size,
@@ -135,6 +138,7 @@ impl Config {
             cmdline: machine.cmdline.clone(),
             initrd_bytes: machine.initrd.len(),
             shares: shares.collect(),
+            hosts: hosts.to_vec(),
         }
     }
 }
@@ -212,8 +216,14 @@ mod tests {
 
     fn stats() -> Stats {
         let size = MachineSize { vcpus: 2, numa_nodes: 1, memory: 1 << 30 };
-        let config =
-            Config { size, kernel: "/k".into(), cmdline: "quiet".into(), initrd_bytes: 5, shares: vec!["/".into()] };
+        let config = Config {
+            size,
+            kernel: "/k".into(),
+            cmdline: "quiet".into(),
+            initrd_bytes: 5,
+            shares: vec!["/".into()],
+            hosts: vec!["a".into(), "b".into()],
+        };
         Stats {
             config,
             ending: "exited",
@@ -232,6 +242,7 @@ mod tests {
         let read: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!((&read["config"]["vcpus"], &read["config"]["memory"]), (&2.into(), &(1u64 << 30).into()));
         assert_eq!((&read["status"], &read["ending"], &read["machine"]["x"]), (&3.into(), &"exited".into(), &1.into()));
+        assert_eq!(read["config"]["hosts"], serde_json::json!(["a", "b"]));
         assert!(read["times"]["kernel_entry_to_first_byte"].is_null());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
     }

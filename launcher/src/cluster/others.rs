@@ -108,6 +108,11 @@ impl Others {
         Self { cluster, hosts: roster.hosts.clone(), lines }
     }
 
+    /// The name of each rank's host, by rank.
+    pub(crate) fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
     /// One line about a rank that is lost: why it said it goes, else what the others noticed.
     pub(crate) fn loss(&self, rank: u16, reason: &str) -> String {
         let unknown = String::new();

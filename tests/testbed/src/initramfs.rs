@@ -60,6 +60,10 @@ pub(crate) struct Files<'a> {
     pub(crate) script: &'a Command,
     pub(crate) end_mark: &'a [u8; END_MARK_LEN],
     pub(crate) stdin: bool,
+    /// The node's number, and how many nodes there are.
+    pub(crate) place: (u32, u32),
+    /// The command `on`, where there are other nodes.
+    pub(crate) on: Option<Vec<u8>>,
 }
 
 /// Puts the stock kernel and a static busybox into the cache, unless they are there; returns the kernel's path.
@@ -100,6 +104,10 @@ pub(crate) fn build(kernel: &Kernel, busybox: &Path, files: &Files<'_>) -> Resul
     archive.file("node/end-mark", 0o644, &[files.end_mark.as_slice(), b"\n"].concat())?;
     if let Command::Shell(script) = files.script {
         archive.file("node/script", 0o644, script.as_bytes())?;
+    }
+    archive.file("node/place", 0o644, format!("{} {}\n", files.place.0, files.place.1).as_bytes())?;
+    if let Some(on) = &files.on {
+        archive.file("node/commands/on", 0o755, on)?;
     }
     if files.stdin {
         archive.file("node/with-stdin", 0o644, b"")?;

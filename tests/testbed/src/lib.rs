@@ -1,21 +1,26 @@
-//! The testbed: one emulated cluster node on any machine, and commands run in it.
+//! The testbed: an emulated cluster node on any machine, or several side by side, and commands run in it.
 //!
 //! QEMU's software CPU emulates SVM, so a stock Debian kernel in it has a real `/dev/kvm`; `rdma_rxe` gives it real verbs. Its
 //! root is this machine's own root over 9p under a tmpfs overlay: every program here runs there, and nothing it writes stays.
 //! [`Testbed`] describes a node and runs one command in it; `docs/testbed.md` tells the rest.
 
 mod command;
+mod counter;
+mod hosts;
 mod initramfs;
 mod node;
 mod preflight;
+mod progress;
 mod qemu;
+pub mod remote;
 mod report;
 mod size;
 mod stream;
 
 pub use command::{Command, release_dir};
+pub use hosts::MAX_HOSTS;
 pub use initramfs::{ImageError, fetch_kernel};
-pub use node::{DEFAULT_CPUS, End, Output, Testbed};
+pub use node::{BOOT_TIME, DEFAULT_CPUS, End, Output, Testbed};
 pub use preflight::MissingError;
 pub use qemu::{MAX_CPUS, MIN_MEMORY};
 pub use size::{SizeError, parse_size};
@@ -30,6 +35,12 @@ pub enum TestbedError {
     /// The node's initramfs could not be put together.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// More nodes than a run can have, or none.
+    #[error("{0} nodes asked for: give --hosts between 1 and {MAX_HOSTS}")]
+    Hosts(u32),
+    /// No program that runs commands for other nodes.
+    #[error("nodes side by side need testbed among the release binaries: run `make build`")]
+    NoRemoteProgram,
     /// The number of processors is outside of what QEMU emulates.
     #[error("{0} processors asked for: give --cpus between 1 and {MAX_CPUS}")]
     Cpus(u32),

@@ -1,15 +1,16 @@
-//! `testbed`: boots one emulated cluster node and runs a command in it.
+//! `testbed`: boots one emulated cluster node, or several side by side, and runs a command in it.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
-use vincs_testbed::{Command, End, Sink, SizeError, Testbed, TestbedError, parse_size};
+use vincs_testbed::{Command, End, Sink, SizeError, Testbed, TestbedError, parse_size, remote};
 
 /// Exit status for a wrong command line and for anything missing on this machine.
 const STATUS_SET_UP: u8 = 2;
@@ -17,26 +18,31 @@ const STATUS_SET_UP: u8 = 2;
 const STATUS_TIMED_OUT: u8 = 124;
 /// Exit status when the node ended before the command, again as timeout(1) for its own failures.
 const STATUS_NODE_LOST: u8 = 125;
+/// Exit status of `on` when the other node is not reached or lost, as ssh has it.
+const STATUS_NO_HOST: u8 = 255;
 /// Longest time limit in seconds: a day.
 const MAX_TIMEOUT: u64 = 86_400;
 
-/// Boots one emulated cluster node and runs a command in it.
+/// Boots one emulated cluster node, or several side by side, and runs a command in it.
 ///
 /// The node is QEMU's software CPU with nested SVM on a stock Debian kernel, with this machine's root (read-only below an
 /// overlay), /dev/kvm and an rdma_rxe interface. The command's output and exit status are passed through.
 #[derive(Debug, Parser)]
 #[command(name = "testbed", version)]
 struct Cli {
-    /// Processors of the node
+    /// Nodes side by side, on a network of their own; the command runs on node0, and `on node1 CMD…` in it on another
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    hosts: u32,
+    /// Processors of each node
     #[arg(long, value_name = "N", default_value_t = vincs_testbed::DEFAULT_CPUS)]
     cpus: u32,
-    /// Memory of the node: a number with K, M, G or T
+    /// Memory of each node: a number with K, M, G or T
     #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size)]
     mem: u64,
     /// Seconds that boot and command together may take
     #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=MAX_TIMEOUT))]
     timeout: u64,
-    /// Keep the node's console in this file
+    /// Keep the node's console in this file; those of others beside it, with their names added
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// Tell on standard error how long the node took to boot
@@ -52,6 +58,24 @@ enum Action {
     Run(Run),
     /// Fetch the node's kernel from Debian into the cache, if it is not there
     FetchKernel,
+    /// In a node: run a command on another one, as ssh does
+    #[command(hide = true)]
+    On {
+        /// The other node
+        host: String,
+        /// The words of the command
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// In a node: run commands for the other ones
+    #[command(hide = true)]
+    ServeCommands,
+    /// In a node: wait until so many other ones run commands
+    #[command(hide = true)]
+    AwaitHosts {
+        /// Other nodes
+        others: u32,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +100,9 @@ fn main() -> ExitCode {
     let result = match &cli.action {
         Action::Run(run) => start(&cli, run),
         Action::FetchKernel => fetch(),
+        Action::On { host, command } => Ok(on(host, command)),
+        Action::ServeCommands => serve(),
+        Action::AwaitHosts { others } => Ok(told(remote::await_hosts(*others).map(|()| 0))),
     };
     ExitCode::from(result.unwrap_or_else(|error| {
         tell(&error.to_string());
@@ -89,8 +116,29 @@ fn fetch() -> Result<u8, TestbedError> {
     Ok(0)
 }
 
+/// `on`, with this program's own streams.
+fn on(host: &str, command: &[OsString]) -> u8 {
+    told(remote::on(host, command, io::stdin(), &mut io::stdout(), &mut io::stderr()))
+}
+
+/// The status, or [`STATUS_NO_HOST`] after telling why there is none.
+fn told(status: Result<u8, remote::OnError>) -> u8 {
+    status.unwrap_or_else(|error| {
+        tell(&error.to_string());
+        STATUS_NO_HOST
+    })
+}
+
+fn serve() -> Result<u8, TestbedError> {
+    let io = |source| TestbedError::Io { what: format!("cannot serve on port {}", remote::PORT), source };
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, remote::PORT)).map_err(io)?;
+    remote::serve(&listener).map_err(io)?;
+    Ok(0)
+}
+
 fn start(cli: &Cli, run: &Run) -> Result<u8, TestbedError> {
     let testbed = Testbed {
+        hosts: cli.hosts,
         cpus: cli.cpus,
         memory: cli.mem,
         timeout: Duration::from_secs(cli.timeout),
@@ -150,7 +198,7 @@ mod tests {
     #[test]
     fn options_have_the_documented_defaults() {
         let cli = parse(&["run", "--", "ls", "-l"]).unwrap();
-        assert_eq!((cli.cpus, cli.mem, cli.timeout), (1, 4 << 30, 600));
+        assert_eq!((cli.hosts, cli.cpus, cli.mem, cli.timeout), (1, 1, 4 << 30, 600));
         assert!(matches!(cli.action, Action::Run(run) if run.command == ["ls", "-l"] && !run.stdin));
     }
 
@@ -159,6 +207,15 @@ mod tests {
         assert!(parse(&["run"]).is_err());
         assert!(parse(&["run", "--sh", "true", "--", "true"]).is_err());
         assert!(parse(&["run", "--sh", "true"]).is_ok());
+    }
+
+    #[test]
+    fn a_command_for_another_node_may_have_options_of_its_own() {
+        let cli = parse(&["--hosts", "2", "on", "node1", "ls", "-l", "--", "--help"]).unwrap();
+        let Action::On { host, command } = cli.action else { panic!("{cli:?}") };
+        assert_eq!((cli.hosts, host.as_str()), (2, "node1"));
+        assert_eq!(command, ["ls", "-l", "--", "--help"]);
+        assert!(parse(&["on", "node1"]).is_err());
     }
 
     #[test]

@@ -1,52 +1,58 @@
-//! One run: a node is started, runs one command, and is ended.
+//! One run: nodes are started, the first runs one command, and all are ended.
 
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::net::UnixStream;
+use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
 use vincs_guest_image::cache::Cache;
+use vincs_guest_image::kernel::Kernel;
 
 use crate::TestbedError;
-use crate::command::{Command, SYSTEM_PATH, node_env, release_dir, start_script};
+use crate::command::{Command, Role, SYSTEM_PATH, node_env, on_script, release_dir, remote_program, start_script};
+use crate::counter::Measurement;
+use crate::hosts::{self, Card};
 use crate::initramfs::{self, Files, ImageError};
 use crate::preflight::{MissingError, Programs, check_shape};
-use crate::qemu::{Machine, Ports, Qemu};
-use crate::report::Report;
-use crate::stream::{END_MARK_LEN, Ended, Sink, pump};
+use crate::progress::{Event, Progress, Streams, start_pumps};
+use crate::qemu::{Machine, Qemu};
+use crate::stream::{END_MARK_LEN, Ended, Sink};
 
 /// How often QEMU's end, the time limit and an interrupt are looked at.
 const POLL: Duration = Duration::from_millis(20);
 
-/// How long the streams may take to drain once QEMU has ended. They are local and short; a writer that takes no more could
-/// otherwise hold a run past its time limit.
-const DRAIN: Duration = Duration::from_secs(2);
+/// How long a node may take from QEMU's start to its command's. Four to six seconds are usual, fifteen where several start on two
+/// processors.
+pub const BOOT_TIME: Duration = Duration::from_secs(90);
+
+/// How the node's scripts begin a line on the console that says what they do next.
+const STAGE: &str = "testbed: ";
 
 /// Console lines told of a failed node: a kernel panic with its registers and call trace fits.
 const CONSOLE_TAIL_LINES: usize = 60;
-
-/// Longest report line in bytes.
-const MAX_REPORT: u64 = 4096;
 
 /// Processors of a node unless asked otherwise. With two, nested guests of several vCPUs now and then triple-fault, hang,
 /// or take the node down with them; with one they did not (docs/testbed.md).
 pub const DEFAULT_CPUS: u32 = 1;
 
-/// A node to be started for one command.
+/// A node, or several, to be started for one command.
 #[derive(Debug, Clone)]
 pub struct Testbed {
-    /// Processors.
+    /// Nodes, 1 to [`MAX_HOSTS`](crate::MAX_HOSTS): the command runs on the first, `node0`.
+    pub hosts: u32,
+    /// Processors of each.
     pub cpus: u32,
-    /// Memory in bytes.
+    /// Memory of each in bytes.
     pub memory: u64,
     /// How long boot and command together may take.
     pub timeout: Duration,
-    /// Where the node's console goes; None for a file that is gone after the run.
+    /// Where the first node's console goes, and those of others with their names added; None for files that are gone after the run.
     pub log: Option<PathBuf>,
     /// Put first on the command's PATH.
     pub binaries: Option<PathBuf>,
@@ -78,32 +84,41 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// The command's standard error, likewise.
     pub stderr: Vec<u8>,
-    /// The console's last lines.
+    /// The console's last lines; of several nodes each one's, under a line with its name.
     pub console_tail: String,
     /// From QEMU's start to the command's; None when it was not reached.
     pub boot: Option<Duration>,
 }
 
-enum Event {
-    Report(Report),
-    Stdout(Ended),
-    Stderr(Ended),
+/// What all nodes of a run are made of.
+#[derive(Debug)]
+struct Parts {
+    kernel: Kernel,
+    programs: Programs,
+    /// Runs commands for other nodes; none where there are no others.
+    remote: Option<PathBuf>,
+    env: Vec<(OsString, OsString)>,
+    /// The run's files, gone with it.
+    work: TempDir,
+    mark: [u8; END_MARK_LEN],
+    counter_khz: u64,
 }
 
-/// What has come from the node so far.
-#[derive(Default)]
-struct Progress {
-    status: Option<u8>,
-    failed: Option<String>,
-    boot: Option<Duration>,
-    stdout: Option<Ended>,
-    stderr: Option<Ended>,
+/// One node of a run.
+#[derive(Debug)]
+struct Node {
+    name: String,
+    console: PathBuf,
+    qemu: Qemu,
+    events: Receiver<Event>,
+    progress: Progress,
 }
 
 impl Default for Testbed {
-    /// Two processors, 4 GiB, ten minutes, the release binaries, the current directory.
+    /// One node, one processor, 4 GiB, ten minutes, the release binaries, the current directory.
     fn default() -> Self {
         Self {
+            hosts: 1,
             cpus: DEFAULT_CPUS,
             memory: 4 << 30,
             timeout: Duration::from_secs(600),
@@ -136,75 +151,111 @@ impl Testbed {
         stdin: Option<Box<dyn Read + Send>>,
     ) -> Result<Output, TestbedError> {
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        check_shape(self.cpus, self.memory, &meminfo)?;
-        let cache = Cache::from_env().map_err(ImageError::from)?;
-        let kernel = initramfs::node_kernel(&cache)?;
-        let path = format!("{}:{SYSTEM_PATH}", std::env::var("PATH").unwrap_or_default());
-        let programs = Programs::find(&path, &cache.tools())?;
-        let mark = end_mark()?;
-        let env = node_env(std::env::vars_os(), self.binaries.as_deref(), cache.root());
-        let image = initramfs::build(
-            &kernel,
-            &programs.busybox,
-            &Files {
-                command: start_script(command, &self.dir, &env),
-                script: command,
-                end_mark: &mark,
-                stdin: stdin.is_some(),
-            },
-        )?;
-
-        let work = tempfile::Builder::new()
-            .prefix("vincs-testbed-")
-            .tempdir()
-            .map_err(TestbedError::io("cannot make a folder for the run's files"))?;
-        let initramfs = work.path().join("initramfs");
-        std::fs::write(&initramfs, image).map_err(TestbedError::io(format!("cannot write {}", initramfs.display())))?;
-        let console = self.log.clone().unwrap_or_else(|| work.path().join("console"));
-        std::fs::write(&console, "").map_err(TestbedError::io(format!("cannot write {}", console.display())))?;
-        let machine = Machine {
-            cpus: self.cpus,
-            memory: self.memory,
-            kernel: &kernel.image,
-            initramfs: &initramfs,
-            console: &console,
-        };
-
+        check_shape(self.hosts, self.cpus, self.memory, &meminfo)?;
+        let measurement = Measurement::start();
+        let parts = self.parts(&measurement)?;
+        let cards = hosts::cards(self.hosts).map_err(TestbedError::io("cannot make the network between the nodes"))?;
         let started = Instant::now();
-        let (mut qemu, ports) = Qemu::start(&programs.qemu, &machine, work.path().join("qemu"))
-            .map_err(TestbedError::io(format!("cannot start {}", programs.qemu.display())))?;
-        let events = start_pumps(ports, stdout, stderr, stdin, mark);
-        let mut progress = Progress::default();
-        let end = self.follow(&mut qemu, &events, started, &mut progress)?;
-        qemu.kill();
-        progress.drain(&events);
+        let mut streams = Some(Streams { stdout, stderr, stdin });
+        let mut nodes = Vec::new();
+        for (number, cards) in (0..).zip(cards) {
+            // The first node has the command; the others do what it asks of them, and what they say meanwhile is nobody's.
+            let streams = streams.take().unwrap_or_default();
+            nodes.push(self.start(&parts, number, command, cards, streams)?);
+        }
+        let end = self.follow(&mut nodes, started)?;
+        for node in &mut nodes {
+            node.qemu.kill();
+            node.progress.drain(&node.events);
+        }
+        let console_tail = told(&nodes);
+        let progress = nodes.into_iter().next().map(|node| node.progress).unwrap_or_default();
         let kept = |stream: Option<Ended>| stream.map(|ended| ended.kept).unwrap_or_default();
         Ok(Output {
             end,
             boot: progress.boot,
             stdout: kept(progress.stdout),
             stderr: kept(progress.stderr),
-            console_tail: tail(&console),
+            console_tail,
         })
     }
 
-    /// Waits for the run's end, whichever comes first.
-    fn follow(
+    /// What all nodes of a run are made of.
+    fn parts(&self, counter: &Measurement) -> Result<Parts, TestbedError> {
+        let cache = Cache::from_env().map_err(ImageError::from)?;
+        let kernel = initramfs::node_kernel(&cache)?;
+        let path = format!("{}:{SYSTEM_PATH}", std::env::var("PATH").unwrap_or_default());
+        let programs = Programs::find(&path, &cache.tools())?;
+        let remote = if self.hosts > 1 { Some(remote_program(self.binaries.as_deref())?) } else { None };
+        let work = tempfile::Builder::new()
+            .prefix("vincs-testbed-")
+            .tempdir()
+            .map_err(TestbedError::io("cannot make a folder for the run's files"))?;
+        let env = node_env(std::env::vars_os(), self.binaries.as_deref(), cache.root(), remote.is_some());
+        Ok(Parts { kernel, programs, remote, env, work, mark: end_mark()?, counter_khz: counter.khz() })
+    }
+
+    /// Starts one node of a run.
+    fn start(
         &self,
-        qemu: &mut Qemu,
-        events: &Receiver<Event>,
-        started: Instant,
-        progress: &mut Progress,
-    ) -> Result<End, TestbedError> {
+        parts: &Parts,
+        number: u32,
+        command: &Command,
+        cards: Vec<Card>,
+        streams: Streams,
+    ) -> Result<Node, TestbedError> {
+        let role = match &parts.remote {
+            None => Role::Alone,
+            Some(program) if number == 0 => Role::First { program, others: self.hosts - 1 },
+            Some(program) => Role::Other { program },
+        };
+        let image = initramfs::build(
+            &parts.kernel,
+            &parts.programs.busybox,
+            &Files {
+                command: start_script(command, role, &self.dir, &parts.env),
+                script: command,
+                end_mark: &parts.mark,
+                stdin: streams.stdin.is_some(),
+                place: (number, self.hosts),
+                on: parts.remote.as_deref().map(on_script),
+            },
+        )?;
+        let name = hosts::name(number);
+        let file = |what: &str| parts.work.path().join(format!("{what}.{name}"));
+        let initramfs = file("initramfs");
+        std::fs::write(&initramfs, image).map_err(TestbedError::io(format!("cannot write {}", initramfs.display())))?;
+        let console = self.log.as_deref().map_or_else(|| file("console"), |log| log_of(log, number));
+        std::fs::write(&console, "").map_err(TestbedError::io(format!("cannot write {}", console.display())))?;
+        let machine = Machine {
+            cpus: self.cpus,
+            memory: self.memory,
+            kernel: &parts.kernel.image,
+            initramfs: &initramfs,
+            counter_khz: parts.counter_khz,
+            console: &console,
+            cards,
+        };
+        let (qemu, ports) = Qemu::start(&parts.programs.qemu, machine, file("qemu"))
+            .map_err(TestbedError::io(format!("cannot start {}", parts.programs.qemu.display())))?;
+        let events = start_pumps(ports, streams, parts.mark);
+        Ok(Node { name, console, qemu, events, progress: Progress::default() })
+    }
+
+    /// Waits for the run's end, whichever comes first.
+    fn follow(&self, nodes: &mut [Node], started: Instant) -> Result<End, TestbedError> {
         loop {
-            match events.recv_timeout(POLL) {
-                Ok(event) => progress.take(event, started),
-                Err(RecvTimeoutError::Timeout) => {}
-                // Every pump has ended, so QEMU is about to.
-                Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
-            }
-            if let Some(end) = progress.end() {
-                return Ok(end);
+            thread::sleep(POLL);
+            for (number, node) in nodes.iter_mut().enumerate() {
+                while let Ok(event) = node.events.try_recv() {
+                    node.progress.take(event, started);
+                }
+                // The command is the first node's; the others are there as long as it is, or until it ends them.
+                match node.progress.end(&node.name) {
+                    Some(End::Exited(_)) if number > 0 => {}
+                    Some(end) => return Ok(end),
+                    None => {}
+                }
             }
             let signal = self.interrupt.load(Ordering::Relaxed);
             if signal != 0 {
@@ -213,107 +264,67 @@ impl Testbed {
             if started.elapsed() >= self.timeout {
                 return Ok(End::TimedOut);
             }
-            let Some(status) = qemu.ended().map_err(TestbedError::io("cannot wait for QEMU"))? else { continue };
-            // Its last reports may still be on their way.
-            progress.drain(events);
-            if let Some(end) = progress.end() {
-                return Ok(end);
-            }
-            return Ok(End::NodeLost(ended_because(status, qemu.last_message())?));
-        }
-    }
-}
-
-impl Progress {
-    fn take(&mut self, event: Event, started: Instant) {
-        match event {
-            Event::Report(Report::Ready { .. }) => self.boot = Some(started.elapsed()),
-            Event::Report(Report::Exit(status)) => self.status = Some(status),
-            Event::Report(Report::Failed(why)) => self.failed = Some(why),
-            Event::Stdout(ended) => self.stdout = Some(ended),
-            Event::Stderr(ended) => self.stderr = Some(ended),
-        }
-    }
-
-    /// The end, once everything that belongs to it is there.
-    fn end(&self) -> Option<End> {
-        if let Some(why) = &self.failed {
-            return Some(End::NodeLost(format!("the node could not be set up: {why}")));
-        }
-        let streams = [("standard output", &self.stdout), ("standard error", &self.stderr)];
-        for (name, stream) in &streams {
-            if let Some(error) = stream.as_ref().and_then(|ended| ended.error.as_ref()) {
-                return Some(End::NodeLost(format!("{name} cannot be written: {error}")));
+            for (number, node) in nodes.iter_mut().enumerate() {
+                let Some(status) = node.qemu.ended().map_err(TestbedError::io("cannot wait for QEMU"))? else {
+                    if node.progress.boot.is_none() && started.elapsed() >= BOOT_TIME {
+                        return Ok(End::NodeLost(did_not_come_up(&node.name, &node.console)));
+                    }
+                    continue;
+                };
+                // Its last reports may still be on their way.
+                node.progress.drain(&node.events);
+                match node.progress.end(&node.name) {
+                    Some(End::Exited(_)) if number > 0 => {}
+                    Some(end) => return Ok(end),
+                    // A command may power another host off, as it may happen to a host.
+                    None if number > 0 && status.success() && node.progress.boot.is_some() => {}
+                    None => return Ok(End::NodeLost(ended_because(&node.name, status, node.qemu.last_message())?)),
+                }
             }
         }
-        let whole = streams.iter().all(|(_, stream)| stream.as_ref().is_some_and(|ended| ended.whole));
-        self.status.filter(|_| whole).map(End::Exited)
-    }
-
-    /// Takes what is still on its way after QEMU's end.
-    fn drain(&mut self, events: &Receiver<Event>) {
-        let now = Instant::now();
-        while self.stdout.is_none() || self.stderr.is_none() {
-            let Ok(event) = events.recv_timeout(DRAIN.saturating_sub(now.elapsed())) else { return };
-            self.take(event, now);
-        }
-        while let Ok(event) = events.try_recv() {
-            self.take(event, now);
-        }
-    }
-}
-
-/// Starts a thread for each of the node's ports. They end with QEMU, at the latest.
-fn start_pumps(
-    ports: Ports,
-    stdout: Sink,
-    stderr: Sink,
-    stdin: Option<Box<dyn Read + Send>>,
-    mark: [u8; END_MARK_LEN],
-) -> Receiver<Event> {
-    let (send, events) = mpsc::channel();
-    let stream = |port: UnixStream, sink: Sink, event: fn(Ended) -> Event| {
-        let send = send.clone();
-        // The receiver is gone only when nobody wants to know any more.
-        thread::spawn(move || send.send(event(pump(port, sink, &mark))));
-    };
-    stream(ports.stdout, stdout, Event::Stdout);
-    stream(ports.stderr, stderr, Event::Stderr);
-    thread::spawn(move || read_reports(ports.report, &send));
-    thread::spawn(move || {
-        if let Some(mut input) = stdin {
-            // The command may end without reading all of its input.
-            let _ = std::io::copy(&mut input, &mut &ports.stdin);
-        }
-        let _ = ports.stdin.shutdown(std::net::Shutdown::Write);
-        // QEMU takes a closed connection for the end of both directions, and what it has not read yet for lost.
-        let _ = (&ports.stdin).read(&mut [0]);
-    });
-    events
-}
-
-fn read_reports(port: UnixStream, send: &Sender<Event>) {
-    let mut port = BufReader::new(port);
-    let mut line = Vec::new();
-    while port.by_ref().take(MAX_REPORT).read_until(b'\n', &mut line).is_ok_and(|got| got > 0) {
-        if let Some(report) = Report::parse(String::from_utf8_lossy(&line).trim_end()) {
-            // As above: a receiver that is gone wants nothing.
-            let _ = send.send(Event::Report(report));
-        }
-        line.clear();
     }
 }
 
 /// Why a QEMU that ended by itself did so, in one line; an error when it is a QEMU that cannot run any node.
-fn ended_because(status: ExitStatus, message: Option<String>) -> Result<String, MissingError> {
+fn ended_because(node: &str, status: ExitStatus, message: Option<String>) -> Result<String, MissingError> {
     if status.success() {
-        return Ok("the node powered off, or its kernel stopped, before the command ended".to_owned());
+        return Ok(format!("{node} powered off, or its kernel stopped, before the command ended"));
     }
     match message {
         Some(message) if message.contains("support requested feature") => Err(MissingError::NoSvm(message)),
         Some(message) if message.contains("invalid accelerator") => Err(MissingError::NoSoftwareCpu(message)),
-        Some(message) => Ok(format!("QEMU ended ({status}): {message}")),
-        None => Ok(format!("QEMU ended ({status}) without a message")),
+        Some(message) => Ok(format!("{node}: QEMU ended ({status}): {message}")),
+        None => Ok(format!("{node}: QEMU ended ({status}) without a message")),
+    }
+}
+
+/// That a node hangs on its way up, and where: the last thing that it said it does.
+fn did_not_come_up(node: &str, console: &Path) -> String {
+    let text = std::fs::read(console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let last = text.lines().rev().find_map(|line| line.trim_end().split_once(STAGE)).map(|(_, stage)| stage);
+    let last =
+        last.unwrap_or("nothing was heard of its first program, so its kernel hangs, or this machine is too busy");
+    format!("{node} did not come up within {} s; last: {last}", BOOT_TIME.as_secs())
+}
+
+/// Where the console of a node goes when it is kept: that of the first is the file itself.
+fn log_of(log: &Path, number: u32) -> PathBuf {
+    match number {
+        0 => log.to_owned(),
+        _ => {
+            let mut name = log.as_os_str().to_owned();
+            name.push(format!(".{}", hosts::name(number)));
+            name.into()
+        }
+    }
+}
+
+/// The last lines of all consoles, each under its node's name where there are several.
+fn told(nodes: &[Node]) -> String {
+    match nodes {
+        [node] => tail(&node.console),
+        _ => nodes.iter().map(|node| format!("[{}]\n{}\n", node.name, tail(&node.console))).collect(),
     }
 }
 
@@ -339,55 +350,20 @@ fn end_mark() -> Result<[u8; END_MARK_LEN], TestbedError> {
 mod tests {
     use super::*;
 
-    fn whole(bytes: &[u8]) -> Ended {
-        Ended { whole: true, kept: bytes.to_vec(), error: None }
-    }
-
-    #[test]
-    fn a_run_ends_when_the_status_and_both_streams_are_there() {
-        let mut progress = Progress::default();
-        let now = Instant::now();
-        progress.take(Event::Report(Report::Exit(3)), now);
-        assert_eq!(progress.end(), None);
-        progress.take(Event::Stdout(whole(b"out")), now);
-        assert_eq!(progress.end(), None);
-        progress.take(Event::Stderr(whole(b"")), now);
-        assert_eq!(progress.end(), Some(End::Exited(3)));
-    }
-
-    #[test]
-    fn a_stream_that_broke_off_is_no_end() {
-        let mut progress = Progress::default();
-        let now = Instant::now();
-        progress.take(Event::Report(Report::Exit(0)), now);
-        progress.take(Event::Stdout(Ended { whole: false, kept: Vec::new(), error: None }), now);
-        progress.take(Event::Stderr(whole(b"")), now);
-        assert_eq!(progress.end(), None);
-    }
-
-    #[test]
-    fn failed_set_up_and_closed_output_end_a_run() {
-        let now = Instant::now();
-        let mut progress = Progress::default();
-        progress.take(Event::Report(Report::Failed("no eth0".to_owned())), now);
-        assert_eq!(progress.end(), Some(End::NodeLost("the node could not be set up: no eth0".to_owned())));
-
-        let mut progress = Progress::default();
-        let error = Some(std::io::ErrorKind::BrokenPipe.into());
-        progress.take(Event::Stdout(Ended { whole: false, kept: Vec::new(), error }), now);
-        assert!(matches!(progress.end(), Some(End::NodeLost(why)) if why.starts_with("standard output")));
-    }
-
     #[test]
     fn a_qemu_that_cannot_run_nodes_is_told_from_one_that_failed() {
         use std::os::unix::process::ExitStatusExt;
         // wait(2) has the exit status in the second byte.
         let failed = ExitStatus::from_raw(1 << 8);
-        let because = |message: &str| ended_because(failed, Some(message.to_owned()));
+        let because = |message: &str| ended_because("node0", failed, Some(message.to_owned()));
         assert!(matches!(because("qemu: TCG doesn't support requested features"), Err(MissingError::NoSvm(_))));
         assert!(matches!(because("qemu: -accel tcg: invalid accelerator tcg"), Err(MissingError::NoSoftwareCpu(_))));
-        assert_eq!(because("qemu: out of memory").unwrap(), "QEMU ended (exit status: 1): qemu: out of memory");
-        assert!(ended_because(ExitStatus::default(), Some("a warning".to_owned())).unwrap().contains("kernel stopped"));
+        assert_eq!(because("qemu: out of memory").unwrap(), "node0: QEMU ended (exit status: 1): qemu: out of memory");
+        assert!(
+            ended_because("node0", ExitStatus::default(), Some("a warning".to_owned()))
+                .unwrap()
+                .contains("kernel stopped")
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::TestbedError;
+use crate::hosts::MAX_HOSTS;
 use crate::qemu::{MAX_CPUS, MIN_MEMORY};
 
 /// Something on this machine that a node needs and that is not there.
@@ -55,8 +56,11 @@ impl Programs {
     }
 }
 
-/// Refuses a node that QEMU cannot emulate or this machine cannot hold. `meminfo` is the text of /proc/meminfo.
-pub(crate) fn check_shape(cpus: u32, memory: u64, meminfo: &str) -> Result<(), TestbedError> {
+/// Refuses nodes that QEMU cannot emulate or this machine cannot hold all of. `meminfo` is the text of /proc/meminfo.
+pub(crate) fn check_shape(hosts: u32, cpus: u32, memory: u64, meminfo: &str) -> Result<(), TestbedError> {
+    if hosts == 0 || hosts > MAX_HOSTS {
+        return Err(TestbedError::Hosts(hosts));
+    }
     if cpus == 0 || cpus > MAX_CPUS {
         return Err(TestbedError::Cpus(cpus));
     }
@@ -64,8 +68,9 @@ pub(crate) fn check_shape(cpus: u32, memory: u64, meminfo: &str) -> Result<(), T
         return Err(TestbedError::SmallMemory(memory));
     }
     // A kernel without the line is older than any that runs this; it then decides itself.
+    let asked = memory.saturating_mul(hosts.into());
     match available(meminfo) {
-        Some(available) if memory > available => Err(TestbedError::LargeMemory { asked: memory, available }),
+        Some(available) if asked > available => Err(TestbedError::LargeMemory { asked, available }),
         _ => Ok(()),
     }
 }
@@ -84,7 +89,7 @@ mod tests {
 
     #[test]
     fn shapes_are_checked_at_their_edges() {
-        let check = |cpus, memory| check_shape(cpus, memory, MEMINFO);
+        let check = |cpus, memory| check_shape(1, cpus, memory, MEMINFO);
         assert!(check(1, MIN_MEMORY).is_ok());
         assert!(check(MAX_CPUS, 4 << 30).is_ok());
         assert!(matches!(check(0, 1 << 30), Err(TestbedError::Cpus(0))));
@@ -94,13 +99,23 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_all_nodes_counts() {
+        let check = |hosts, memory| check_shape(hosts, 1, memory, MEMINFO);
+        assert!(check(MAX_HOSTS, (4 << 30) / u64::from(MAX_HOSTS)).is_ok());
+        assert!(matches!(check(2, (2 << 30) + 1), Err(TestbedError::LargeMemory { asked: 0x1_0000_0002, .. })));
+        assert!(matches!(check(2, u64::MAX), Err(TestbedError::LargeMemory { .. })));
+        assert!(matches!(check(0, 1 << 30), Err(TestbedError::Hosts(0))));
+        assert!(matches!(check(MAX_HOSTS + 1, MIN_MEMORY), Err(TestbedError::Hosts(_))));
+    }
+
+    #[test]
     fn memory_messages_name_numbers_and_fix() {
-        let message = check_shape(1, 8 << 30, MEMINFO).unwrap_err().to_string();
+        let message = check_shape(2, 1, 4 << 30, MEMINFO).unwrap_err().to_string();
         assert_eq!(
             message,
             "8192 MiB of memory asked for, 4096 MiB available: give a smaller --mem or end other programs"
         );
-        let message = check_shape(1, 1 << 20, MEMINFO).unwrap_err().to_string();
+        let message = check_shape(1, 1, 1 << 20, MEMINFO).unwrap_err().to_string();
         assert_eq!(message, "1 MiB of memory asked for: give --mem of at least 512 MiB");
     }
 

@@ -3,12 +3,14 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+
+use crate::hosts::Card;
 
 /// Most processors of a node. QEMU's q35 takes more; software processors beyond the machine's own only take turns.
 pub const MAX_CPUS: u32 = 64;
@@ -37,8 +39,12 @@ pub(crate) struct Machine<'a> {
     pub(crate) memory: u64,
     pub(crate) kernel: &'a Path,
     pub(crate) initramfs: &'a Path,
+    /// The rate of the time-stamp counter.
+    pub(crate) counter_khz: u64,
     /// Receives what the node's serial console prints.
     pub(crate) console: &'a Path,
+    /// Cards on the networks that several nodes have in common.
+    pub(crate) cards: Vec<Card>,
 }
 
 impl Machine<'_> {
@@ -55,7 +61,7 @@ impl Machine<'_> {
         option("-display", "none".as_ref());
         option("-kernel", self.kernel.as_os_str());
         option("-initrd", self.initramfs.as_os_str());
-        option("-append", KERNEL_ARGUMENTS.as_ref());
+        option("-append", format!("{KERNEL_ARGUMENTS} tsc_early_khz={}", self.counter_khz).as_ref());
         option("-chardev", &joined("file,id=console,path=", self.console));
         option("-serial", "chardev:console".as_ref());
         // The machine's root may span file systems: remap keeps their inode numbers apart.
@@ -64,6 +70,11 @@ impl Machine<'_> {
         // No way out of the node, and no boot ROM that waits for a network.
         option("-netdev", "user,id=net,restrict=on".as_ref());
         option("-device", "virtio-net-pci,netdev=net,romfile=".as_ref());
+        for (number, card) in (1..).zip(&self.cards) {
+            let socket = card.socket.as_raw_fd();
+            option("-netdev", format!("dgram,id=net{number},local.type=fd,local.str={socket}").as_ref());
+            option("-device", format!("virtio-net-pci,netdev=net{number},mac={},romfile=", card.mac).as_ref());
+        }
         option("-device", "virtio-serial-pci".as_ref());
         for (number, (name, fd)) in (1..).zip(PORTS.iter().zip(ports)) {
             option("-chardev", format!("socket,id={name},fd={fd}").as_ref());
@@ -106,7 +117,7 @@ pub(crate) struct Qemu {
 
 impl Qemu {
     /// Starts QEMU; its own messages go to the file `messages`.
-    pub(crate) fn start(program: &Path, machine: &Machine<'_>, messages: PathBuf) -> io::Result<(Self, Ports)> {
+    pub(crate) fn start(program: &Path, machine: Machine<'_>, messages: PathBuf) -> io::Result<(Self, Ports)> {
         let (stdout, their_stdout) = UnixStream::pair()?;
         let (stderr, their_stderr) = UnixStream::pair()?;
         let (report, their_report) = UnixStream::pair()?;
@@ -119,6 +130,7 @@ impl Qemu {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&messages)?);
         // A group of its own: Ctrl-C reaches this program, which then ends QEMU and tidies up.
         command.process_group(0);
+        let sockets: Vec<OwnedFd> = machine.cards.into_iter().map(|card| card.socket).collect();
         let parent = rustix::process::getpid();
         let prepare = move || {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
@@ -126,7 +138,7 @@ impl Qemu {
             if rustix::process::getppid() != Some(parent) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            for fd in &theirs {
+            for fd in theirs.iter().map(AsFd::as_fd).chain(sockets.iter().map(AsFd::as_fd)) {
                 rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
             }
             Ok(())
@@ -167,12 +179,18 @@ mod tests {
     use super::*;
 
     fn arguments() -> Vec<String> {
+        arguments_with(Vec::new())
+    }
+
+    fn arguments_with(cards: Vec<Card>) -> Vec<String> {
         let machine = Machine {
             cpus: 3,
             memory: 4 << 30,
             kernel: Path::new("/k/vmlinuz"),
             initramfs: Path::new("/t/initramfs"),
+            counter_khz: 2_000_123,
             console: Path::new("/t/a,b/console"),
+            cards,
         };
         machine.arguments([10, 11, 12, 13]).into_iter().map(|a| a.into_string().unwrap()).collect()
     }
@@ -187,6 +205,7 @@ mod tests {
         assert!(has("-m", "4096M"));
         assert!(has("-kernel", "/k/vmlinuz"));
         assert!(has("-initrd", "/t/initramfs"));
+        assert!(arguments().iter().any(|word| word.ends_with(" tsc_early_khz=2000123")));
     }
 
     #[test]
@@ -195,6 +214,18 @@ mod tests {
         assert!(has("-device", "virtserialport,chardev=stdout,nr=1,name=stdout"));
         assert!(has("-chardev", "socket,id=stdin,fd=13"));
         assert!(has("-device", "virtserialport,chardev=stdin,nr=4,name=stdin"));
+    }
+
+    #[test]
+    fn only_nodes_side_by_side_have_more_cards() {
+        let cards = |args: &[String]| args.iter().filter(|arg| arg.starts_with("virtio-net-pci")).count();
+        assert_eq!(cards(&arguments()), 1);
+        let common = crate::hosts::cards(2).unwrap().remove(1);
+        let first = (common[0].socket.as_raw_fd(), common[0].mac.clone());
+        let args = arguments_with(common);
+        assert_eq!(cards(&args), 1 + crate::hosts::NETWORKS.len());
+        assert!(args.contains(&format!("dgram,id=net1,local.type=fd,local.str={}", first.0)), "{args:?}");
+        assert!(args.contains(&format!("virtio-net-pci,netdev=net1,mac={},romfile=", first.1)), "{args:?}");
     }
 
     #[test]

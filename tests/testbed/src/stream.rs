@@ -11,8 +11,10 @@ pub(crate) const END_MARK_LEN: usize = 32;
 const CHUNK: usize = 64 << 10;
 
 /// Where a stream of the command goes.
+#[derive(Default)]
 pub enum Sink {
     /// Into [`Output`](crate::Output).
+    #[default]
     Keep,
     /// Straight to a writer, flushed after each piece.
     Write(Box<dyn Write + Send>),

@@ -66,6 +66,38 @@ fn a_node_has_what_a_cluster_node_has_and_passes_everything_through() {
 }
 
 #[test]
+fn two_hosts_see_each_other_and_run_commands_for_each_other() {
+    let script = "
+        echo '[names]'; hostname; on node1 hostname
+        echo '[addresses]'; getent hosts node0 node1; on node1 getent hosts node0
+        echo '[status]'; on node1 'echo apart >&2; exit 7'; echo $?; on node1 kill -9 '$$'; echo $?; on node7 true; echo $?
+        echo '[input]'; echo in | on node1 cat
+        echo '[clocks]'; for node in node0 node1; do on $node cat /proc/sys/kernel/random/boot_id; done | sort -u | wc -l
+        echo '[rdma]'; rdma link show rxe1/1; on node1 rdma link show rxe1/1
+        echo '[jumbo]'; /run/testbed/bin/ping -c 1 -s 8900 node1 | grep -c '^8908 bytes from'
+        echo '[mpirun]'; mpirun -n 2 --host node0,node1 hostname | sort
+        echo '[cut]'; ip link set eth1 down; on node1 echo there
+        echo '[off]'; timeout 2 on node1 'echo b >/proc/sysrq-trigger'; echo gone";
+    let output = Testbed { hosts: 2, ..testbed() }.run(script).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.end, End::Exited(0), "{text}\n{errors}\n{}", output.console_tail);
+    assert_eq!(section(&text, "names"), "node0\nnode1");
+    let addresses: Vec<&str> = section(&text, "addresses").split_whitespace().collect();
+    assert_eq!(addresses, ["10.0.3.1", "node0", "10.0.3.2", "node1", "10.0.3.1", "node0"]);
+    assert_eq!(section(&text, "status"), "7\n137\n255");
+    assert_eq!(errors, "apart\ntestbed: node7 is no node of this run: /etc/hosts has their names\n");
+    assert_eq!(section(&text, "input"), "in");
+    assert_eq!(section(&text, "clocks"), "2", "two kernels");
+    let links = section(&text, "rdma").lines().filter(|link| link.contains("state ACTIVE") && link.contains("eth1"));
+    assert_eq!(links.count(), 2, "{text}");
+    assert_eq!(section(&text, "jumbo"), "1");
+    assert_eq!(section(&text, "mpirun"), "node0\nnode1");
+    assert_eq!(section(&text, "cut"), "there");
+    assert_eq!(section(&text, "off"), "gone", "a host that is powered off does not end the run");
+}
+
+#[test]
 fn bytes_go_in_and_out_unchanged() {
     // Every byte value, and no period that a buffer's size divides.
     let bytes: Vec<u8> = (0..1u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect();
@@ -108,6 +140,40 @@ fn a_node_that_ends_before_its_command_is_lost() {
     assert!(matches!(&output.end, End::NodeLost(why) if why.contains("kernel stopped")), "{:?}", output.end);
     assert_eq!(output.stdout, b"going\n");
     assert!(output.console_tail.contains("Kernel panic"), "{}", output.console_tail);
+}
+
+#[test]
+fn a_host_that_does_not_get_to_its_command_ends_the_run_of_all() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let qemu = dir.path().join("qemu-system-x86_64");
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    // The second one alone fails: the file of its console has its name.
+    let text = "#!/bin/sh\ncase $* in *console.node1*) echo 'no room' >&2; exit 1 ;; esac\nexec sleep 1000\n";
+    std::fs::write(&qemu, text).unwrap();
+    std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let output = program().args(["--hosts", "2", "run", "--sh", "true"]).env("PATH", &path).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(125), "{errors}");
+    assert!(errors.starts_with("testbed: node1: QEMU ended (exit status: 1): no room"), "{errors}");
+    assert!(errors.contains("[node0]") && errors.contains("[node1]"), "each one's console: {errors}");
+}
+
+#[test]
+fn a_node_that_hangs_on_its_way_up_is_told_with_where_it_was() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let qemu = dir.path().join("qemu-system-x86_64");
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let text = "#!/bin/sh\nfor word; do case $word in file,id=console,path=*) echo 'testbed: mounting file systems' >\"${word#*path=}\" ;; esac; done\nexec sleep 1000\n";
+    std::fs::write(&qemu, text).unwrap();
+    std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let began = Instant::now();
+    let output = program().args(["run", "--sh", "true"]).env("PATH", &path).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(125), "{errors}");
+    assert!(errors.starts_with("testbed: node0 did not come up within 90 s; last: mounting file systems"), "{errors}");
+    assert!(began.elapsed() >= vincs_testbed::BOOT_TIME);
 }
 
 #[test]
@@ -165,7 +231,7 @@ fn a_qemu_without_svm_and_one_that_fails_are_told_with_its_own_words() {
             2,
             "testbed: this QEMU cannot emulate AMD's SVM: install qemu-system-x86",
         ),
-        ("cannot set up guest memory", 125, "testbed: QEMU ended (exit status: 1): cannot set up guest memory"),
+        ("cannot set up guest memory", 125, "testbed: node0: QEMU ended (exit status: 1): cannot set up guest memory"),
     ];
     for (message, status, told) in cases {
         std::fs::write(&qemu, format!("#!/bin/sh\necho \"{message}\" >&2\nexit 1\n")).unwrap();

@@ -19,15 +19,20 @@ fail() {
 	poweroff -f
 }
 
+# The host tells the last of these lines when the node does not come up.
+stage() { echo "testbed: $*"; }
+
 # load ROW: the archive names a row's modules so that the shell's order is the load order.
 load() {
 	for module in "/modules/$1"/*.ko; do
 		insmod "$module" || fail "module ${module##*/} cannot be loaded"
 	done
 }
+stage "loading the kernel's modules"
 load cluster &
 load own
 
+stage "mounting the machine's root over 9p"
 mkdir -p /lower /upper /root
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro host /lower ||
 	fail "the machine's root cannot be mounted over 9p"
@@ -47,5 +52,7 @@ mv /node /root/run/testbed
 mkdir /root/run/testbed/bin
 cp /bin/busybox /root/run/testbed/bin/busybox
 
+stage "waiting for the last of the kernel's modules"
 wait
+stage "changing to the machine's root"
 exec switch_root /root /run/testbed/bin/busybox sh /run/testbed/node.sh

@@ -17,6 +17,10 @@ fail() {
 	poweroff -f
 }
 
+# The host tells the last of these lines when the node does not come up.
+stage() { echo "testbed: $*"; }
+
+stage "waiting for the virtio ports"
 # Ports appear when the host has answered the driver, which may be after the module is loaded. Their names begin with the number
 # of the virtio device, which only the kernel knows.
 tries=0
@@ -28,6 +32,7 @@ done
 port=${1%1}
 exec 9>"${port}3"
 
+stage "mounting file systems"
 mkdir -p /dev/pts /dev/shm /run/lock /run/user
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
@@ -38,15 +43,35 @@ ln -sf /proc/self/fd/2 /dev/stderr
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir /sys/fs/cgroup/command || fail "no cgroup for the command"
 
-hostname node0
+# This node's number, and how many there are. Those side by side know each other on two networks: that of the cluster, and that of commands (`on`).
+read -r number hosts <$here/place
+name=node$number
+hostname "$name"
 rm -f /etc/hosts /etc/hostname
-echo node0 >/etc/hostname
-printf '127.0.0.1 localhost\n10.0.2.15 node0\n' >/etc/hosts
+echo "$name" >/etc/hostname
+echo '127.0.0.1 localhost' >/etc/hosts
+if [ "$hosts" -gt 1 ]; then
+	for other in $(seq 0 $((hosts - 1))); do
+		printf '10.0.3.%d node%d\n10.0.4.%d node%d-control\n' $((other + 1)) "$other" $((other + 1)) "$other" >>/etc/hosts
+	done
+else
+	echo "10.0.2.15 $name" >>/etc/hosts
+fi
 
+stage "setting up the network"
 ip link set lo up
 ip link set eth0 up || fail "eth0 is missing"
 ip addr add 10.0.2.15/24 dev eth0
 rdma link add rxe0 type rxe netdev eth0 || fail "rdma_rxe cannot be put on eth0"
+if [ "$hosts" -gt 1 ]; then
+	# Jumbo frames, as clusters have them: a page is one packet, over RDMA too.
+	for network in 3 4; do
+		card=eth$((network - 2))
+		ip link set $card mtu 9000 up || fail "$card is missing"
+		ip addr add "10.0.$network.$((number + 1))/24" dev $card
+	done
+	rdma link add rxe1 type rxe netdev eth1 || fail "rdma_rxe cannot be put on eth1"
+fi
 [ -c /dev/kvm ] || fail "the node's kernel has no /dev/kvm: kvm-amd found no SVM"
 chmod 666 /dev/kvm
 ulimit -l unlimited
@@ -65,6 +90,7 @@ else
 	in=/dev/null
 fi
 
+stage "starting the command"
 read -r uptime _ </proc/uptime
 echo "ready $uptime" >&9
 (
