@@ -73,7 +73,7 @@ bench-ranks: build ## Boot time of machines of 2, 4 and 8 ranks in the testbed a
 
 bench-rdma: build ## The RDMA transport over soft-RoCE in the testbed, beside perftest's tools: latencies, bandwidth, costs
 	@$(CARGO) build --release --locked $(CARGO_QUIET) --package vincs-benchmarks --bin bench-rdma
-	@target/release/testbed run -- target/release/bench-rdma --address 10.0.2.15
+	@target/release/testbed --timeout 1800 run -- target/release/bench-rdma --address 10.0.2.15
 
 cost-model: ## What faults cost and how many there can be, on machines that nobody has at hand: predicted, simulated, and checked
 	@$(CARGO) run --release --locked --package vincs-benchmarks --bin cost-model
