@@ -20,7 +20,7 @@ BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
 NODE_TESTS := cluster hosts boot transport wide
 LONG_TESTS := long
 
-.PHONY: help setup build kernel demo test test-long testbed lint bench-boot bench-ranks bench-coherence $(NODE_TESTS:%=test-%)
+.PHONY: help setup build kernel demo test test-long testbed lint bench-boot bench-ranks bench-coherence bench-rdma cost-model $(NODE_TESTS:%=test-%)
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -75,6 +75,13 @@ bench-boot: build ## Boot time against QEMU's microvm, and KVM exit times; print
 
 bench-ranks: build ## Boot time of machines of 2, 4 and 8 ranks in the testbed against one rank's (RANKS='2 4'); ten minutes
 	@scripts/bench-ranks.sh $(RANKS)
+
+bench-rdma: build ## The RDMA transport over soft-RoCE in the testbed, beside perftest's tools: latencies, bandwidth, costs
+	@$(CARGO) build --release --locked $(CARGO_QUIET) --package vincs-benchmarks --bin bench-rdma
+	@target/release/testbed --timeout 1800 run -- target/release/bench-rdma --address 10.0.2.15
+
+cost-model: ## What faults cost and how many there can be, on machines that nobody has at hand: predicted, simulated, and checked
+	@$(CARGO) run --release --locked --package vincs-benchmarks --bin cost-model
 
 bench-coherence: ## Memory that is spread over ranks, natively: misses, upgrades, streams, each beside its floor
 	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-coherence

@@ -68,6 +68,7 @@ look_for_packages() {
 	need qemu-system-x86 'the testbed is an emulated node' have qemu-system-x86_64
 	need e2fsprogs 'the tests make a disk with a file system' test -e /usr/sbin/mke2fs
 	need iproute2 'network and RDMA of an emulated node' have rdma
+	need perftest 'make bench-rdma measures beside its tools' have ib_read_lat
 	need acpica-tools 'iasl checks the ACPI tables in the tests' have iasl
 	need shellcheck 'checks the shell scripts in the tests' have shellcheck
 	need stress-ng 'puts a machine of several ranks under stress in the tests' have stress-ng

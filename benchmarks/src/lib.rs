@@ -4,11 +4,15 @@
 //! - [`coherence`]: memory that is spread over ranks, natively, against the network and the faults it stands on;
 //! - [`bare`]: a guest on KVM_RUN and nothing else, to compare the vmm's run loop with.
 //! - [`transport`]: the TCP transport against bare sockets;
+//! - [`cost_model`]: what faults cost on machines that are not at hand, predicted and simulated;
+//! - [`rdma`]: the RDMA transport against perftest's tools;
 //! - [`median`]: of a few measurements.
 
 pub mod bare;
 pub mod boot;
 pub mod coherence;
+pub mod cost_model;
+pub mod rdma;
 pub mod transport;
 
 /// The middle one of the values, the upper of two; zero if there are none.

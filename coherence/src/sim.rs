@@ -6,6 +6,7 @@
 //! - [`checkers`]: what must hold after every step.
 //! - [`mutants`]: planted bugs that the checkers have to find.
 //! - [`rng`], [`trace`]: chance, and how a failure explains itself.
+//! - [`timing`]: given times instead of random ones, to predict how long faults take.
 //!
 //! A failure names its seed; [`simulate`] with that seed fails in the same way.
 
@@ -19,6 +20,7 @@ pub mod network;
 pub mod rank;
 pub mod rng;
 pub mod scenario;
+pub mod timing;
 pub mod trace;
 pub mod workload;
 
@@ -30,6 +32,7 @@ use machine::{Machine, Outcome};
 use mutants::{Mutant, Planted};
 use rng::Rng;
 use scenario::Scenario;
+use timing::Costs;
 use trace::Trace;
 use workload::Mishaps;
 
@@ -61,7 +64,7 @@ impl fmt::Display for Failure {
 /// [`Failure`] with the first rule that was broken.
 pub fn simulate(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Failure>> {
     let (scenario, rng) = random_scenario(seed, mishaps)?;
-    run(seed, &scenario, &rng, None)
+    run(seed, &scenario, &rng, None, None)
 }
 
 /// Runs a random scenario in which one rank has a bug.
@@ -70,7 +73,7 @@ pub fn simulate(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Failure>> {
 /// [`Failure`] when a checker has found it.
 pub fn simulate_mutant(seed: u64, mutant: &Mutant) -> Result<Outcome, Box<Failure>> {
     let (scenario, rng) = random_scenario(seed, Mishaps::None)?;
-    run(seed, &scenario, &rng, Some(mutant))
+    run(seed, &scenario, &rng, Some(mutant), None)
 }
 
 /// Runs a given scenario.
@@ -78,7 +81,16 @@ pub fn simulate_mutant(seed: u64, mutant: &Mutant) -> Result<Outcome, Box<Failur
 /// # Errors
 /// [`Failure`] with the first rule that was broken.
 pub fn run_scenario(seed: u64, scenario: &Scenario) -> Result<Outcome, Box<Failure>> {
-    run(seed, scenario, &Rng::new(seed), None)
+    run(seed, scenario, &Rng::new(seed), None, None)
+}
+
+/// Runs a given scenario in which faults, service threads and messages take these times, and the steps of processors 1 each;
+/// [`Outcome::faults`] has how long each fault took. Who comes first at the same time is still chance.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn run_timed(seed: u64, scenario: &Scenario, costs: Costs) -> Result<Outcome, Box<Failure>> {
+    run(seed, scenario, &Rng::new(seed), None, Some(costs))
 }
 
 /// Runs a litmus test; gives how often the outcome that it is about appeared.
@@ -88,7 +100,7 @@ pub fn run_scenario(seed: u64, scenario: &Scenario) -> Result<Outcome, Box<Failu
 pub fn simulate_litmus(seed: u64, litmus: &Litmus) -> Result<usize, Box<Failure>> {
     let mut rng = Rng::new(seed);
     let arranged = litmus.arrange(&mut rng).map_err(|error| impossible(seed, &error))?;
-    let outcome = run(seed, &arranged.scenario, &rng, None)?;
+    let outcome = run(seed, &arranged.scenario, &rng, None, None)?;
     let failure = |violation| Box::new(Failure { seed, at: 0, violation, trace: Trace::off() });
     litmus.judge(&arranged, &outcome).map_err(failure)
 }
@@ -105,11 +117,17 @@ fn impossible(seed: u64, error: &dyn fmt::Display) -> Box<Failure> {
     Box::new(Failure { seed, at: 0, violation, trace: Trace::off() })
 }
 
-fn run(seed: u64, scenario: &Scenario, rng: &Rng, mutant: Option<&Mutant>) -> Result<Outcome, Box<Failure>> {
+fn run(
+    seed: u64,
+    scenario: &Scenario,
+    rng: &Rng,
+    mutant: Option<&Mutant>,
+    costs: Option<Costs>,
+) -> Result<Outcome, Box<Failure>> {
     let attempt = |trace: Trace| {
         let rank = crate::id::Rank(u16::try_from(seed % u64::from(scenario.ranks.max(1))).unwrap_or(0));
         let planted = mutant.map(|mutant| Planted { rank, mutation: (mutant.plant)() });
-        let machine = Machine::new(scenario, rng.clone(), planted, trace);
+        let machine = Machine::new(scenario, rng.clone(), planted, costs, trace);
         machine.map_err(|violation| (0, violation, Trace::off())).and_then(Machine::run)
     };
     // Equal seeds do the same, so what happened is written down only when somebody wants to know.

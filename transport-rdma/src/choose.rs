@@ -1,5 +1,6 @@
 //! Which device, port and address a rank uses: a function of what the devices say and of the address by which the other ranks know this one.
 
+use std::fmt;
 use std::net::IpAddr;
 
 /// What a port is connected to.
@@ -22,6 +23,16 @@ pub enum GidType {
     RoceV1,
     /// InfiniBand's.
     InfiniBand,
+}
+
+impl fmt::Display for GidType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RoceV2 => "RoCE v2",
+            Self::RoceV1 => "RoCE v1",
+            Self::InfiniBand => "InfiniBand",
+        })
+    }
 }
 
 /// An address of a port.

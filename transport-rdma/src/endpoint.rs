@@ -17,6 +17,7 @@ use crate::peer::{Brings, COMPLETIONS, Done, MAX_OPERATIONS, Operation, Peer};
 use crate::stream::{Assembler, StreamFault, open};
 use crate::verbs::VerbsError;
 use crate::verbs::completion::{Completion, CompletionQueue};
+use crate::verbs::counts::Counts;
 use crate::verbs::memory::{Claim, RegisteredSegment};
 use crate::verbs::queue_pair::ReceiveQueue;
 
@@ -195,6 +196,13 @@ impl RdmaTransport {
     #[must_use]
     pub fn device(&self) -> &str {
         &self.device
+    }
+
+    /// What the NIC was given for all peers, and what it told.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let given: Counts = self.peers.iter().flatten().map(Peer::counts).sum();
+        Counts { completions: self.completions.taken(), ..given }
     }
 
     fn peer(&self, to: Rank) -> Result<&Peer, SendError> {

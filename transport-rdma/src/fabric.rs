@@ -11,7 +11,7 @@ use rustix::time::Timespec;
 use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::{Segment, SendError, Transport};
 
-use crate::choose::{Gid, LinkLayer, Port, choose_port};
+use crate::choose::{Gid, Port, choose_port};
 use crate::endpoint::{Inbox, Parts, RdmaTransport};
 use crate::introduction::{Greeting, Introduction};
 use crate::lifeline::{Happened, Lifeline, keep_alive};
@@ -142,13 +142,13 @@ pub fn find_device(address: IpAddr) -> Result<Found, Vec<String>> {
             Ok::<_, VerbsError>((context, limits, ports))
         };
         match look() {
-            Ok((context, limits, _)) if !limits.atomics => {
-                reasons.push(format!("{} has no atomic operations on other ranks' memory", context.name()));
-            }
-            Ok((context, limits, of_device)) => {
-                ports.extend(of_device);
-                opened.push((context, limits));
-            }
+            Ok((context, limits, of_device)) => match limits.lacks() {
+                Some(lack) => reasons.push(format!("{} {lack}", context.name())),
+                None => {
+                    ports.extend(of_device);
+                    opened.push((context, limits));
+                }
+            },
             Err(error) => reasons.push(error.to_string()),
         }
     }
@@ -275,7 +275,7 @@ impl Class {
                 gid: found.gid.raw,
             };
             let introduction = Introduction {
-                link_layer: found.port.link_layer,
+                kind: found.gid.kind,
                 remote,
                 mtu: found.port.mtu,
                 reads_served: found.limits.reads_served,
@@ -314,10 +314,9 @@ impl Class {
     fn connect(&self, found: &Found) -> Result<(), ConnectError> {
         for peer in self.peers.iter().flatten() {
             let Some(theirs) = &peer.introduction else { continue };
-            if theirs.link_layer != found.port.link_layer {
-                let name = |layer| if layer == LinkLayer::Ethernet { "Ethernet" } else { "InfiniBand" };
-                let (theirs, ours) = (name(theirs.link_layer), name(found.port.link_layer));
-                let what = format!("is on {theirs}, this rank's {} on {ours}", found.port.device);
+            if theirs.kind != found.gid.kind {
+                let (theirs, ours) = (theirs.kind, found.gid.kind);
+                let what = format!("uses {theirs}, this rank's {} {ours} for its address", found.port.device);
                 return Err(ConnectError::Peer { rank: peer.rank, what });
             }
             peer.end.queue_pair.connect(&Route {

@@ -5,7 +5,7 @@
 
 use vincs_coherence::transport::MAX_HEADER;
 
-use crate::choose::LinkLayer;
+use crate::choose::GidType;
 use crate::stream::SLOT_BYTES;
 use crate::verbs::memory::RemoteMemory;
 use crate::verbs::queue_pair::Remote;
@@ -36,8 +36,8 @@ const SLOTS: std::ops::RangeInclusive<u16> = 4..=16384;
 /// A queue pair, and what belongs to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Introduction {
-    /// What its port is connected to: InfiniBand or Ethernet.
-    pub(crate) link_layer: LinkLayer,
+    /// How its packets look.
+    pub(crate) kind: GidType,
     /// The queue pair.
     pub(crate) remote: Remote,
     /// Longest packet, as the verbs library counts.
@@ -70,21 +70,24 @@ pub(crate) enum GreetingFault {
     Length(usize),
     #[error("introduced its queue pair with a {0} that there is not")]
     Field(&'static str),
+    #[error("has a queue pair that serves no reads and atomics")]
+    NoReads,
     #[error("has slots of {0} bytes for messages, this rank of {SLOT_BYTES}")]
     SlotBytes(u32),
 }
 
 impl Greeting {
     pub(crate) fn to_bytes(self) -> Vec<u8> {
-        let (kind, link) = match self {
-            Self::Introduction(Introduction { link_layer: LinkLayer::InfiniBand, .. }) => (1, 1),
-            Self::Introduction(_) => (1, 2),
+        let (kind, packets) = match self {
+            Self::Introduction(Introduction { kind: GidType::InfiniBand, .. }) => (1, 1),
+            Self::Introduction(Introduction { kind: GidType::RoceV2, .. }) => (1, 2),
+            Self::Introduction(Introduction { kind: GidType::RoceV1, .. }) => (1, 3),
             Self::Ready => (2, 0),
         };
         let mut bytes = Vec::with_capacity(INTRODUCTION_BYTES);
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
-        bytes.extend([kind, link]);
+        bytes.extend([kind, packets]);
         if let Self::Introduction(Introduction { remote, mtu, reads_served, memory, slots, .. }) = self {
             bytes.extend(remote.queue_pair.to_le_bytes());
             bytes.extend(remote.first_packet.to_le_bytes());
@@ -103,7 +106,7 @@ impl Greeting {
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, GreetingFault> {
         let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>().ok_or(GreetingFault::Magic)?;
-        let [m0, m1, m2, m3, v0, v1, kind, link] = *head;
+        let [m0, m1, m2, m3, v0, v1, kind, packets] = *head;
         if [m0, m1, m2, m3] != MAGIC {
             return Err(GreetingFault::Magic);
         }
@@ -111,10 +114,11 @@ impl Greeting {
         if version != VERSION {
             return Err(GreetingFault::Version(version));
         }
-        match (kind, link, rest) {
-            (1, 1, _) => introduction(LinkLayer::InfiniBand, rest).map(Self::Introduction),
-            (1, 2, _) => introduction(LinkLayer::Ethernet, rest).map(Self::Introduction),
-            (1, _, _) => Err(GreetingFault::Field("link layer")),
+        match (kind, packets, rest) {
+            (1, 1, _) => introduction(GidType::InfiniBand, rest).map(Self::Introduction),
+            (1, 2, _) => introduction(GidType::RoceV2, rest).map(Self::Introduction),
+            (1, 3, _) => introduction(GidType::RoceV1, rest).map(Self::Introduction),
+            (1, _, _) => Err(GreetingFault::Field("kind of packets")),
             (2, 0, []) => Ok(Self::Ready),
             _ => Err(GreetingFault::Magic),
         }
@@ -128,7 +132,7 @@ fn next<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], GreetingFault> {
     Ok(*first)
 }
 
-fn introduction(link_layer: LinkLayer, mut bytes: &[u8]) -> Result<Introduction, GreetingFault> {
+fn introduction(kind: GidType, mut bytes: &[u8]) -> Result<Introduction, GreetingFault> {
     let length = HEAD_BYTES + bytes.len();
     if length != INTRODUCTION_BYTES {
         return Err(GreetingFault::Length(length));
@@ -151,7 +155,7 @@ fn introduction(link_layer: LinkLayer, mut bytes: &[u8]) -> Result<Introduction,
     let checks = [
         (remote.queue_pair >> NUMBER_BITS == 0 && remote.queue_pair > 0, "number"),
         (remote.first_packet >> NUMBER_BITS == 0, "packet number"),
-        (link_layer != LinkLayer::InfiniBand || remote.lid != 0, "local identifier"),
+        (kind != GidType::InfiniBand || remote.lid != 0, "local identifier"),
         (MTUS.contains(&mtu), "packet length"),
         (memory.address.checked_add(memory.length).is_some(), "segment"),
         (memory.address.is_multiple_of(8) && memory.length.is_multiple_of(8), "segment of words"),
@@ -160,10 +164,13 @@ fn introduction(link_layer: LinkLayer, mut bytes: &[u8]) -> Result<Introduction,
     if let Some((_, field)) = checks.into_iter().find(|(right, _)| !right) {
         return Err(GreetingFault::Field(field));
     }
+    if reads_served == 0 {
+        return Err(GreetingFault::NoReads);
+    }
     if usize::from(slot_bytes) != SLOT_BYTES {
         return Err(GreetingFault::SlotBytes(slot_bytes.into()));
     }
-    Ok(Introduction { link_layer, remote, mtu, reads_served, memory, slots })
+    Ok(Introduction { kind, remote, mtu, reads_served, memory, slots })
 }
 
 #[cfg(test)]
@@ -174,7 +181,7 @@ mod tests {
     use super::*;
 
     const THEIRS: Introduction = Introduction {
-        link_layer: LinkLayer::Ethernet,
+        kind: GidType::RoceV2,
         remote: Remote { queue_pair: 0x00ab_cdef, first_packet: 0x00ff_ffff, lid: 0, gid: [7; 16] },
         mtu: 3,
         reads_served: 16,
@@ -185,12 +192,13 @@ mod tests {
     #[test]
     fn greetings_come_back() {
         let infiniband = Introduction {
-            link_layer: LinkLayer::InfiniBand,
+            kind: GidType::InfiniBand,
             remote: Remote { lid: 9, ..THEIRS.remote },
             memory: RemoteMemory::default(),
             ..THEIRS
         };
-        for greeting in [Greeting::Introduction(THEIRS), Greeting::Introduction(infiniband), Greeting::Ready] {
+        let roce_v1 = Introduction { kind: GidType::RoceV1, ..THEIRS };
+        for greeting in [THEIRS, roce_v1, infiniband].map(Greeting::Introduction).into_iter().chain([Greeting::Ready]) {
             assert_eq!(Greeting::from_bytes(&greeting.to_bytes()), Ok(greeting));
         }
         assert_eq!(Greeting::Introduction(THEIRS).to_bytes().len(), INTRODUCTION_BYTES);
@@ -207,7 +215,7 @@ mod tests {
             ((|i| i.remote.queue_pair = 1 << 24) as fn(&mut Introduction), "number"),
             (|i| i.remote.queue_pair = 0, "number"),
             (|i| i.remote.first_packet = 1 << 24, "packet number"),
-            (|i| i.link_layer = LinkLayer::InfiniBand, "local identifier"),
+            (|i| i.kind = GidType::InfiniBand, "local identifier"),
             (|i| i.mtu = 0, "packet length"),
             (|i| i.mtu = 6, "packet length"),
             (|i| i.memory.address = u64::MAX - 7, "segment"),
@@ -216,7 +224,14 @@ mod tests {
         ] {
             assert_eq!(with(change), Err(GreetingFault::Field(field)));
         }
+        assert_eq!(with(|i| i.reads_served = 0), Err(GreetingFault::NoReads));
+        assert!(with(|i| i.reads_served = 1).is_ok());
         let mut bytes = Greeting::Introduction(THEIRS).to_bytes();
+        for packets in [0, 4] {
+            bytes[7] = packets;
+            assert_eq!(Greeting::from_bytes(&bytes), Err(GreetingFault::Field("kind of packets")));
+        }
+        bytes[7] = 2;
         assert_eq!(Greeting::from_bytes(&bytes[1..]), Err(GreetingFault::Magic));
         assert_eq!(Greeting::from_bytes(&bytes[..59]), Err(GreetingFault::Length(59)));
         bytes[58] ^= 1;
@@ -227,10 +242,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_greeting_or_a_fault(bytes in vec(any::<u8>(), 0..80), kind in 0..4_u8, link in 0..4_u8) {
+        fn any_bytes_are_a_greeting_or_a_fault(bytes in vec(any::<u8>(), 0..80), kind in 0..4_u8, packets in 0..5_u8) {
             // Whole garbage, and garbage behind a right beginning.
             let _: Result<Greeting, GreetingFault> = Greeting::from_bytes(&bytes);
-            let begun = [&MAGIC[..], &VERSION.to_le_bytes(), &[kind, link], &bytes].concat();
+            let begun = [&MAGIC[..], &VERSION.to_le_bytes(), &[kind, packets], &bytes].concat();
             if let Ok(greeting) = Greeting::from_bytes(&begun) {
                 prop_assert_eq!(greeting.to_bytes(), begun);
             }

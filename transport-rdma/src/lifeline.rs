@@ -2,8 +2,7 @@
 //! for a process that is stopped, and says nothing of one that has ended.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -17,10 +16,16 @@ const UNPOLLED_LOOK: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Lifeline {
     transport: Box<dyn Transport>,
+    /// Held for a poll of the transport: who takes what has happened has also what another poll was about to find.
+    polling: Mutex<Polling>,
+}
+
+#[derive(Debug, Default)]
+struct Polling {
     /// Somebody polls the endpoint.
-    polled: AtomicBool,
+    polled: bool,
     /// What has happened and not been taken, in order.
-    happened: Mutex<Vec<Happened>>,
+    happened: Vec<Happened>,
 }
 
 /// What a lifeline tells.
@@ -34,7 +39,7 @@ pub(crate) enum Happened {
 
 impl Lifeline {
     pub(crate) fn new(transport: Box<dyn Transport>) -> Self {
-        Self { transport, polled: AtomicBool::new(false), happened: Mutex::default() }
+        Self { transport, polling: Mutex::default() }
     }
 
     /// The transport below, to send by and to wait on.
@@ -42,8 +47,12 @@ impl Lifeline {
         &*self.transport
     }
 
+    fn lock(&self) -> MutexGuard<'_, Polling> {
+        self.polling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Polls it and keeps what has happened.
-    fn poll(&self) {
+    fn poll(&self, polling: &mut Polling) {
         self.transport.poll(&mut |event| {
             let happened = match event {
                 Event::Message { from, header, .. } => Happened::Said(from, header.to_vec()),
@@ -51,27 +60,29 @@ impl Lifeline {
                 // Nobody starts operations there.
                 Event::Completed { .. } => return,
             };
-            self.happened.lock().unwrap_or_else(PoisonError::into_inner).push(happened);
+            polling.happened.push(happened);
         });
     }
 
     /// Polls it and gives what has happened since the last time.
     pub(crate) fn take(&self) -> Vec<Happened> {
-        self.poll();
-        std::mem::take(&mut *self.happened.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut polling = self.lock();
+        self.poll(&mut polling);
+        std::mem::take(&mut polling.happened)
     }
 
-    /// Says that the endpoint is polled from now on.
+    /// Says that the endpoint is polled from now on: nobody else polls this afterwards, so what comes later wakes the endpoint's poller.
     pub(crate) fn mark_polled(&self) {
-        self.polled.store(true, Ordering::Relaxed);
+        self.lock().polled = true;
     }
 
     /// Shows signs of life and says when to do so again; nothing when the endpoint is polled, which does so.
     fn live(&self) -> Option<Duration> {
-        if self.polled.load(Ordering::Relaxed) {
+        let mut polling = self.lock();
+        if polling.polled {
             return None;
         }
-        self.poll();
+        self.poll(&mut polling);
         Some(self.transport.poll_within())
     }
 }
@@ -94,4 +105,86 @@ pub(crate) fn keep_alive(mut lifelines: Vec<Weak<Lifeline>>) -> io::Result<()> {
         }
     };
     thread::Builder::new().name("vincs-rdma-alive".into()).spawn(show).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::os::fd::BorrowedFd;
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+    use vincs_coherence::transport::{Capabilities, OperationId, SendError};
+
+    use super::*;
+
+    /// A transport whose first poll has taken a loss from the network, and tells it only when it is let go on. Later polls find nothing.
+    #[derive(Debug)]
+    struct Late {
+        begun: SyncSender<()>,
+        go_on: Mutex<Option<Receiver<()>>>,
+    }
+
+    impl Transport for Late {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities { name: "late", one_sided_by_nic: false, max_transfer: 0, max_operations: 0 }
+        }
+
+        fn send(&self, to: Rank, _: &[u8], _: &[IoSlice<'_>]) -> Result<(), SendError> {
+            Err(SendError::NoPeer(to))
+        }
+
+        fn get(&self, _: OperationId, target: Rank, _: u64, _: usize) -> Result<(), SendError> {
+            Err(SendError::NoPeer(target))
+        }
+
+        fn put(&self, _: OperationId, target: Rank, _: u64, _: &[u8]) -> Result<(), SendError> {
+            Err(SendError::NoPeer(target))
+        }
+
+        fn compare_and_swap(&self, _: OperationId, target: Rank, _: u64, _: u64, _: u64) -> Result<(), SendError> {
+            Err(SendError::NoPeer(target))
+        }
+
+        fn fetch_and_add(&self, _: OperationId, target: Rank, _: u64, _: u64) -> Result<(), SendError> {
+            Err(SendError::NoPeer(target))
+        }
+
+        fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool {
+            let Some(go_on) = self.go_on.lock().unwrap().take() else { return false };
+            self.begun.send(()).unwrap();
+            go_on.recv().unwrap();
+            sink(Event::Lost { rank: Rank(1), reason: "gone".to_owned() });
+            true
+        }
+
+        fn sign_of_life(&self) {}
+
+        fn ready(&self) -> BorrowedFd<'_> {
+            rustix::stdio::stdin()
+        }
+
+        fn poll_within(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+    }
+
+    /// Nothing would be readable any more, so the endpoint would sleep on it until its next sign of life.
+    #[test]
+    fn the_first_look_has_what_the_thread_before_it_was_about_to_find() {
+        let (begun, has_begun) = sync_channel(0);
+        let (let_go, go_on) = sync_channel(0);
+        let lifeline = Arc::new(Lifeline::new(Box::new(Late { begun, go_on: Mutex::new(Some(go_on)) })));
+        keep_alive(vec![Arc::downgrade(&lifeline)]).unwrap();
+        has_begun.recv().unwrap();
+        // The thread is within its poll, and the endpoint is polled for the first time.
+        let look = thread::spawn(move || {
+            lifeline.mark_polled();
+            (lifeline.take(), lifeline.live())
+        });
+        thread::sleep(Duration::from_millis(50));
+        let_go.send(()).unwrap();
+        let (happened, live) = look.join().unwrap();
+        assert!(matches!(happened[..], [Happened::Lost(Rank(1), _)]), "{happened:?}");
+        assert_eq!(live, None, "nobody else polls it any more");
+    }
 }

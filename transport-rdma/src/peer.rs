@@ -11,6 +11,7 @@ use vincs_coherence::transport::{MAX_BODY, OperationId, SendError};
 use crate::stream::{Credits, HEAD_BYTES, MAX_SLOTS, Pieces, SLOT_BYTES, StreamFault, head, place, prefix, slots};
 use crate::verbs::VerbsError;
 use crate::verbs::completion::Completion;
+use crate::verbs::counts::Counts;
 use crate::verbs::device::ProtectionDomain;
 use crate::verbs::memory::{Buffer, Claim, RemoteMemory};
 use crate::verbs::queue_pair::{Depths, QueuePair, ReceiveQueue, RemoteAddress, SendQueue, Task, Work};
@@ -288,6 +289,11 @@ impl Outbound {
 }
 
 impl Peer {
+    /// What the NIC was given for it.
+    pub(crate) fn counts(&self) -> Counts {
+        self.queue_pair.counts()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Outbound> {
         // Nothing that holds it can panic half-way.
         self.outbound.lock().unwrap_or_else(PoisonError::into_inner)

@@ -2,7 +2,7 @@
 //!
 //! Each object owns its object of the library and keeps alive what that needs: a [`queue_pair::SendQueue`] the queue pair, which keeps its
 //! protection domain and completion queue, which keep the open device. So whoever drops things in whatever order has them destroyed in the
-//! right one.
+//! right one. The device [counts](objects::Objects) them, and what the library or the kernel refused to destroy.
 //!
 //! Rules for unsafe code here:
 //! - A pointer of the library's is in one struct only, which is made from a successful call and whose drop is the only one to destroy it.
@@ -15,8 +15,10 @@
 use std::io;
 
 pub mod completion;
+pub mod counts;
 pub mod device;
 pub mod memory;
+pub mod objects;
 pub mod queue_pair;
 
 /// A call of the verbs library that failed.
@@ -52,12 +54,11 @@ impl VerbsError {
         };
         Err(Self { call, device: device.to_owned(), cause, advice: String::new() })
     }
-}
 
-/// Says that an object could not be destroyed: that would be a mistake in the order of drops, and is seen in the log of a test.
-fn destroyed(call: &'static str, code: i32) {
-    if code != 0 {
-        tracing::error!(call, code, "an object of the verbs library is still in use");
+    /// Of a call that was not made, as this object for it belongs elsewhere.
+    fn mixed(call: &'static str, device: &str, what: &str, other: &str) -> Self {
+        let (cause, advice) = (io::ErrorKind::InvalidInput.into(), format!("; its {what}, on {other}"));
+        Self { call, device: device.to_owned(), cause, advice }
     }
 }
 

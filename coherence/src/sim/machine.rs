@@ -20,6 +20,7 @@ use super::network::{Network, Parcel};
 use super::rank::Site;
 use super::rng::Rng;
 use super::scenario::{LONGEST_STEP, Scenario};
+use super::timing::{Costs, FaultTime, Timing};
 use super::trace::Trace;
 use devices::hold_id;
 
@@ -105,6 +106,8 @@ pub struct Outcome {
     pub registers: Vec<Vec<u64>>,
     /// The last value of every page.
     pub last: Vec<Words>,
+    /// How long faults took, where times were given.
+    pub faults: Vec<FaultTime>,
 }
 
 /// A simulation under way.
@@ -126,17 +129,24 @@ pub struct Machine<'a> {
     hold_times: HoldTimes,
     versions: Versions,
     pins: Pins,
+    timing: Timing,
     trace: Trace,
 }
 
 type Checked<T = ()> = Result<T, Violation>;
 
 impl<'a> Machine<'a> {
-    /// A machine before its first event.
+    /// A machine before its first event, with given times or random ones.
     ///
     /// # Errors
     /// [`Violation`] when a node refuses its configuration.
-    pub fn new(scenario: &'a Scenario, rng: Rng, mut planted: Option<Planted>, trace: Trace) -> Checked<Self> {
+    pub fn new(
+        scenario: &'a Scenario,
+        rng: Rng,
+        mut planted: Option<Planted>,
+        costs: Option<Costs>,
+        trace: Trace,
+    ) -> Checked<Self> {
         let mut sites = Vec::new();
         for rank in (0..scenario.ranks).map(Rank) {
             let mut config = scenario.config(rank);
@@ -162,6 +172,7 @@ impl<'a> Machine<'a> {
             hold_times: HoldTimes::new(scenario.hold),
             versions: Versions::default(),
             pins: Pins::default(),
+            timing: Timing::new(costs, scenario.programs.len()),
             trace,
             scenario,
         };
@@ -222,6 +233,7 @@ impl<'a> Machine<'a> {
             stats: self.sites.iter().flat_map(|site| &site.nodes).map(Node::stats).collect(),
             last: pages.map(|page| self.truth.last(page)).collect(),
             registers: self.vcpus.into_iter().map(|vcpu| vcpu.registers).collect(),
+            faults: self.timing.into_faults(),
         }
     }
 
@@ -234,8 +246,11 @@ impl<'a> Machine<'a> {
         self.queue.insert((at, self.scheduled), event);
     }
 
-    /// A short random time at a rank, longer on slow ones.
+    /// A short random time at a rank, longer on slow ones; the shortest where times are given.
     fn moment(&mut self, rank: Rank) -> u64 {
+        if self.timing.costs().is_some() {
+            return 1;
+        }
         let slowness = self.scenario.slowness.get(usize::from(rank.0)).copied().unwrap_or(1);
         self.rng.between(1, LONGEST_STEP) * slowness
     }
@@ -373,7 +388,8 @@ impl<'a> Machine<'a> {
                 let (token, retries) = (processor.token, processor.retries);
                 progress::check_retries(rank, vcpu, page, retries)?;
                 self.trace.note(self.now, || format!("rank {} vcpu {vcpu} faults: {waiting:?}", rank.0));
-                let told = self.now + self.moment(rank);
+                self.timing.faults(vcpu, rank, page, access, self.now);
+                let told = self.now + self.timing.costs().map_or_else(|| self.moment(rank), |costs| costs.fault);
                 self.schedule(told, Event::Fault { vcpu, token, waiting });
                 let limit = self.now + self.scenario.answer_within();
                 self.schedule(limit, Event::Answered { vcpu, token, waiting });
@@ -441,8 +457,14 @@ impl<'a> Machine<'a> {
                 Given::Send(to, parcel) => self.send(rank, to, parcel.message, parcel.body)?,
             }
         }
-        let at = self.now + self.moment(rank);
-        self.host(rank).free_at = at;
+        let busy = match self.timing.costs() {
+            None => self.moment(rank),
+            // A word between threads.
+            Some(_) if matches!(input, Input::Sleep(_)) => 0,
+            Some(costs) => costs.service,
+        };
+        let at = self.now + busy;
+        self.host(rank).free_at = at.max(self.host(rank).free_at);
         self.arm_timer(rank);
         Ok(())
     }
@@ -546,7 +568,8 @@ impl<'a> Machine<'a> {
                     if waits && self.home_of(vcpu) == rank {
                         self.vcpus[vcpu].waiting = None;
                         self.vcpus[vcpu].token += 1;
-                        self.step_later(vcpu, true, 0);
+                        self.timing.answers(vcpu, self.now + self.timing.service());
+                        self.step_later(vcpu, true, self.timing.service());
                     }
                 }
             }
@@ -581,7 +604,13 @@ impl<'a> Machine<'a> {
         if self.host(to).dead {
             return Ok(());
         }
-        let at = self.network.send(&mut self.rng, self.now, from, to, Parcel { message, body });
+        let at = match self.timing.costs() {
+            None => self.network.send(&mut self.rng, self.now, from, to, Parcel { message, body }),
+            Some(costs) => {
+                let arrives = self.now + costs.service + costs.way(body.len());
+                self.network.carry(arrives, from, to, Parcel { message, body })
+            }
+        };
         self.schedule(at, Event::Arrival { from, to });
         Ok(())
     }

@@ -77,8 +77,14 @@ impl Network {
     /// Sends; gives the time of arrival, at which [`Self::deliver`] is to be called once.
     pub fn send(&mut self, rng: &mut Rng, now: u64, from: Rank, to: Rank, parcel: Parcel) -> u64 {
         let longest = if rng.one_in(SLOW_ONE_IN) { self.delays.slow } else { self.delays.longest };
+        let arrives = now + rng.between(self.delays.shortest, longest);
+        self.carry(arrives, from, to, parcel)
+    }
+
+    /// Sends what would arrive at this time, if nothing was in its way; gives when it does, as above.
+    pub fn carry(&mut self, arrives: u64, from: Rank, to: Rank, parcel: Parcel) -> u64 {
         let channel = self.channels.entry((from, to)).or_default();
-        let mut arrives = (now + rng.between(self.delays.shortest, longest)).max(channel.last);
+        let mut arrives = arrives.max(channel.last);
         while let Some(cut) = self.partitions.iter().find(|partition| partition.cuts(from, to, arrives)) {
             arrives = cut.until;
         }

@@ -4,12 +4,13 @@ use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rdma_sys as sys;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::device::Context;
-use super::{Plain, VerbsError, destroyed};
+use super::{Plain, VerbsError};
 
 /// Completions taken at once.
 const BATCH: i32 = 16;
@@ -20,6 +21,8 @@ pub(super) const RECEIVED: u64 = 1 << 63;
 /// A work request has ended. Made of what a NIC says alone, and used once.
 #[derive(Debug)]
 pub struct Completion {
+    /// Where it came from: the numbers of queue pairs are those of one device.
+    queue: Arc<CompletionQueue>,
     pub(super) id: u64,
     pub(super) queue_pair: u32,
     pub(super) bytes: usize,
@@ -31,6 +34,11 @@ impl Completion {
     #[must_use]
     pub fn queue_pair(&self) -> u32 {
         self.queue_pair
+    }
+
+    /// Whether it came from this queue.
+    pub(super) fn is_of(&self, queue: &Arc<CompletionQueue>) -> bool {
+        Arc::ptr_eq(&self.queue, queue)
     }
 
     /// Whether something was received, or should have been.
@@ -61,6 +69,8 @@ impl Completion {
 pub struct CompletionQueue {
     pointer: NonNull<sys::ibv_cq>,
     channel: CompletionChannel,
+    /// Completions taken.
+    taken: AtomicU64,
 }
 
 // SAFETY: calls on a completion queue may be made from any thread.
@@ -72,7 +82,8 @@ impl Drop for CompletionQueue {
     fn drop(&mut self) {
         // SAFETY: the pointer is of ibv_create_cq and destroyed here only; its queue pairs kept this alive and are gone, and every event of its
         // channel was acknowledged when it was taken.
-        destroyed("ibv_destroy_cq", unsafe { sys::ibv_destroy_cq(self.pointer.as_ptr()) });
+        let code = unsafe { sys::ibv_destroy_cq(self.pointer.as_ptr()) };
+        self.channel.context.objects().destroyed("ibv_destroy_cq", code);
     }
 }
 
@@ -88,7 +99,14 @@ impl CompletionQueue {
         let pointer =
             unsafe { sys::ibv_create_cq(context.pointer(), entries, ptr::null_mut(), channel.pointer.as_ptr(), 0) };
         let pointer = NonNull::new(pointer).ok_or_else(|| VerbsError::last("ibv_create_cq", context.name()))?;
-        Ok(Arc::new(Self { pointer, channel }))
+        context.objects().made();
+        Ok(Arc::new(Self { pointer, channel, taken: AtomicU64::new(0) }))
+    }
+
+    /// The device it is on.
+    #[must_use]
+    pub fn context(&self) -> &Arc<Context> {
+        &self.channel.context
     }
 
     pub(super) fn pointer(&self) -> *mut sys::ibv_cq {
@@ -99,20 +117,28 @@ impl CompletionQueue {
     ///
     /// # Errors
     /// The queue is broken.
-    pub fn poll(&self, ended: &mut Vec<Completion>) -> Result<bool, VerbsError> {
+    pub fn poll(self: &Arc<Self>, ended: &mut Vec<Completion>) -> Result<bool, VerbsError> {
         let mut batch: [sys::ibv_wc; BATCH.unsigned_abs() as usize] = std::array::from_fn(|_| sys::ibv_wc::zeroed());
         // SAFETY: the call writes at most so many entries.
         let count = unsafe { sys::ibv_poll_cq(self.pointer(), BATCH, batch.as_mut_ptr()) };
         let Ok(count) = usize::try_from(count) else {
             return Err(VerbsError::last("ibv_poll_cq", self.channel.context.name()));
         };
+        self.taken.fetch_add(count as u64, Ordering::Relaxed);
         ended.extend(batch.iter().take(count).map(|entry| Completion {
+            queue: Arc::clone(self),
             id: entry.wr_id,
             queue_pair: entry.qp_num,
             bytes: usize::try_from(entry.byte_len).unwrap_or(0),
             status: entry.status,
         }));
         Ok(count == batch.len())
+    }
+
+    /// How many completions were taken from it.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Makes the channel readable at the next completion: one that comes after this call. What came before is to be polled for.
@@ -165,7 +191,8 @@ unsafe impl Sync for CompletionChannel {}
 impl Drop for CompletionChannel {
     fn drop(&mut self) {
         // SAFETY: the pointer is of ibv_create_comp_channel and destroyed here only, after its queue.
-        destroyed("ibv_destroy_comp_channel", unsafe { sys::ibv_destroy_comp_channel(self.pointer.as_ptr()) });
+        let code = unsafe { sys::ibv_destroy_comp_channel(self.pointer.as_ptr()) };
+        self.context.objects().destroyed("ibv_destroy_comp_channel", code);
     }
 }
 
@@ -176,6 +203,7 @@ impl CompletionChannel {
         let pointer = unsafe { sys::ibv_create_comp_channel(context.pointer()) };
         let pointer =
             NonNull::new(pointer).ok_or_else(|| VerbsError::last("ibv_create_comp_channel", context.name()))?;
+        context.objects().made();
         let channel = Self { pointer, context: Arc::clone(context) };
         let failed = |error: rustix::io::Errno| VerbsError {
             call: "fcntl of a completion channel",

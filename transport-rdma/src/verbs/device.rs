@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rdma_sys as sys;
 use rustix::io::Errno;
 
-use super::{Plain, VerbsError, destroyed};
+use super::objects::Objects;
+use super::{Plain, VerbsError};
 use crate::choose::{Gid, GidType, LinkLayer, Port};
 
 // libibverbs has it since version 32, without a binding in rdma-sys: the entries of a device's GID tables with their types.
@@ -88,7 +89,9 @@ impl Device {
         // SAFETY: the list keeps the device.
         let pointer = unsafe { sys::ibv_open_device(self.pointer()) };
         let pointer = NonNull::new(pointer).ok_or_else(|| VerbsError::last("ibv_open_device", &name))?;
-        Ok(Arc::new(Context { pointer, name }))
+        let objects = Arc::new(Objects::default());
+        objects.made();
+        Ok(Arc::new(Context { pointer, name, objects }))
     }
 }
 
@@ -129,11 +132,28 @@ pub struct Limits {
     pub ports: u8,
 }
 
+impl Limits {
+    /// What it lacks that one-sided operations need.
+    #[must_use]
+    pub fn lacks(&self) -> Option<&'static str> {
+        if !self.atomics {
+            Some("has no atomic operations on other ranks' memory")
+        } else if self.reads_served == 0 {
+            Some("serves no reads and atomics of other ranks")
+        } else if self.reads_asked == 0 {
+            Some("cannot read other ranks' memory")
+        } else {
+            None
+        }
+    }
+}
+
 /// An open device.
 #[derive(Debug)]
 pub struct Context {
     pointer: NonNull<sys::ibv_context>,
     name: String,
+    objects: Arc<Objects>,
 }
 
 // SAFETY: calls on a context may be made from any thread.
@@ -144,7 +164,7 @@ unsafe impl Sync for Context {}
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: the pointer is of ibv_open_device and closed here only; what was made of it kept this alive and is gone.
-        destroyed("ibv_close_device", unsafe { sys::ibv_close_device(self.pointer.as_ptr()) });
+        self.objects.closed(unsafe { sys::ibv_close_device(self.pointer.as_ptr()) });
     }
 }
 
@@ -153,6 +173,12 @@ impl Context {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How many objects there are of it.
+    #[must_use]
+    pub fn objects(&self) -> &Arc<Objects> {
+        &self.objects
     }
 
     pub(super) fn pointer(&self) -> *mut sys::ibv_context {
@@ -256,7 +282,7 @@ unsafe impl Sync for ProtectionDomain {}
 impl Drop for ProtectionDomain {
     fn drop(&mut self) {
         // SAFETY: the pointer is of ibv_alloc_pd and freed here only; what was made of it kept this alive and is gone.
-        destroyed("ibv_dealloc_pd", unsafe { sys::ibv_dealloc_pd(self.pointer.as_ptr()) });
+        self.context.objects.destroyed("ibv_dealloc_pd", unsafe { sys::ibv_dealloc_pd(self.pointer.as_ptr()) });
     }
 }
 
@@ -269,6 +295,7 @@ impl ProtectionDomain {
         // SAFETY: the context is open.
         let pointer = unsafe { sys::ibv_alloc_pd(context.pointer()) };
         let pointer = NonNull::new(pointer).ok_or_else(|| VerbsError::last("ibv_alloc_pd", context.name()))?;
+        context.objects.made();
         Ok(Arc::new(Self { pointer, context: Arc::clone(context) }))
     }
 
@@ -291,6 +318,20 @@ pub(super) fn is_out_of_memory(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_without_reads_or_atomics_lacks_them() {
+        let enough =
+            Limits { work_requests: 1, completions: 1, reads_served: 1, reads_asked: 1, atomics: true, ports: 1 };
+        assert_eq!(enough.lacks(), None);
+        for (limits, word) in [
+            (Limits { atomics: false, ..enough }, "no atomic operations"),
+            (Limits { reads_served: 0, ..enough }, "serves no reads"),
+            (Limits { reads_asked: 0, ..enough }, "cannot read"),
+        ] {
+            assert!(limits.lacks().unwrap().contains(word), "{limits:?}");
+        }
+    }
 
     /// On this machine, whether its kernel has verbs or not.
     #[test]

@@ -12,15 +12,15 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::process::{Resource, getrlimit};
 use vincs_coherence::transport::Segment;
 
+use super::VerbsError;
 use super::device::{ProtectionDomain, is_out_of_memory};
-use super::{VerbsError, destroyed};
 
 /// A registration of some memory with a device.
 #[derive(Debug)]
 struct Registration {
     pointer: NonNull<sys::ibv_mr>,
     /// As long as the registration lives.
-    _domain: Arc<ProtectionDomain>,
+    domain: Arc<ProtectionDomain>,
 }
 
 // SAFETY: the structure is not changed after it is made.
@@ -51,7 +51,8 @@ impl Registration {
             }
             return Err(error);
         };
-        Ok(Self { pointer, _domain: Arc::clone(domain) })
+        domain.context().objects().made();
+        Ok(Self { pointer, domain: Arc::clone(domain) })
     }
 
     fn local_key(&self) -> u32 {
@@ -68,7 +69,8 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: the pointer is of ibv_reg_mr and deregistered here only.
-        destroyed("ibv_dereg_mr", unsafe { sys::ibv_dereg_mr(self.pointer.as_ptr()) });
+        let code = unsafe { sys::ibv_dereg_mr(self.pointer.as_ptr()) };
+        self.domain.context().objects().destroyed("ibv_dereg_mr", code);
     }
 }
 
@@ -88,7 +90,9 @@ impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: mapped by `Buffer::new` and unmapped here only; nothing refers to it, as claims keep the buffer alive.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.length) };
-        destroyed("munmap", if unmapped.is_ok() { 0 } else { -1 });
+        if let Err(error) = unmapped {
+            tracing::error!(%error, "registered memory is not unmapped");
+        }
     }
 }
 
@@ -173,6 +177,11 @@ pub struct Claim {
 impl Claim {
     fn address(&self) -> *mut u8 {
         self.buffer.pages.start.as_ptr().wrapping_add(self.start)
+    }
+
+    /// With whose device it is registered.
+    pub(super) fn domain(&self) -> &Arc<ProtectionDomain> {
+        &self.buffer.registration.domain
     }
 
     /// What a NIC has to be told of its first bytes; all of it if these are more.

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rdma_sys as sys;
 
 use super::completion::{Completion, CompletionQueue, RECEIVED};
+use super::counts::{Counters, Counts};
 use super::device::ProtectionDomain;
 use super::memory::Claim;
-use super::{Plain, VerbsError, destroyed};
+use super::{Plain, VerbsError};
 use crate::choose::{Gid, LinkLayer};
 
 /// Work requests given to the NIC at once, with one doorbell.
@@ -80,10 +81,10 @@ pub struct Route {
 pub struct QueuePair {
     pointer: NonNull<sys::ibv_qp>,
     domain: Arc<ProtectionDomain>,
-    /// As long as the queue pair lives.
-    _completions: Arc<CompletionQueue>,
+    completions: Arc<CompletionQueue>,
     number: u32,
     inline: usize,
+    counters: Counters,
     /// What the NIC may still use until the queue pair is destroyed.
     leftovers: Mutex<Vec<Claim>>,
 }
@@ -96,7 +97,8 @@ unsafe impl Sync for QueuePair {}
 impl Drop for QueuePair {
     fn drop(&mut self) {
         // SAFETY: the pointer is of ibv_create_qp and destroyed here only; the claims and what it depends on go afterwards.
-        destroyed("ibv_destroy_qp", unsafe { sys::ibv_destroy_qp(self.pointer.as_ptr()) });
+        let code = unsafe { sys::ibv_destroy_qp(self.pointer.as_ptr()) };
+        self.domain.context().objects().destroyed("ibv_destroy_qp", code);
     }
 }
 
@@ -104,12 +106,16 @@ impl QueuePair {
     /// A new one with its two queues, both of which tell of completions on one completion queue.
     ///
     /// # Errors
-    /// The device has no such queue pair.
+    /// The device has no such queue pair, or the two are not of one open device.
     pub fn create(
         domain: &Arc<ProtectionDomain>,
         completions: &Arc<CompletionQueue>,
         depths: Depths,
     ) -> Result<(SendQueue, ReceiveQueue), VerbsError> {
+        if !Arc::ptr_eq(domain.context(), completions.context()) {
+            let (here, there) = (domain.context().name(), completions.context().name());
+            return Err(VerbsError::mixed("ibv_create_qp", here, "completion queue is of another open device", there));
+        }
         let mut wanted = sys::ibv_qp_init_attr::zeroed();
         wanted.send_cq = completions.pointer();
         wanted.recv_cq = completions.pointer();
@@ -133,12 +139,14 @@ impl QueuePair {
         let pointer = pointer.ok_or_else(|| VerbsError::last("ibv_create_qp", domain.context().name()))?;
         // SAFETY: just made; the number stays as it is.
         let number = unsafe { pointer.as_ref() }.qp_num;
+        domain.context().objects().made();
         let shared = Arc::new(Self {
             pointer,
             domain: Arc::clone(domain),
-            _completions: Arc::clone(completions),
+            completions: Arc::clone(completions),
             number,
             inline: usize::try_from(wanted.cap.max_inline_data.min(depths.inline)).unwrap_or(0),
+            counters: Counters::default(),
             leftovers: Mutex::default(),
         });
         let receives = ReceiveQueue { shared: Arc::clone(&shared), in_flight: VecDeque::new(), next: 0 };
@@ -149,6 +157,12 @@ impl QueuePair {
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
+    }
+
+    /// What it was given, without completions, which are its completion queue's.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
     }
 
     fn device(&self) -> &str {
@@ -233,6 +247,24 @@ impl QueuePair {
     pub fn end(&self) -> Result<(), VerbsError> {
         let nothing = sys::ibv_qp_attr_mask(0);
         self.modify("ibv_modify_qp to ERR", sys::ibv_qp_state::IBV_QPS_ERR, sys::ibv_qp_attr::zeroed(), nothing)
+    }
+
+    /// Refuses memory that is not registered in this domain: its key means nothing here, or other memory.
+    fn check(&self, call: &'static str, claim: &Claim) -> Result<(), VerbsError> {
+        if Arc::ptr_eq(claim.domain(), &self.domain) {
+            return Ok(());
+        }
+        Err(VerbsError::mixed(
+            call,
+            self.device(),
+            "memory is of another protection domain",
+            claim.domain().context().name(),
+        ))
+    }
+
+    /// Whether something that has ended is of this queue pair.
+    fn has(&self, completion: &Completion) -> bool {
+        completion.queue_pair == self.number && completion.is_of(&self.completions)
     }
 
     fn leave(&self, claims: impl Iterator<Item = Claim>) {
@@ -353,15 +385,20 @@ impl SendQueue {
     /// Gives all of it to the NIC, in order. The caller sees to it that there is room.
     ///
     /// # Errors
-    /// The NIC did not take all; the queue pair is of no use any more.
+    /// The NIC did not take all; the queue pair is of no use any more. Nothing was given to it if some of the memory is registered elsewhere.
     pub fn post(&mut self, work: &mut Vec<Work>) -> Result<(), VerbsError> {
+        work.iter()
+            .filter_map(|work| work.claim.as_ref())
+            .try_for_each(|claim| self.shared.check("ibv_post_send", claim))?;
         let mut work = work.drain(..).peekable();
         while work.peek().is_some() {
             let mut elements = [sys::ibv_sge { addr: 0, length: 0, lkey: 0 }; CHAIN];
             let mut requests: [sys::ibv_send_wr; CHAIN] = std::array::from_fn(|_| sys::ibv_send_wr::zeroed());
             let mut next = ptr::null_mut();
             let places = requests.iter_mut().zip(&mut elements);
+            let mut messages = 0;
             let count = places.zip(&mut work).fold(0, |count, ((request, element), work)| {
+                messages += usize::from(work.task == Task::Send);
                 *request = work.request(self.next, self.shared.inline);
                 if let Some(claim) = &work.claim {
                     *element = claim.element(work.length);
@@ -380,13 +417,14 @@ impl SendQueue {
             // SAFETY: a chain of requests that are there until the call returns, whose memory is claimed for longer than the NIC uses it.
             let code = unsafe { sys::ibv_post_send(self.shared.pointer.as_ptr(), next, &raw mut bad) };
             VerbsError::check("ibv_post_send", self.shared.device(), code)?;
+            self.shared.counters.sent(messages, count - messages);
         }
         Ok(())
     }
 
     /// The memory of what has ended with this completion, oldest first: of it, and of those before it that were not to be told.
     pub fn ended(&mut self, completion: &Completion) -> impl Iterator<Item = Option<Claim>> {
-        let ours = completion.queue_pair == self.shared.number && !completion.is_receive();
+        let ours = self.shared.has(completion) && !completion.is_receive();
         let upto = |work: &InFlight| ours && work.id <= completion.id;
         let count = self.in_flight.iter().take_while(|work| upto(work)).count();
         self.in_flight.drain(..count).map(|work| work.claim)
@@ -411,8 +449,9 @@ impl ReceiveQueue {
     /// Gives the NIC memory for as many messages. The caller sees to it that there is room.
     ///
     /// # Errors
-    /// The NIC did not take all; the queue pair is of no use any more.
+    /// The NIC did not take all; the queue pair is of no use any more. Nothing was given to it if some of the memory is registered elsewhere.
     pub fn post(&mut self, claims: &mut Vec<Claim>) -> Result<(), VerbsError> {
+        claims.iter().try_for_each(|claim| self.shared.check("ibv_post_recv", claim))?;
         let mut claims = claims.drain(..).peekable();
         while claims.peek().is_some() {
             let mut elements = [sys::ibv_sge { addr: 0, length: 0, lkey: 0 }; CHAIN];
@@ -436,6 +475,7 @@ impl ReceiveQueue {
             // SAFETY: a chain of requests that are there until the call returns, whose memory is claimed for longer than the NIC uses it.
             let code = unsafe { sys::ibv_post_recv(self.shared.pointer.as_ptr(), next, &raw mut bad) };
             VerbsError::check("ibv_post_recv", self.shared.device(), code)?;
+            self.shared.counters.received(count);
         }
         Ok(())
     }
@@ -443,7 +483,7 @@ impl ReceiveQueue {
     /// Where the message is that this completion tells of, and how many bytes it has; nothing if it tells of none of this queue.
     pub fn received(&mut self, completion: &Completion) -> Option<(Claim, usize)> {
         let oldest = self.in_flight.front()?;
-        if completion.queue_pair != self.shared.number || oldest.id != completion.id || completion.failure().is_some() {
+        if !self.shared.has(completion) || oldest.id != completion.id || completion.failure().is_some() {
             return None;
         }
         let claim = self.in_flight.pop_front()?.claim?;

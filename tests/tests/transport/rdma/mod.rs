@@ -45,9 +45,10 @@ pub(crate) fn rxe(segments: &[Vec<Arc<WordSegment>>]) -> Vec<Vec<Box<dyn Transpo
 }
 
 /// What the ignored tests of this program that are named so, with this before the command, say in a node, one after the other; and the status.
-const RUNS: [(&str, &str); 3] = [
+const RUNS: [(&str, &str); 4] = [
     ("over_rxe::", "exec"),
     ("in_a_node::", "exec"),
+    ("at_the_limits::", "exec"),
     // Root may lock as much memory as it likes as long as it has that capability.
     ("with_little_locked_memory::", "ulimit -l 1024; exec setpriv --bounding-set=-ipc_lock"),
 ];
@@ -86,9 +87,15 @@ fn everything_else_passes_in_a_node() {
 }
 
 #[test]
+fn full_queues_and_foreign_objects_are_refused() {
+    passed("at_the_limits::", 5);
+}
+
+#[test]
 fn a_limit_on_locked_memory_is_told_with_what_is_needed() {
     passed("with_little_locked_memory::", 1);
 }
 
+mod at_the_limits;
 mod in_a_node;
 mod with_little_locked_memory;
