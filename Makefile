@@ -13,7 +13,7 @@ export TESTBED_CMD := $(value CMD)
 CARGO := cargo
 CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--quiet)
 STAGE := scripts/stage.sh
-BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
+BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed --package vincs-npb
 
 # Tests of the package vincs-tests that boot emulated nodes, those that take longest first; and the others.
 NODE_TESTS := cluster boot transport wide

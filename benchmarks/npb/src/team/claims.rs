@@ -78,11 +78,12 @@ impl Claims {
             for read in table.reads.iter().filter(|read| overlap(&read.bytes, bytes)) {
                 assert!(read.member == member && read.held == 0, "{}", conflict(member, "writes", bytes, read.member));
             }
+            for (_, write) in table.overlapping_writes(bytes) {
+                assert!(write.member == member && !write.held, "{}", conflict(member, "writes", bytes, write.member));
+            }
             let earlier: Vec<_> = table.overlapping_writes(bytes).map(|(start, write)| (start, write.end)).collect();
             for (start, end) in earlier {
-                let write = table.writes.remove(&start);
-                let mine = write.as_ref().is_some_and(|write| write.member == member && !write.held);
-                assert!(mine, "{}", conflict(member, "writes", bytes, write.map_or(member, |write| write.member)));
+                table.writes.remove(&start);
                 // Of the earlier claim, what the new one does not cover stays.
                 for rest in [start..bytes.start, bytes.end..end].into_iter().filter(|rest| !rest.is_empty()) {
                     table.writes.insert(rest.start, Write { end: rest.end, member, held: false });
