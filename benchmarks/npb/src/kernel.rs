@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::class::Class;
 use crate::team::{NoMemory, Team};
-use crate::{cg, ep, ft, is, mg};
+use crate::{bt, cg, ep, ft, is, lu, mg};
 
 /// A benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +21,15 @@ pub enum Kernel {
     Mg,
     /// Fourier transform: all to all, of large pieces.
     Ft,
+    /// Block tridiagonal systems: lines along one axis after the other.
+    Bt,
+    /// Lower and upper triangular sweeps: many small steps, one member behind the other.
+    Lu,
 }
 
 impl Kernel {
     /// All.
-    pub const ALL: [Self; 5] = [Self::Ep, Self::Is, Self::Cg, Self::Mg, Self::Ft];
+    pub const ALL: [Self; 7] = [Self::Ep, Self::Is, Self::Cg, Self::Mg, Self::Ft, Self::Bt, Self::Lu];
 
     /// Its name as it is printed.
     #[must_use]
@@ -36,6 +40,8 @@ impl Kernel {
             Self::Cg => "CG",
             Self::Mg => "MG",
             Self::Ft => "FT",
+            Self::Bt => "BT",
+            Self::Lu => "LU",
         }
     }
 
@@ -51,13 +57,15 @@ impl Kernel {
             Self::Cg => cg::run(team, class),
             Self::Mg => mg::run(team, class),
             Self::Ft => ft::run(team, class),
+            Self::Bt => bt::run(team, class),
+            Self::Lu => lu::run(team, class),
         }
     }
 }
 
 /// There is no such kernel.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no kernel {0}: there are ep, is, cg, mg and ft")]
+#[error("no kernel {0}: there are ep, is, cg, mg, ft, bt and lu")]
 pub struct NoSuchKernel(String);
 
 impl FromStr for Kernel {

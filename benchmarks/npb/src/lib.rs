@@ -7,9 +7,12 @@
 //! - [`command`]: the command line;
 //! - [`team`]: what kernels run on;
 //! - [`ep`], [`is`], [`cg`], [`mg`], [`ft`]: the kernels;
+//! - [`bt`], [`lu`]: the simulated applications, and [`cfd`], what they have in common;
 //! - [`random`]: the benchmarks' own pseudo-random numbers;
 //! - [`complex`]: complex numbers.
 
+pub mod bt;
+pub mod cfd;
 pub mod cg;
 pub mod class;
 pub mod command;
@@ -18,6 +21,7 @@ pub mod ep;
 pub mod ft;
 pub mod is;
 pub mod kernel;
+pub mod lu;
 pub mod mg;
 pub mod random;
 pub mod report;
