@@ -44,8 +44,8 @@ unsafe impl<T: Element> Element for [T; 5] {}
 ///
 /// # Safety
 ///
-/// `start` is on a whole page and the first of `bytes` bytes that can be read and written as long as this lives; nothing touches
-/// them but through the [`Shared`] arrays of one team.
+/// `start` is on a whole page and the first of `bytes` bytes that can be read and written as long as this lives, also when the value
+/// is moved; nothing in this process touches them but through the one [`Area`] that the value is made into.
 pub unsafe trait Memory: Send + Sync + fmt::Debug {
     /// Its first byte.
     fn start(&self) -> NonNull<u8>;
@@ -101,13 +101,26 @@ impl Drop for Private {
     }
 }
 
-/// A piece of memory as one member sees it.
+/// Memory and who touches it: one table for all members, those that share the process at least.
+#[derive(Debug)]
+pub struct Area {
+    memory: Box<dyn Memory>,
+    claims: Claims,
+}
+
+impl Area {
+    /// An area of this memory.
+    #[must_use]
+    pub fn new(memory: impl Memory + 'static) -> Self {
+        Self { memory: Box::new(memory), claims: Claims::default() }
+    }
+}
+
+/// An area as one member sees it.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// The memory.
-    pub memory: Arc<dyn Memory>,
-    /// Who touches it: one table for all members, those that share the process at least.
-    pub claims: Arc<Claims>,
+    /// The area.
+    pub area: Arc<Area>,
     /// The member.
     pub member: usize,
     /// How many barriers it has passed.
@@ -128,7 +141,7 @@ impl<T: Element> Shared<T> {
     /// When the segment is too short.
     pub(super) fn new(segment: Segment, len: usize) -> Self {
         const { assert!(size_of::<T>() > 0 && align_of::<T>() <= PAGE_BYTES) };
-        assert!(len <= segment.memory.bytes() / size_of::<T>(), "a segment that is too short");
+        assert!(len <= segment.area.memory.bytes() / size_of::<T>(), "a segment that is too short");
         Self { segment, len, element: PhantomData }
     }
 
@@ -152,9 +165,9 @@ impl<T: Element> Shared<T> {
     #[must_use]
     pub fn read(&self, elements: Range<usize>) -> Reading<'_, T> {
         let claim = self.claim(elements);
-        let Segment { claims, member, passed, .. } = &self.segment;
+        let Segment { area, member, passed } = &self.segment;
         if !claim.bytes.is_empty() {
-            claims.read(*member, passed.load(Ordering::Relaxed), &claim.bytes);
+            area.claims.read(*member, passed.load(Ordering::Relaxed), &claim.bytes);
         }
         Reading(claim)
     }
@@ -173,9 +186,9 @@ impl<T: Element> Shared<T> {
     #[must_use]
     pub fn write(&self, elements: Range<usize>) -> Writing<'_, T> {
         let claim = self.claim(elements);
-        let Segment { claims, member, passed, .. } = &self.segment;
+        let Segment { area, member, passed } = &self.segment;
         if !claim.bytes.is_empty() {
-            claims.write(*member, passed.load(Ordering::Relaxed), &claim.bytes);
+            area.claims.write(*member, passed.load(Ordering::Relaxed), &claim.bytes);
         }
         Writing(claim)
     }
@@ -198,7 +211,7 @@ struct Claim<'a, T> {
 impl<T> Claim<'_, T> {
     fn start(&self) -> NonNull<T> {
         // SAFETY: it was checked that these bytes are in the array, and so in the segment.
-        unsafe { self.segment.memory.start().add(self.bytes.start) }.cast()
+        unsafe { self.segment.area.memory.start().add(self.bytes.start) }.cast()
     }
 
     fn len(&self) -> usize {
@@ -223,7 +236,7 @@ impl<T: Element> Deref for Reading<'_, T> {
 impl<T: Element> Drop for Reading<'_, T> {
     fn drop(&mut self) {
         if !self.0.bytes.is_empty() {
-            self.0.segment.claims.end_read(self.0.segment.member, &self.0.bytes);
+            self.0.segment.area.claims.end_read(self.0.segment.member, &self.0.bytes);
         }
     }
 }
@@ -251,7 +264,7 @@ impl<T: Element> DerefMut for Writing<'_, T> {
 impl<T: Element> Drop for Writing<'_, T> {
     fn drop(&mut self) {
         if !self.0.bytes.is_empty() {
-            self.0.segment.claims.end_write(&self.0.bytes);
+            self.0.segment.area.claims.end_write(&self.0.bytes);
         }
     }
 }
@@ -261,8 +274,8 @@ mod tests {
     use super::*;
 
     fn array(len: usize) -> Shared<u32> {
-        let memory = Arc::new(Private::new(len * 4).unwrap());
-        Shared::new(Segment { memory, claims: Arc::default(), member: 0, passed: Arc::default() }, len)
+        let area = Arc::new(Area::new(Private::new(len * 4).unwrap()));
+        Shared::new(Segment { area, member: 0, passed: Arc::default() }, len)
     }
 
     #[test]

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
 
 use super::barrier::Barrier;
-use super::claims::Claims;
-use super::shared::{Memory, Private, Segment};
+use super::shared::{Area, Private, Segment};
 use super::{MAX_SUM, NoMemory, Team};
 
 /// What the threads have in common.
@@ -30,8 +29,7 @@ struct Addends([AtomicU64; MAX_SUM]);
 #[derive(Clone, Debug)]
 struct Piece {
     bytes: usize,
-    memory: Arc<dyn Memory>,
-    claims: Arc<Claims>,
+    area: Arc<Area>,
 }
 
 /// One thread's view.
@@ -96,14 +94,14 @@ impl Team for Member<'_> {
         let mut segments = self.common.segments.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = self.asked.fetch_add(1, Ordering::Relaxed);
         if segments.len() as u64 == asked {
-            let piece = |memory| Piece { bytes, memory: Arc::new(memory), claims: Arc::default() };
+            let piece = |memory| Piece { bytes, area: Arc::new(Area::new(memory)) };
             segments.push(Private::new(bytes).map(piece));
         }
         let piece = usize::try_from(asked).ok().and_then(|asked| segments.get(asked).cloned());
         let Some(piece) = piece else { unreachable!("every earlier segment is there") };
-        let Piece { bytes: given, memory, claims } = piece?;
+        let Piece { bytes: given, area } = piece?;
         assert_eq!(given, bytes, "members do not ask for the same segments");
-        Ok(Segment { memory, claims, member: self.number, passed: Arc::clone(&self.passed) })
+        Ok(Segment { area, member: self.number, passed: Arc::clone(&self.passed) })
     }
 }
 
