@@ -45,6 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vincs-vmm",
         ],
     ),
+    ("vincs-npb", &[]),
     ("vincs-testbed", &["vincs-guest-image"]),
     ("vincs-micro-guest", &["vincs-coherence", "vincs-micro-guest-payload", "vincs-transport-tcp", "vincs-vmm"]),
     ("vincs-micro-guest-payload", &[]),
