@@ -7,6 +7,7 @@ mod settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 
 use vincs_vmm::cluster::Features;
 
@@ -19,7 +20,7 @@ use crate::run::ending::STATUS_BAD_INPUT;
 use crate::stats::Clock;
 use crate::wireup::coordinator::Present;
 use crate::wireup::message::{Argument, Hello};
-use crate::wireup::{self, Means, Own, Refusal, network};
+use crate::wireup::{self, HEARD_TIME, Means, Own, Refusal, network};
 pub(crate) use others::Others;
 
 /// A command line as far as it could be read: the options and what is compared, or what is wrong with it.
@@ -106,17 +107,28 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
                 None => crate::refuse("there is no channel to the other ranks"),
             }
         }
-        (Err(Refusal { said: true, .. }), _, _) => ExitCode::from(STATUS_BAD_INPUT),
+        (Err(refusal @ Refusal { said: true, .. }), _, _) => without_a_machine(&refusal),
         // What is wrong here is said even when the others cannot be told.
-        (_, Err(line), _) | (_, _, Err(line)) | (Err(Refusal { line, .. }), _, _) => crate::refuse(&line),
+        (_, Err(line), _) | (_, _, Err(line)) => without_a_machine(&Refusal::new(line)),
+        (Err(refusal), _, _) => without_a_machine(&refusal),
     }
+}
+
+/// There is no machine with this rank: says why, unless rank 0 has, and stays until that has been heard, whoever said it.
+fn without_a_machine(refusal: &Refusal) -> ExitCode {
+    if !refusal.said {
+        crate::say(&refusal.line);
+    }
+    thread::sleep(HEARD_TIME);
+    ExitCode::from(STATUS_BAD_INPUT)
 }
 
 fn member(info: RankInfo, place: &Place, means: &Means, asked: Asked) -> ExitCode {
     let own = Own::new(info, place, hello(place, &asked, asked.as_ref().err().cloned()));
     match (wireup::as_member(info, place, &own, means), asked) {
         (Ok(machine), Ok((args, _))) => member::run(u16::try_from(info.rank).unwrap_or(u16::MAX), args.kvm, machine),
-        (Err(Refusal { line, said: false }), _) => crate::refuse(&line),
-        (Ok(_) | Err(_), _) => ExitCode::from(STATUS_BAD_INPUT),
+        (Err(refusal), _) => without_a_machine(&refusal),
+        // Rank 0 refuses a rank whose command line cannot be read.
+        (Ok(_), Err(line)) => without_a_machine(&Refusal::new(line)),
     }
 }

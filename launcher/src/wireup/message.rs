@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vincs_vmm::cluster::Features;
 
 /// Version of everything here but the [`Introduction`].
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// A rank's first word. Its form never changes, so that every version can tell who came.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -106,7 +106,7 @@ pub(crate) enum ToMember {
         /// The exit status of all ranks.
         status: u8,
     },
-    /// The machine has ended or soon has, but rank 0 is not done: `Bye` comes later.
+    /// Rank 0 is alive but not done: what the rank waits for comes later.
     Wait,
 }
 
@@ -119,4 +119,8 @@ pub(crate) enum ToCoordinator {
     Connected,
     /// The rank cannot go on: why, in words.
     Failed(String),
+    /// The rank is not connected with another, which may know better why: what it noticed, in words that go on after its name.
+    Missed(String),
+    /// The rank is alive but not done: its answer comes later.
+    Wait,
 }
