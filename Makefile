@@ -14,6 +14,8 @@ CARGO := cargo
 CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--quiet)
 STAGE := scripts/stage.sh
 BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
+# What the binaries are built with, and so what is tested; lint looks at the launcher without it, too.
+FEATURES := --features vincs-launcher/rdma
 
 # Tests of the package vincs-tests that boot emulated nodes, those that take longest first; and the others.
 NODE_TESTS := cluster boot transport wide
@@ -28,7 +30,7 @@ setup: ## Install what is missing (packages, Rust toolchain), and nothing else
 	@$(STAGE) 'Set-up: install what is missing' scripts/setup.sh
 
 build: ## Build the release binaries
-	@$(CARGO) build --release --locked $(CARGO_QUIET) $(BINARIES)
+	@$(CARGO) build --release --locked $(CARGO_QUIET) $(BINARIES) $(FEATURES)
 
 kernel: build ## Fetch the stock guest kernel into the cache, if it is not there
 	@target/release/testbed fetch-kernel
@@ -42,7 +44,7 @@ test: setup ## Install what is missing and run every check and test
 	@$(STAGE) 'Build of the release binaries' $(MAKE) --no-print-directory build
 	@$(STAGE) 'Guest kernel' $(MAKE) --no-print-directory kernel
 	@$(MAKE) --no-print-directory lint
-	@$(STAGE) 'Tests' $(CARGO) test --workspace --exclude vincs-tests --locked
+	@$(STAGE) 'Tests' $(CARGO) test --workspace --exclude vincs-tests $(FEATURES) --locked
 	@$(STAGE) 'Tests across crates' $(CARGO) test --package vincs-tests --locked --lib $(OTHER_TESTS:%=--test %)
 	@$(STAGE) 'Tests of whole machines' $(MAKE) --no-print-directory --output-sync=target --jobs=$(shell nproc) $(NODE_TESTS:%=test-%)
 	@$(STAGE) 'All passed' true
@@ -53,8 +55,9 @@ $(NODE_TESTS:%=test-%): test-%:
 
 lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
 	@$(STAGE) 'Formatting' $(CARGO) fmt --all --check
-	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets $(FEATURES) --locked -- -D warnings
+	@$(STAGE) 'Clippy of the launcher without RDMA' $(CARGO) clippy --package vincs-launcher --all-targets --locked -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items $(FEATURES) --locked
 	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/boot/*.sh tests/tests/cluster/*.sh tests/tests/wide/*.sh .ci/run
 
 testbed: build ## Run CMD='…' in an emulated node (TESTBED_OPTIONS='--cpus 4 …')

@@ -19,6 +19,7 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 use vincs_vmm::machine::MachineStats;
 
+use crate::cluster::Others;
 use crate::input::machine_size::MachineSize;
 use crate::prepare::Machine;
 use hottest::HottestPage;
@@ -123,11 +124,13 @@ pub(crate) struct Config {
     pub(crate) initrd_bytes: usize,
     /// Directories shared with the guest, outer before inner.
     pub(crate) shares: Vec<String>,
+    /// What connects its ranks: `tcp` or `rdma`; null for one rank.
+    pub(crate) transport: Option<&'static str>,
 }
 
 impl Config {
     /// What is told of a machine.
-    pub(crate) fn of(machine: &Machine, kernel: PathBuf) -> Self {
+    pub(crate) fn of(machine: &Machine, kernel: PathBuf, others: Option<&Others>) -> Self {
         let shares = machine.shares.iter().map(|share| String::from_utf8_lossy(&share.path).into_owned());
         Self {
             size: machine.size,
@@ -135,6 +138,7 @@ impl Config {
             cmdline: machine.cmdline.clone(),
             initrd_bytes: machine.initrd.len(),
             shares: shares.collect(),
+            transport: others.map(Others::transport),
         }
     }
 }
@@ -212,8 +216,14 @@ mod tests {
 
     fn stats() -> Stats {
         let size = MachineSize { vcpus: 2, numa_nodes: 1, memory: 1 << 30 };
-        let config =
-            Config { size, kernel: "/k".into(), cmdline: "quiet".into(), initrd_bytes: 5, shares: vec!["/".into()] };
+        let config = Config {
+            size,
+            kernel: "/k".into(),
+            cmdline: "quiet".into(),
+            initrd_bytes: 5,
+            shares: vec!["/".into()],
+            transport: Some("rdma"),
+        };
         Stats {
             config,
             ending: "exited",
@@ -231,6 +241,7 @@ mod tests {
         StatsFile::create(&path).unwrap().write(&stats()).unwrap();
         let read: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!((&read["config"]["vcpus"], &read["config"]["memory"]), (&2.into(), &(1u64 << 30).into()));
+        assert_eq!(read["config"]["transport"], "rdma");
         assert_eq!((&read["status"], &read["ending"], &read["machine"]["x"]), (&3.into(), &"exited".into(), &1.into()));
         assert!(read["times"]["kernel_entry_to_first_byte"].is_null());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");

@@ -2,7 +2,8 @@
 //!
 //! Rank 0 opens a [`door`] and publishes a [`card`], by [`mpi`] or in an [`address_file`]. The others come ([`member`]), prove to
 //! know the card's secret and say what they are ([`message`]). Rank 0 ([`coordinator`]) compares them ([`difference`]), says who
-//! listens where ([`placement`], [`network`]), and all connect with all ([`mesh`]). On a difference every rank ends, and one of
+//! listens where ([`placement`], [`network`]) and what connects them ([`selection`]), and all connect with all ([`mesh`], [`rdma`]). From then
+//! on all know each other to be alive ([`signs`], [`hearing`]). On a difference every rank ends, and one of
 //! them says why. MPI is not used after the card is there.
 
 pub(crate) mod address_file;
@@ -18,6 +19,12 @@ pub(crate) mod message;
 pub(crate) mod mpi;
 pub(crate) mod network;
 pub(crate) mod placement;
+#[cfg(feature = "rdma")]
+pub(crate) mod rdma;
+#[cfg(not(feature = "rdma"))]
+#[path = "wireup/no_rdma.rs"]
+pub(crate) mod rdma;
+pub(crate) mod selection;
 pub(crate) mod signs;
 
 use std::path::{Path, PathBuf};
@@ -38,9 +45,10 @@ use mpi::{MPI_TIME, MpiError};
 
 /// How long a step of the wire-up may take once all ranks are there; connecting is the longest. A rank that hangs is known before by its
 /// silence.
-const STEP_TIME: Duration = Duration::from_secs(40);
+const STEP_TIME: Duration = Duration::from_secs(70);
 
-const _: () = assert!(STEP_TIME.as_secs() > vincs_transport_tcp::fabric::CONNECT_TIME.as_secs());
+// Once by TCP, and once by RDMA over that.
+const _: () = assert!(STEP_TIME.as_secs() > 2 * vincs_transport_tcp::fabric::CONNECT_TIME.as_secs());
 
 /// How much longer than the rank before it a rank looks for rank 0, so that the lowest that is there is the one that says that there is no
 /// machine: what starts the ranks ends the others meanwhile, which takes mpirun one to two seconds.

@@ -107,6 +107,11 @@ impl Others {
         Self { cluster, hosts: roster.hosts.clone(), lines }
     }
 
+    /// What connects the ranks, by its name.
+    pub(crate) fn transport(&self) -> &'static str {
+        self.cluster.control.capabilities().name
+    }
+
     /// One line about a rank that is lost: why it said it goes, else what the others noticed.
     pub(crate) fn loss(&self, rank: u16, reason: &str) -> String {
         let unknown = String::new();
@@ -187,6 +192,7 @@ mod tests {
     use crate::wireup::Keys;
     use crate::wireup::channel::tests::{pair, soon};
     use crate::wireup::mesh::Listening;
+    use crate::wireup::selection::Choice;
 
     fn roster(hosts: &[&str]) -> Roster {
         let settings = Settings {
@@ -197,6 +203,7 @@ mod tests {
             read_ahead: 8,
             shards: 1,
             sampled: true,
+            transport: Choice::Tcp,
         };
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
         Roster { addresses: Vec::new(), hosts, boots: Vec::new(), settings }
@@ -227,6 +234,7 @@ mod tests {
         let ((one, mut at_one), (two, at_two)) = (pair(), pair());
         let place = cluster(0, &roster, mesh(1)).unwrap();
         let others = Others::new(place, &roster, vec![one, two]);
+        assert_eq!(others.transport(), "tcp");
         at_one.send(&ToCoordinator::Wait, soon()).unwrap();
         at_one.send(&ToCoordinator::Failed("no memory left".into()), soon()).unwrap();
         assert_eq!(others.loss(1, "closed"), "rank 1 on n1 failed: no memory left");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,13 @@ pub(crate) struct Member {
 }
 
 /// A rank that is there.
-pub(crate) type Present<'a> = (&'a Introduction, &'a Hello);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Present<'a> {
+    pub(crate) introduction: &'a Introduction,
+    pub(crate) hello: &'a Hello,
+    /// The address at which it is to listen for the others.
+    pub(crate) place: IpAddr,
+}
 
 /// The ranks that have come, by rank, and why there will be no machine, if there will be none.
 #[derive(Debug, Default)]
@@ -64,16 +71,11 @@ pub(crate) fn coordinate(
 ) -> Result<Machine, Refusal> {
     let mut gathering = gather(visitors, own, timeout);
     if gathering.verdict.is_none() {
-        let members = gathering.members.values().map(|member| (&member.introduction, &member.hello));
-        let present: Vec<Present<'_>> = std::iter::once((&own.introduction, &own.hello)).chain(members).collect();
-        match decide(&present) {
-            Ok(settings) => match connect(&mut gathering, own, keys, settings) {
-                Ok((mesh, roster)) => {
-                    let channels = gathering.members.into_values().map(|member| member.channel).collect();
-                    return Ok(Machine { mesh, roster, channels, doorstep: None });
-                }
-                Err(line) => gathering.verdict = Some(line),
-            },
+        match assemble(&mut gathering, own, keys, decide) {
+            Ok((mesh, roster)) => {
+                let channels = gathering.members.into_values().map(|member| member.channel).collect();
+                return Ok(Machine { mesh, roster, channels, doorstep: None });
+            }
             Err(line) => gathering.verdict = Some(line),
         }
     }
@@ -167,8 +169,23 @@ fn admit(gathering: &mut Gathering, own: &Own, visitor: Visitor) {
     }
 }
 
-/// Has every rank listen, tells all where, and connects with all.
-fn connect(gathering: &mut Gathering, own: &Own, keys: &Keys, settings: Settings) -> Result<(Mesh, Roster), String> {
+/// Decides what the machine is, and connects its ranks.
+fn assemble(
+    gathering: &mut Gathering,
+    own: &Own,
+    keys: &Keys,
+    decide: impl FnOnce(&[Present<'_>]) -> Result<Settings, String>,
+) -> Result<(Mesh, Roster), String> {
+    let places = places(gathering, own)?;
+    let members = gathering.members.values().map(|member| (&member.introduction, &member.hello));
+    let all = std::iter::once((&own.introduction, &own.hello)).chain(members).zip(&places);
+    let present = all.map(|((introduction, hello), place)| Present { introduction, hello, place: *place });
+    let settings = decide(&present.collect::<Vec<_>>())?;
+    connect(gathering, own, keys, settings, &places)
+}
+
+/// At which address each rank is to listen, rank 0 first.
+fn places(gathering: &Gathering, own: &Own) -> Result<Vec<IpAddr>, String> {
     let arrival = |member: &Member| -> Result<Arrival, String> {
         let to = member.channel.local().ok_or_else(|| format!("{} is gone", who(&member.introduction)))?;
         Ok(Arrival {
@@ -179,7 +196,17 @@ fn connect(gathering: &mut Gathering, own: &Own, keys: &Keys, settings: Settings
         })
     };
     let arrivals = gathering.members.values().map(arrival).collect::<Result<Vec<_>, _>>()?;
-    let places = placement::addresses(own.hello.net_if, &arrivals);
+    Ok(placement::addresses(own.hello.net_if, &arrivals))
+}
+
+/// Has every rank listen at its place, tells all where the others do, and connects with all.
+fn connect(
+    gathering: &mut Gathering,
+    own: &Own,
+    keys: &Keys,
+    settings: Settings,
+    places: &[IpAddr],
+) -> Result<(Mesh, Roster), String> {
     let (zero, others) = places.split_first().ok_or("there is no rank 0")?;
     let listening = Listening::bind(*zero).map_err(|error| format!("{}: {error}", who(&own.introduction)))?;
     for (member, place) in gathering.members.values_mut().zip(others) {

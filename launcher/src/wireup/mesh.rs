@@ -14,8 +14,9 @@ use vincs_transport_tcp::fabric::{self, CONNECT_TIME, ConnectError, FabricConfig
 use vincs_transport_tcp::listener::Listener;
 
 use crate::cli::cluster::MAX_SHARDS;
-use crate::wireup::Keys;
 use crate::wireup::message::{Roster, ToCoordinator};
+use crate::wireup::selection::Choice;
+use crate::wireup::{Keys, rdma};
 
 /// Channel classes besides one for each shard of the memory: that of control messages, which comes first.
 pub(crate) const CONTROL_CLASSES: usize = 1;
@@ -24,13 +25,23 @@ const _: () = assert!(CONTROL_CLASSES + MAX_SHARDS as usize == MAX_CLASSES);
 
 /// One endpoint per channel class: control, then the shards.
 #[derive(Debug)]
-pub(crate) struct Mesh(Vec<TcpTransport>);
+pub(crate) enum Mesh {
+    /// The connections themselves.
+    Tcp(Vec<TcpTransport>),
+    /// What goes over others, and has heard of all ranks already.
+    Other(Vec<Arc<dyn Transport>>),
+}
 
 impl Mesh {
     /// The endpoints, once all ranks are known to be connected.
     pub(crate) fn endpoints(self) -> Vec<Arc<dyn Transport>> {
-        self.0.iter().for_each(TcpTransport::expect_signs);
-        self.0.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect()
+        match self {
+            Self::Tcp(ends) => {
+                ends.iter().for_each(TcpTransport::expect_signs);
+                ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect()
+            }
+            Self::Other(ends) => ends,
+        }
     }
 }
 
@@ -105,8 +116,10 @@ impl Listening {
     /// Which rank is not connected, and why.
     pub(crate) fn connect(self, rank: u32, roster: &Roster, keys: &Keys) -> Result<Mesh, MeshFault> {
         let classes = CONTROL_CLASSES + usize::try_from(roster.settings.shards).unwrap_or(usize::MAX);
+        let no_rank = || MeshFault::Own(format!("{rank} is no rank"));
+        let rank = Rank(u16::try_from(rank).map_err(|_| no_rank())?);
         let config = FabricConfig {
-            rank: Rank(u16::try_from(rank).map_err(|_| MeshFault::Own(format!("{rank} is no rank")))?),
+            rank,
             addresses: roster.addresses.clone(),
             machine: keys.machine,
             secret: keys.secret.clone(),
@@ -114,7 +127,15 @@ impl Listening {
             connect_time: CONNECT_TIME,
             timing: Timing::default(),
         };
-        Ok(Mesh(fabric::connect(&config, self.0)?))
+        let ends = fabric::connect(&config, self.0)?;
+        match &roster.settings.transport {
+            Choice::Tcp => Ok(Mesh::Tcp(ends)),
+            Choice::Rdma(offers) => {
+                let offer = offers.get(usize::from(rank.0)).ok_or_else(no_rank)?;
+                let ranks = u16::try_from(roster.addresses.len()).unwrap_or(u16::MAX);
+                Ok(Mesh::Other(rdma::connect(rank, ranks, offer, ends)?))
+            }
+        }
     }
 }
 

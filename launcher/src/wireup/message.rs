@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use vincs_vmm::cluster::Features;
 
+use crate::wireup::selection::{Choice, Probe};
+
 /// Version of everything here but the [`Introduction`].
 pub(crate) const VERSION: u32 = 2;
 
@@ -39,6 +41,8 @@ pub(crate) struct Hello {
     pub(crate) processors: u32,
     /// The address that `--net-if` means there.
     pub(crate) net_if: Option<IpAddr>,
+    /// What it can do by RDMA; nothing if it has not looked.
+    pub(crate) rdma: Option<Probe>,
     /// Why it cannot take part, if it cannot.
     pub(crate) problem: Option<String>,
 }
@@ -71,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) shards: u32,
     /// Whether the instructions that run into faults are noted, for the statistics.
     pub(crate) sampled: bool,
+    /// What connects the ranks.
+    pub(crate) transport: Choice,
 }
 
 /// The machine's ranks.

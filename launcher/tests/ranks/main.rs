@@ -5,6 +5,7 @@
 
 mod absent;
 mod stopped;
+mod transport;
 
 use std::fs;
 use std::io::{Read, Write};

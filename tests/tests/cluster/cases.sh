@@ -37,6 +37,17 @@ case_ stress mpirun -n 2 vincs --stats "$out/stats-stress.json" -- bash stress.s
 gcc -O2 -o "$work/remote" "$here/remote.c"
 case_ small-cache mpirun -n 2 vincs --mem 512M --cache 16M --stats "$out/stats-small-cache.json" -- ./remote 24 2
 
+# Over RDMA, by itself and by name; and where too little memory may be locked for that, which root may as long as it has the capability.
+case_ rdma mpirun -n 2 vincs --mem 512M --transport rdma --stats "$out/stats-rdma.json" -- nproc
+case_ rdma-auto mpirun -n 2 vincs --mem 512M --stats "$out/stats-rdma-auto.json" -- nproc
+# shellcheck disable=SC2016
+locked() { bash -c 'ulimit -l 64; exec setpriv --bounding-set=-ipc_lock "$@"' locked "$@"; }
+export -f locked
+case_ rdma-locked bash -c 'locked mpirun -n 2 vincs --mem 512M --transport rdma -- nproc'
+case_ rdma-locked-auto bash -c "locked mpirun -n 2 vincs --mem 512M --stats '$out/stats-rdma-locked.json' -- nproc"
+case_ rdma-doctor vincs doctor --check rdma
+case_ rdma-doctor-locked bash -c 'locked vincs doctor --check rdma'
+
 # Machines that are refused: nothing starts.
 case_ too-few-vcpus mpirun -n 2 vincs --vcpus 1 -- true
 case_ other-arguments mpirun -n 1 vincs --vcpus 2 -- true : -n 1 vincs --vcpus 3 -- true
@@ -133,9 +144,9 @@ ip link add near type veth peer name far netns other
 ip addr add 10.9.0.1/24 dev near && ip link set near up
 ip -n other addr add 10.9.0.2/24 dev far && ip -n other link set far up && ip -n other link set lo up
 mkdir -p "$out/unplugged"
-options=(--net-if 10.9.0.1)
+options=(--transport tcp --net-if 10.9.0.1)
 start_rank unplugged 0
-options=(--net-if 10.9.0.2)
+options=(--transport tcp --net-if 10.9.0.2)
 start_rank unplugged 1 nsenter --net=/run/netns/other
 ticks unplugged 1 && lost unplugged 1 ip link set near down
 

@@ -115,6 +115,10 @@ pub fn list() -> Result<Vec<Device>, VerbsError> {
 /// What a device can hold and do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limits {
+    /// Queue pairs.
+    pub queue_pairs: u32,
+    /// Completion queues.
+    pub completion_queues: u32,
     /// Work requests of one queue.
     pub work_requests: u32,
     /// Entries of a completion queue.
@@ -171,6 +175,8 @@ impl Context {
         let number = |value: i32| u32::try_from(value).unwrap_or(0);
         let byte = |value: i32| u8::try_from(value.clamp(0, u8::MAX.into())).unwrap_or(0);
         Ok(Limits {
+            queue_pairs: number(facts.max_qp),
+            completion_queues: number(facts.max_cq),
             work_requests: number(facts.max_qp_wr),
             completions: number(facts.max_cqe),
             reads_served: byte(facts.max_qp_rd_atom),
