@@ -33,6 +33,8 @@ pub(crate) struct Fabric {
 /// Bits of a GID before an IPv4 address that is mapped into it (RFC 4291, section 2.5.5.2).
 pub(crate) const MAPPED_BITS: u8 = 96;
 
+/// Who has no RDMA sees no GIDs.
+#[cfg(any(feature = "rdma", test))]
 impl Fabric {
     /// The one of a GID, of which so many bits count.
     pub(crate) fn of(link: Link, gid: [u8; 16], bits: u8) -> Self {
