@@ -112,7 +112,7 @@ fn ranks_with_devices_are_connected_by_rdma_without_a_word() {
 }
 
 /// Bytes that two ranks lock for each other: the control channel, and the one of the only shard.
-const LOCKED: &str = "7829504 bytes have to be locked";
+const LOCKED: &str = "7831552 bytes have to be locked";
 
 #[test]
 fn too_little_memory_that_may_be_locked_is_told_with_what_is_needed() {
@@ -228,11 +228,13 @@ fn a_cache_within_its_limit_evicts() {
 fn a_rank_that_is_killed_ends_the_machine() {
     lost("killed-1", 1, 128 + 9);
     lost("killed-0", 0, 128 + 9);
+    lost("rdma-killed-1", 1, 128 + 9);
 }
 
 #[test]
 fn a_rank_that_is_stopped_ends_the_machine_and_then_itself() {
     lost("stopped-1", 1, RANK_LOST);
+    lost("rdma-stopped-1", 1, RANK_LOST);
     let case = case("stopped-under-mpirun", RANK_LOST);
     assert_eq!(case.stdout, "left 0\n");
     assert_eq!(case.messages().len(), 1, "{}", case.stderr);

@@ -111,6 +111,7 @@ mod tests {
     use crate::wireup::channel::Channel;
     use crate::wireup::channel::tests::{pair, soon};
     use crate::wireup::message::{Hello, Introduction, VERSION};
+    use crate::wireup::signs::Signs;
 
     /// Ranks 1 and on, and their ends of the channels.
     fn ranks<const N: usize>() -> (BTreeMap<u32, Member>, [Channel; N]) {
@@ -159,7 +160,7 @@ mod tests {
     #[test]
     fn a_silent_rank_is_named_though_others_are_slow() {
         let (mut members, [one, _two]) = ranks();
-        let _signs = crate::wireup::signs::Signs::show(vec![one.sender().unwrap()], ToCoordinator::Wait).unwrap();
+        let _signs = Signs::show(vec![one.sender().unwrap()], ToCoordinator::Wait).unwrap();
         let start = Instant::now();
         assert!(line(&mut members).starts_with("rank 2 on n2 left the wire-up: it has been silent for 5 s"));
         assert!(start.elapsed() >= SILENCE);

@@ -86,17 +86,16 @@ pub(crate) fn join(mut channel: Channel, own: &Own, keys: &Keys, limit: Duration
     // Rank 0 waits for the others first.
     match channel.receive(Instant::now() + limit + PATIENCE).map_err(lost)? {
         ToMember::Refused { line, said } => Err(Refusal { line, said }),
-        ToMember::Listen(address) => assemble(channel, own, keys, address).map_err(|refusal| {
-            // All ranks are there, and all notice when rank 0 is not any more: the lowest says it.
-            Refusal { said: refusal.said || own.introduction.rank != LOWEST, ..refusal }
-        }),
+        ToMember::Listen(address) => assemble(channel, own, keys, address),
         ToMember::Roster(_) | ToMember::Go | ToMember::Bye { .. } | ToMember::Wait => Err(out_of_turn()),
     }
 }
 
 /// All ranks are there: connects with them. From here on each knows that the others are alive.
 fn assemble(mut channel: Channel, own: &Own, keys: &Keys, address: IpAddr) -> Result<Machine, Refusal> {
-    let lost = |error: ChannelError| Refusal::new(format!("rank 0 left the wire-up: {error}"));
+    // All notice when rank 0 is not there any more: the lowest says it.
+    let said = own.introduction.rank != LOWEST;
+    let lost = |error: ChannelError| Refusal { line: format!("rank 0 left the wire-up: {error}"), said };
     let failed = |error: io::Error| Refusal::new(error.to_string());
     let sender = || channel.sender().map_err(failed);
     let _signs = Signs::show(vec![sender()?], ToCoordinator::Wait).map_err(failed)?;

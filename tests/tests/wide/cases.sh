@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs in one testbed node: machines of more ranks than two, which all share its one processor.
+# Runs in one testbed node: machines of more ranks than two, which all share its one processor, over TCP: soft-RoCE would need more of it.
 here=$1
 limit=900
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
@@ -7,10 +7,10 @@ limit=900
 
 cp "$here/../stress.sh" "$work/"
 cp -r "$here/../boot/project" "$work/project"
-case_ ranks-4 mpirun -n 4 vincs -- nproc
-case_ stress-4 mpirun -n 4 vincs -- bash stress.sh 2
-case_ ranks-8 mpirun -n 8 vincs -- nproc
-case_ build-8 mpirun -n 8 vincs -- make -C project -j8
+case_ ranks-4 mpirun -n 4 vincs --transport tcp -- nproc
+case_ stress-4 mpirun -n 4 vincs --transport tcp -- bash stress.sh 2
+case_ ranks-8 mpirun -n 8 vincs --transport tcp -- nproc
+case_ build-8 mpirun -n 8 vincs --transport tcp -- make -C project -j8
 keep_build build-8 "$work/project"
 
 kept_cases
