@@ -7,7 +7,7 @@ limit=240
 # Seconds that the ranks of a machine may take to end after one was lost, and some for a busy node: the test has the real bound.
 end_limit=40
 
-# Where nothing else is said over TCP: soft-RoCE, whose packets the node's only processor makes, takes up to twice as long.
+# Over TCP where a case does not say otherwise: without that it would be RDMA, as the node has a device.
 tcp=(--transport tcp)
 
 # A boot of 2 ranks, with a build by both processors.

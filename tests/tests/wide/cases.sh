@@ -1,5 +1,6 @@
 #!/bin/bash
-# Runs in one testbed node: machines of more ranks than two, which all share its one processor, over TCP: soft-RoCE would need more of it.
+# Runs in one testbed node: machines of more ranks than two, which all share its one processor. Over TCP; without that
+# it would be RDMA, as the node has a device.
 here=$1
 limit=900
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
