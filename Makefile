@@ -14,6 +14,8 @@ CARGO := cargo
 CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--quiet)
 STAGE := scripts/stage.sh
 BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed --package vincs-npb
+# What the binaries are built with, and so what is tested; lint looks at the launcher without it, too.
+FEATURES := --features vincs-launcher/rdma
 
 # Tests that boot emulated nodes, those that take longest first, and those that take minutes each. tests/Cargo.toml names them too: cargo runs them only
 # when asked for by name.
@@ -29,7 +31,7 @@ setup: ## Install what is missing (packages, Rust toolchain), and nothing else
 	@$(STAGE) 'Set-up: install what is missing' scripts/setup.sh
 
 build: ## Build the release binaries
-	@$(CARGO) build --release --locked $(CARGO_QUIET) $(BINARIES)
+	@$(CARGO) build --release --locked $(CARGO_QUIET) $(BINARIES) $(FEATURES)
 
 kernel: build ## Fetch the stock guest kernel into the cache, if it is not there
 	@target/release/testbed fetch-kernel
@@ -43,23 +45,24 @@ test: setup ## Install what is missing and run every check and test
 	@$(STAGE) 'Build of the release binaries' $(MAKE) --no-print-directory build
 	@$(STAGE) 'Guest kernel' $(MAKE) --no-print-directory kernel
 	@$(MAKE) --no-print-directory lint
-	@$(STAGE) 'Build of the tests' $(CARGO) test --workspace --locked --no-run $(CARGO_QUIET)
-	@$(STAGE) 'Tests' $(CARGO) test --workspace --locked
+	@$(STAGE) 'Build of the tests' $(CARGO) test --workspace $(FEATURES) --locked --no-run $(CARGO_QUIET)
+	@$(STAGE) 'Tests' $(CARGO) test --workspace $(FEATURES) --locked
 	@$(STAGE) 'Tests of whole machines' $(MAKE) --no-print-directory --output-sync=target --jobs=$(shell nproc) $(NODE_TESTS:%=test-%)
 	@$(STAGE) 'All passed' true
 
 test-long: setup build kernel ## Builds and stress on 2, 4 and 8 ranks, what takes minutes each: half an hour and more
-	@$(STAGE) 'Long tests' $(CARGO) test --workspace --locked $(LONG_TESTS:%=--test %)
+	@$(STAGE) 'Long tests' $(CARGO) test --workspace $(FEATURES) --locked $(LONG_TESTS:%=--test %)
 
 # Each boots an emulated node of one processor, or two small ones that mostly take turns, so there are as many at once as this machine has processors.
 $(NODE_TESTS:%=test-%): test-%:
-	@$(STAGE) 'Machines: $*' $(CARGO) test --workspace --locked --test $*
+	@$(STAGE) 'Machines: $*' $(CARGO) test --workspace $(FEATURES) --locked --test $*
 
 lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
 	@$(STAGE) 'Formatting' $(CARGO) fmt --all --check
-	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	@$(STAGE) 'Clippy, tests of whole machines' $(CARGO) clippy --workspace --locked $(patsubst %,--test %,$(NODE_TESTS) $(LONG_TESTS)) -- -D warnings
-	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets $(FEATURES) --locked -- -D warnings
+	@$(STAGE) 'Clippy, tests of whole machines' $(CARGO) clippy --workspace $(FEATURES) --locked $(patsubst %,--test %,$(NODE_TESTS) $(LONG_TESTS)) -- -D warnings
+	@$(STAGE) 'Clippy of the launcher without RDMA' $(CARGO) clippy --package vincs-launcher --all-targets --locked -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items $(FEATURES) --locked
 	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/*/*.sh .ci/run
 
 testbed: build ## Run CMD='…' in an emulated node (TESTBED_OPTIONS='--cpus 4 …')

@@ -1,6 +1,6 @@
 #!/bin/bash
 # bench-ranks.sh [RANKS...]: how long machines of so many ranks take from the kernel's entry to the command, and to its end when it has run on every
-# processor, beside one rank with as many vCPUs, in one testbed node; each three times, medians in seconds.
+# processor, beside one rank with as many vCPUs, in one testbed node; over TCP; each three times, medians in seconds.
 set -eu
 cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- 2 4 8
@@ -21,7 +21,7 @@ exec target/release/testbed --timeout 7200 run --sh '
     echo "ranks  one rank: to CMD, to the end  so many ranks: to CMD, to the end  ratio: to CMD, to the end  goal"
     for n in '"$*"'; do
         one=$(seconds vincs --vcpus "$n")
-        many=$(seconds mpirun -n "$n" vincs)
+        many=$(seconds mpirun -n "$n" vincs --transport tcp)
         case $n in 8) goal=12 ;; *) goal=4 ;; esac
         echo "$n $one $many $goal" | awk "{
             if (\$2 * \$3 * \$4 * \$5 == 0) print \$1, \"failed\"

@@ -165,6 +165,7 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::cluster::TransportArg;
     use clap::CommandFactory;
 
     #[test]
@@ -179,6 +180,20 @@ mod tests {
         assert_eq!(cli.run.command, ["doctor", "--check"]);
         let cli = Cli::try_parse_from(["vincs", "doctor", "--check", "kvm"]).unwrap();
         assert!(matches!(cli.action, Some(Action::Doctor(DoctorArgs { check: Some(name), .. })) if name == "kvm"));
+    }
+
+    #[test]
+    fn the_transport_is_one_of_three_and_not_given_by_itself() {
+        let given = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from([&["vincs"], arguments, &["--", "x"]].concat());
+            cli.map(|cli| cli.run.cluster.transport).map_err(|error| one_line(&error))
+        };
+        assert_eq!(given(&[]), Ok(None));
+        assert_eq!(given(&["--transport", "auto"]), Ok(Some(TransportArg::Auto)));
+        assert_eq!(given(&["--transport", "rdma"]), Ok(Some(TransportArg::Rdma)));
+        assert_eq!(given(&["--transport", "tcp"]), Ok(Some(TransportArg::Tcp)));
+        let line = given(&["--transport", "carrier-pigeon"]).unwrap_err();
+        assert!(line.contains("carrier-pigeon") && line.contains("auto, rdma, tcp"), "{line}");
     }
 
     #[test]

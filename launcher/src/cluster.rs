@@ -7,19 +7,23 @@ mod settings;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 
 use vincs_vmm::cluster::Features;
 
 use crate::cli::RunArgs;
-use crate::cli::cluster::default_wireup_timeout;
+use crate::cli::cluster::{ClusterArgs, TransportArg, default_wireup_timeout};
 use crate::host::{self, Place};
 use crate::prepare;
 use crate::rank::{Environment, RankInfo};
 use crate::run::ending::STATUS_BAD_INPUT;
 use crate::stats::Clock;
 use crate::wireup::coordinator::Present;
-use crate::wireup::message::{Argument, Hello};
-use crate::wireup::{self, Means, Own, Refusal, network};
+use crate::wireup::difference::who;
+use crate::wireup::mesh::CONTROL_CLASSES;
+use crate::wireup::message::{Argument, Hello, Settings};
+use crate::wireup::selection::{self, Candidate, Choice, Probe};
+use crate::wireup::{self, HEARD_TIME, Means, Own, Refusal, network, rdma};
 pub(crate) use others::Others;
 
 /// A command line as far as it could be read: the options and what is compared, or what is wrong with it.
@@ -50,8 +54,40 @@ fn slurms_file(environment: &Environment) -> Option<PathBuf> {
     Some(PathBuf::from(format!(".vincs-{}.{}{restarts}", value("SLURM_JOB_ID")?, value("SLURM_STEP_ID")?)))
 }
 
+/// What this rank can do by RDMA; nothing if nobody wants to know. As many channel classes are tried as there are at most: rank 0 may
+/// take fewer, as other ranks have fewer processors.
+fn rdma_probe(info: RankInfo, cluster: &ClusterArgs) -> Option<Probe> {
+    if cluster.transport == Some(TransportArg::Tcp) {
+        return None;
+    }
+    let ranks_here = if info.one_host { info.ranks } else { 1 };
+    let shards = settings::shards(cluster, host::available_cpus() / ranks_here);
+    let classes = CONTROL_CLASSES + usize::try_from(shards).unwrap_or(usize::MAX);
+    // Without them no network of a device is known.
+    let interfaces = network::addresses().unwrap_or_default();
+    Some(rdma::probe(u16::try_from(info.ranks).unwrap_or(u16::MAX), classes, &interfaces))
+}
+
+/// What connects the ranks; says what is worth a word about it.
+fn transport(asked: Option<TransportArg>, present: &[Present<'_>]) -> Result<Choice, String> {
+    let candidates: Vec<_> = present
+        .iter()
+        .map(|Present { introduction, hello, place }| Candidate {
+            who: who(introduction),
+            probe: hello.rdma.as_ref(),
+            net_if: hello.net_if,
+            place: *place,
+        })
+        .collect();
+    let (choice, note) = selection::decide(asked, &candidates).map_err(|error| error.to_string())?;
+    if let Some(note) = note {
+        crate::say(&note);
+    }
+    Ok(choice)
+}
+
 /// What this rank says of itself. What is wrong here is said by rank 0.
-fn hello(place: &Place, asked: &Asked, problem: Option<String>) -> Hello {
+fn hello(info: RankInfo, place: &Place, asked: &Asked, problem: Option<String>) -> Hello {
     let (args, arguments) = asked.as_ref().map_or((None, Vec::new()), |(args, list)| (Some(args), list.clone()));
     let net_if = args.and_then(|args| args.cluster.net_if.as_deref()).map(network::chosen).transpose();
     let (net_if, no_network) = match net_if {
@@ -76,6 +112,7 @@ fn hello(place: &Place, asked: &Asked, problem: Option<String>) -> Hello {
         processors: host::available_cpus(),
         features,
         net_if,
+        rdma: args.and_then(|args| rdma_probe(info, &args.cluster)),
         problem: problem.or(no_network).or(no_kvm),
     }
 }
@@ -85,10 +122,11 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
         Ok((args, _)) => prepare::prepare(args, info.ranks).map_err(|error| error.to_string()),
         Err(line) => Err(line.clone()),
     };
-    let own = Own::new(info, place, hello(place, &asked, prepared.as_ref().err().cloned()));
+    let own = Own::new(info, place, hello(info, place, &asked, prepared.as_ref().err().cloned()));
     let decide = |present: &[Present<'_>]| match (&asked, &prepared) {
         (Ok((args, _)), Ok(plan)) => {
-            settings::decide(args, plan.machine.size, present).map_err(|error| error.to_string())
+            let settings = settings::decide(args, plan.machine.size, present).map_err(|error| error.to_string())?;
+            Ok(Settings { transport: transport(args.cluster.transport, present)?, ..settings })
         }
         (Err(line), _) | (_, Err(line)) => Err(line.clone()),
     };
@@ -106,17 +144,28 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
                 None => crate::refuse("there is no channel to the other ranks"),
             }
         }
-        (Err(Refusal { said: true, .. }), _, _) => ExitCode::from(STATUS_BAD_INPUT),
+        (Err(refusal @ Refusal { said: true, .. }), _, _) => without_a_machine(&refusal),
         // What is wrong here is said even when the others cannot be told.
-        (_, Err(line), _) | (_, _, Err(line)) | (Err(Refusal { line, .. }), _, _) => crate::refuse(&line),
+        (_, Err(line), _) | (_, _, Err(line)) => without_a_machine(&Refusal::new(line)),
+        (Err(refusal), _, _) => without_a_machine(&refusal),
     }
 }
 
+/// There is no machine with this rank: says why, unless rank 0 has, and stays until that has been heard, whoever said it.
+fn without_a_machine(refusal: &Refusal) -> ExitCode {
+    if !refusal.said {
+        crate::say(&refusal.line);
+    }
+    thread::sleep(HEARD_TIME);
+    ExitCode::from(STATUS_BAD_INPUT)
+}
+
 fn member(info: RankInfo, place: &Place, means: &Means, asked: Asked) -> ExitCode {
-    let own = Own::new(info, place, hello(place, &asked, asked.as_ref().err().cloned()));
+    let own = Own::new(info, place, hello(info, place, &asked, asked.as_ref().err().cloned()));
     match (wireup::as_member(info, place, &own, means), asked) {
         (Ok(machine), Ok((args, _))) => member::run(u16::try_from(info.rank).unwrap_or(u16::MAX), args.kvm, machine),
-        (Err(Refusal { line, said: false }), _) => crate::refuse(&line),
-        (Ok(_) | Err(_), _) => ExitCode::from(STATUS_BAD_INPUT),
+        (Err(refusal), _) => without_a_machine(&refusal),
+        // Rank 0 refuses a rank whose command line cannot be read.
+        (Ok(_), Err(line)) => without_a_machine(&Refusal::new(line)),
     }
 }

@@ -4,6 +4,11 @@ mod cluster;
 mod guest;
 mod kvm;
 mod memory;
+#[cfg(feature = "rdma")]
+mod rdma;
+#[cfg(not(feature = "rdma"))]
+#[path = "doctor/no_rdma.rs"]
+mod rdma;
 mod ring0;
 
 use std::fmt;
@@ -45,22 +50,22 @@ impl Finding {
     }
 }
 
-/// A check's name and what it does, given the KVM device.
-type Check = (&'static str, fn(&Path) -> Finding);
+/// A check's name and what it finds, given the KVM device: one thing, but for RDMA one for each device.
+type Check = (&'static str, fn(&Path) -> Vec<Finding>);
 
 /// All checks, in the order they are shown.
 const CHECKS: [Check; 11] = [
-    ("kvm", kvm::usable),
-    ("kvm-native", kvm::native),
-    ("kvm-capabilities", kvm::capabilities),
-    ("guest-kernel", |_| guest::kernel()),
-    ("guest-modules", |_| guest::modules()),
-    ("userfaultfd", |_| memory::userfaultfd()),
-    ("page-walks", |_| cluster::page_walks()),
-    ("locked-memory", |_| memory::locked_memory()),
-    ("rdma", |_| cluster::rdma()),
-    ("mpi", |_| cluster::mpi()),
-    ("slurm", |_| cluster::slurm()),
+    ("kvm", |kvm| vec![kvm::usable(kvm)]),
+    ("kvm-native", |kvm| vec![kvm::native(kvm)]),
+    ("kvm-capabilities", |kvm| vec![kvm::capabilities(kvm)]),
+    ("guest-kernel", |_| vec![guest::kernel()]),
+    ("guest-modules", |_| vec![guest::modules()]),
+    ("userfaultfd", |_| vec![memory::userfaultfd()]),
+    ("page-walks", |_| vec![cluster::page_walks()]),
+    ("locked-memory", |_| vec![memory::locked_memory()]),
+    ("rdma", |_| rdma::devices()),
+    ("mpi", |_| vec![cluster::mpi()]),
+    ("slurm", |_| vec![cluster::slurm()]),
 ];
 
 /// Why the doctor could not do what was asked.
@@ -84,17 +89,18 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<bool, DoctorError> {
     let mut worst_allowed = true;
     let mut stdout = io::stdout().lock();
     for (name, check) in CHECKS.iter().filter(|(name, _)| asked.is_none_or(|asked| asked == *name)) {
-        let finding = check(&args.kvm);
-        let level = match finding.level {
-            Level::Ok => "ok",
-            Level::Warn => "warn",
-            Level::Fail => "fail",
-        };
-        writeln!(stdout, "{level:<4}  {name}: {}", finding.text)?;
-        worst_allowed &= match asked {
-            Some(_) => finding.level == Level::Ok,
-            None => finding.level != Level::Fail,
-        };
+        for finding in check(&args.kvm) {
+            let level = match finding.level {
+                Level::Ok => "ok",
+                Level::Warn => "warn",
+                Level::Fail => "fail",
+            };
+            writeln!(stdout, "{level:<4}  {name}: {}", finding.text)?;
+            worst_allowed &= match asked {
+                Some(_) => finding.level == Level::Ok,
+                None => finding.level != Level::Fail,
+            };
+        }
     }
     Ok(worst_allowed)
 }

@@ -19,6 +19,7 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 use vincs_vmm::machine::MachineStats;
 
+use crate::cluster::Others;
 use crate::input::machine_size::MachineSize;
 use crate::prepare::Machine;
 use hottest::HottestPage;
@@ -126,11 +127,13 @@ pub(crate) struct Config {
     /// The name of each rank's host, by rank. Only when there are several ranks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) hosts: Vec<String>,
+    /// What connects its ranks: `tcp` or `rdma`; null for one rank.
+    pub(crate) transport: Option<&'static str>,
 }
 
 impl Config {
-    /// What is told of a machine, on ranks of these hosts if there are several.
-    pub(crate) fn of(machine: &Machine, kernel: PathBuf, hosts: &[String]) -> Self {
+    /// What is told of a machine.
+    pub(crate) fn of(machine: &Machine, kernel: PathBuf, others: Option<&Others>) -> Self {
         let shares = machine.shares.iter().map(|share| String::from_utf8_lossy(&share.path).into_owned());
         Self {
             size: machine.size,
@@ -138,7 +141,8 @@ impl Config {
             cmdline: machine.cmdline.clone(),
             initrd_bytes: machine.initrd.len(),
             shares: shares.collect(),
-            hosts: hosts.to_vec(),
+            hosts: others.map(|others| others.hosts().to_vec()).unwrap_or_default(),
+            transport: others.map(Others::transport),
         }
     }
 }
@@ -223,6 +227,7 @@ mod tests {
             initrd_bytes: 5,
             shares: vec!["/".into()],
             hosts: vec!["a".into(), "b".into()],
+            transport: Some("rdma"),
         };
         Stats {
             config,
@@ -241,6 +246,7 @@ mod tests {
         StatsFile::create(&path).unwrap().write(&stats()).unwrap();
         let read: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!((&read["config"]["vcpus"], &read["config"]["memory"]), (&2.into(), &(1u64 << 30).into()));
+        assert_eq!(read["config"]["transport"], "rdma");
         assert_eq!((&read["status"], &read["ending"], &read["machine"]["x"]), (&3.into(), &"exited".into(), &1.into()));
         assert_eq!(read["config"]["hosts"], serde_json::json!(["a", "b"]));
         assert!(read["times"]["kernel_entry_to_first_byte"].is_null());

@@ -2,7 +2,8 @@
 //!
 //! Rank 0 opens a [`door`] and publishes a [`card`], by [`mpi`] or in an [`address_file`]. The others come ([`member`]), prove to
 //! know the card's secret and say what they are ([`message`]). Rank 0 ([`coordinator`]) compares them ([`difference`]), says who
-//! listens where ([`placement`], [`network`]), and all connect with all ([`mesh`]). On a difference every rank ends, and one of
+//! listens where ([`placement`], [`network`]) and what connects them ([`selection`]), and all connect with all ([`mesh`], [`rdma`]). From then
+//! on all know each other to be alive ([`signs`], [`hearing`]). On a difference every rank ends, and one of
 //! them says why. MPI is not used after the card is there.
 
 pub(crate) mod address_file;
@@ -11,12 +12,20 @@ pub(crate) mod channel;
 pub(crate) mod coordinator;
 pub(crate) mod difference;
 pub(crate) mod door;
+pub(crate) mod hearing;
 pub(crate) mod member;
 pub(crate) mod mesh;
 pub(crate) mod message;
 pub(crate) mod mpi;
 pub(crate) mod network;
 pub(crate) mod placement;
+#[cfg(feature = "rdma")]
+pub(crate) mod rdma;
+#[cfg(not(feature = "rdma"))]
+#[path = "wireup/no_rdma.rs"]
+pub(crate) mod rdma;
+pub(crate) mod selection;
+pub(crate) mod signs;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,10 +43,24 @@ use mesh::Mesh;
 use message::{Hello, Introduction, Roster, Settings, VERSION};
 use mpi::{MPI_TIME, MpiError};
 
-/// How long a step of the wire-up may take once all ranks are there; connecting is the longest.
-const STEP_TIME: Duration = Duration::from_secs(40);
+/// How long a step of the wire-up may take once all ranks are there; connecting is the longest. A rank that hangs is known before by its
+/// silence.
+const STEP_TIME: Duration = Duration::from_secs(70);
 
-const _: () = assert!(STEP_TIME.as_secs() > vincs_transport_tcp::fabric::CONNECT_TIME.as_secs());
+// Once by TCP, and once by RDMA over that.
+const _: () = assert!(STEP_TIME.as_secs() > 2 * vincs_transport_tcp::fabric::CONNECT_TIME.as_secs());
+
+/// How much longer than the rank before it a rank looks for rank 0, so that the lowest that is there is the one that says that there is no
+/// machine: what starts the ranks ends the others meanwhile, which takes mpirun one to two seconds.
+const RANK_STEP: Duration = Duration::from_secs(4);
+
+/// How much longer than rank 0 a rank looks at most. Beyond, ranks that are all that is there speak together.
+const MOST_STEPS: Duration = Duration::from_secs(40);
+
+/// How long a rank without a machine stays: what starts the ranks may end them all when the first of them ends, also one that has not been heard yet.
+pub(crate) const HEARD_TIME: Duration = Duration::from_secs(1);
+
+const _: () = assert!(HEARD_TIME.as_millis() + 2000 < RANK_STEP.as_millis());
 
 /// This rank.
 #[derive(Debug)]
@@ -76,6 +99,21 @@ pub(crate) struct Means {
     pub(crate) timeout: Duration,
 }
 
+impl Means {
+    /// How long this rank looks for rank 0, which itself waits for [`Self::timeout`].
+    fn limit(&self, rank: u32) -> Duration {
+        self.timeout + RANK_STEP.saturating_mul(rank).min(MOST_STEPS)
+    }
+
+    /// How long MPI's exchange may take. Where the address file is another way, all give up at once to take it.
+    fn mpi_limit(&self, rank: u32) -> Duration {
+        match self.address_file {
+            Some(_) => self.timeout.min(MPI_TIME),
+            None => self.limit(rank),
+        }
+    }
+}
+
 /// Ranks that are connected.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -105,7 +143,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    fn new(line: impl Into<String>) -> Self {
+    pub(crate) fn new(line: impl Into<String>) -> Self {
         Self { line: line.into(), said: false }
     }
 }
@@ -166,9 +204,10 @@ pub(crate) fn as_member(info: RankInfo, place: &Place, own: &Own, means: &Means)
             address_file::read(path).map_err(|error| format!("address file {}: {error}", path.display()))
         }
     };
-    let (channel, card) = member::reach(card, &place.boot_id, means.timeout).map_err(about)?;
+    let limit = means.limit(info.rank);
+    let (channel, card) = member::reach(card, &place.boot_id, limit).map_err(about)?;
     let keys = Keys { machine: card.machine, secret: card.secret };
-    member::join(channel, own, &keys, means.timeout).map_err(about)
+    member::join(channel, own, &keys, limit).map_err(about)
 }
 
 fn said_of(own: &Own, line: &str) -> Refusal {
@@ -187,11 +226,15 @@ enum WayError {
 }
 
 impl WayError {
-    /// Whether all ranks have the same cause, so that rank 0 says it. What a host lacks, others may have.
+    /// Whether all ranks have the same cause, rank 0 too, so that it says it. What a host lacks, others may have; and who has waited for
+    /// longer than rank 0 may be the first to speak.
     fn is_everywhere(&self) -> bool {
         match self {
-            Self::NoFile(_) | Self::Card(_) | Self::Mpi(MpiError::Deadline(_) | MpiError::Nothing) => true,
-            Self::Mpi(MpiError::NoHelper | MpiError::Start(..) | MpiError::Failed { .. }) => false,
+            Self::NoFile(_) | Self::Mpi(MpiError::Nothing) => true,
+            Self::Card(_)
+            | Self::Mpi(MpiError::Deadline(_) | MpiError::NoHelper | MpiError::Start(..) | MpiError::Failed { .. }) => {
+                false
+            }
         }
     }
 }
@@ -202,7 +245,7 @@ fn way(info: RankInfo, means: &Means, blob: &[u8], note: impl Fn(&str)) -> Resul
     if !info.source.may_be_mpi() {
         return file.map(|path| Way::File(path.to_owned())).ok_or(WayError::NoFile(info.source));
     }
-    let card = mpi::exchange(info, blob, means.timeout.min(MPI_TIME));
+    let card = mpi::exchange(info, blob, means.mpi_limit(info.rank));
     match (card.map(|card| Card::from_json(&card)), file) {
         (Ok(Ok(card)), _) => Ok(Way::Mpi(Box::new(card))),
         (Ok(Err(error)), _) => Err(WayError::Card(error)),
@@ -225,11 +268,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_this_host_lacks_is_said_by_its_rank() {
-        let own = [MpiError::NoHelper, MpiError::Start("vincs-mpi".into(), io::ErrorKind::PermissionDenied.into())];
+    fn what_only_this_host_lacks_or_knows_is_said_by_its_rank() {
+        let own = [
+            MpiError::NoHelper,
+            MpiError::Start("vincs-mpi".into(), io::ErrorKind::PermissionDenied.into()),
+            MpiError::Deadline(MPI_TIME),
+        ];
         assert!(own.into_iter().all(|error| !WayError::Mpi(error).is_everywhere()));
-        let shared = [MpiError::Deadline(MPI_TIME), MpiError::Nothing].map(WayError::Mpi);
-        assert!(shared.iter().all(WayError::is_everywhere));
+        assert!(!WayError::Card(CardError::Malformed).is_everywhere(), "rank 0 can read its own");
+        assert!(WayError::Mpi(MpiError::Nothing).is_everywhere());
         assert!(WayError::NoFile(Source::Slurm).is_everywhere());
+    }
+
+    #[test]
+    fn each_rank_looks_longer_than_the_one_before_it_up_to_a_limit() {
+        let timeout = Duration::from_secs(100);
+        let by_mpi = Means { address_file: None, timeout };
+        let most = u32::try_from(MOST_STEPS.as_secs() / RANK_STEP.as_secs()).unwrap();
+        assert_eq!(by_mpi.limit(0), timeout);
+        assert!((0..most).all(|rank| by_mpi.limit(rank + 1) == by_mpi.limit(rank) + RANK_STEP));
+        assert_eq!(by_mpi.limit(most + 1), timeout + MOST_STEPS);
+        assert_eq!(by_mpi.mpi_limit(3), by_mpi.limit(3));
+        let by_either = Means { address_file: Some("a".into()), timeout };
+        assert_eq!((by_either.mpi_limit(0), by_either.mpi_limit(3)), (MPI_TIME, MPI_TIME));
+        assert_eq!(by_either.limit(3), by_mpi.limit(3));
     }
 }

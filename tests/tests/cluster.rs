@@ -94,6 +94,53 @@ fn a_working_set_may_exceed_a_ranks_cache() {
     assert_eq!(case.stdout, "cpu 1\npages 6144\nwrong 0\n");
 }
 
+/// What the statistics of this name say that the ranks were connected by.
+fn transport(name: &str) -> String {
+    let text = fs::read_to_string(CASES.folder().join(format!("stats-{name}.json"))).unwrap();
+    let stats: Value = serde_json::from_str(&text).unwrap();
+    stats["config"]["transport"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn ranks_with_devices_are_connected_by_rdma_without_a_word() {
+    for name in ["rdma", "rdma-auto"] {
+        let case = case(name, 0);
+        assert_eq!(case.stdout, "2\n", "{}", case.stderr);
+        assert!(case.messages().is_empty(), "{}", case.stderr);
+        assert_eq!(transport(name), "rdma");
+    }
+}
+
+/// Bytes that two ranks lock for each other: the control channel, and the one of the only shard.
+const LOCKED: &str = "7831552 bytes have to be locked";
+
+#[test]
+fn too_little_memory_that_may_be_locked_is_told_with_what_is_needed() {
+    let refused = case("rdma-locked", 2);
+    let line = refused.message();
+    assert!(line.starts_with("--transport rdma: rank 0 on node0: ") && line.contains(LOCKED), "{}", refused.stderr);
+    assert!(line.contains("the limit is 65536 bytes") && line.contains("ulimit -l"), "{}", refused.stderr);
+    assert_eq!(refused.messages().len(), 1, "{}", refused.stderr);
+    let fallen_back = case("rdma-locked-auto", 0);
+    assert_eq!(fallen_back.stdout, "2\n", "{}", fallen_back.stderr);
+    let [line] = fallen_back.messages()[..] else { panic!("not one line: {}", fallen_back.stderr) };
+    assert!(line.starts_with("the ranks are connected by TCP, not by RDMA: rank 0 on node0: "), "{line}");
+    assert!(line.contains(LOCKED), "{line}");
+    assert_eq!(transport("rdma-locked"), "tcp");
+}
+
+#[test]
+fn the_doctor_tells_of_each_device() {
+    let usable = case("rdma-doctor", 0).stdout;
+    assert!(usable.starts_with("ok    rdma: port 1 of rxe0 is active: RoCE v2 at 10.0.2.15"), "{usable}");
+    assert!(
+        usable.contains("atomics") && usable.contains("queues for up to") && usable.lines().count() == 1,
+        "{usable}"
+    );
+    let locked = case("rdma-doctor-locked", 1).stdout;
+    assert!(locked.starts_with("warn  rdma: port 1 of rxe0 is active") && locked.contains(LOCKED), "{locked}");
+}
+
 #[test]
 fn machines_that_cannot_be_are_refused() {
     let few = case("too-few-vcpus", 2);
@@ -181,11 +228,13 @@ fn a_cache_within_its_limit_evicts() {
 fn a_rank_that_is_killed_ends_the_machine() {
     lost("killed-1", 1, 128 + 9);
     lost("killed-0", 0, 128 + 9);
+    lost("rdma-killed-1", 1, 128 + 9);
 }
 
 #[test]
 fn a_rank_that_is_stopped_ends_the_machine_and_then_itself() {
     lost("stopped-1", 1, RANK_LOST);
+    lost("rdma-stopped-1", 1, RANK_LOST);
     let case = case("stopped-under-mpirun", RANK_LOST);
     assert_eq!(case.stdout, "left 0\n");
     assert_eq!(case.messages().len(), 1, "{}", case.stderr);

@@ -37,7 +37,10 @@ fn four_and_eight_ranks_build_what_a_native_build_makes() {
     for ranks in [4, 8] {
         let case = case(&format!("build-{ranks}"));
         for (file, bytes) in &native {
-            assert!(&case.bytes(&format!("made/{file}")) == bytes, "{ranks} ranks: {file} differs from a native build's");
+            assert!(
+                &case.bytes(&format!("made/{file}")) == bytes,
+                "{ranks} ranks: {file} differs from a native build's"
+            );
         }
         assert!(!case.stderr.contains("Clock skew") && !case.stderr.contains("future"), "{}", case.stderr);
     }

@@ -1,7 +1,7 @@
 //! Which device, port and address a rank uses: a function of what the devices say and of the address by which the other ranks know this one.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// What a port is connected to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,6 +65,53 @@ pub struct Port {
     pub gids: Vec<Gid>,
 }
 
+impl Gid {
+    /// The IP address that it is on Ethernet.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        let address = Ipv6Addr::from(self.raw);
+        address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
+    }
+}
+
+/// The addresses by which a port can be used, best first: RoCE v2 before v1, and on InfiniBand the port's own.
+///
+/// # Errors
+/// The reason in words why there is none.
+pub fn usable_gids(port: &Port) -> Result<Vec<Gid>, String> {
+    let Port { device, number, .. } = port;
+    if !port.active {
+        return Err(format!("port {number} of {device} is not active: its link is down"));
+    }
+    match port.link_layer {
+        LinkLayer::Ethernet => {
+            let mut gids: Vec<Gid> =
+                port.gids.iter().copied().filter(|gid| gid.kind != GidType::InfiniBand && is_routable(gid)).collect();
+            gids.sort_by_key(|gid| gid.kind);
+            if gids.is_empty() {
+                return Err(format!("port {number} of {device} has no IP address: give its network interface one"));
+            }
+            Ok(gids)
+        }
+        LinkLayer::InfiniBand if port.lid == 0 => {
+            Err(format!("port {number} of {device} has no LID: its subnet has no subnet manager"))
+        }
+        LinkLayer::InfiniBand => {
+            let first = port.gids.iter().copied().find(|gid| gid.kind == GidType::InfiniBand);
+            first.map(|gid| vec![gid]).ok_or_else(|| format!("port {number} of {device} has no GID"))
+        }
+        LinkLayer::Other => Err(format!("port {number} of {device} is neither on InfiniBand nor on Ethernet")),
+    }
+}
+
+/// Whether others may know an address of Ethernet's: link-local ones mean nothing without the interface, and loopback ones nothing elsewhere.
+fn is_routable(gid: &Gid) -> bool {
+    match gid.address() {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local() && !address.is_unspecified(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local() && !address.is_unspecified(),
+    }
+}
+
 /// The bytes by which a port has an IP address.
 fn bytes_of(address: IpAddr) -> [u8; 16] {
     match address {
@@ -82,26 +129,15 @@ fn bytes_of(address: IpAddr) -> [u8; 16] {
 /// The reason in words.
 pub fn choose_gid(port: &Port, address: IpAddr) -> Result<Gid, String> {
     let Port { device, number, .. } = port;
-    if !port.active {
-        return Err(format!("port {number} of {device} is not active: its link is down"));
+    if port.active && port.link_layer == LinkLayer::Ethernet {
+        let wanted = bytes_of(address);
+        let fitting = port.gids.iter().filter(|gid| gid.raw == wanted && gid.kind != GidType::InfiniBand);
+        return fitting.min_by_key(|gid| gid.kind).copied().ok_or_else(|| {
+            format!("port {number} of {device} does not have the address {address}, at which this rank listens")
+        });
     }
-    match port.link_layer {
-        LinkLayer::Ethernet => {
-            let wanted = bytes_of(address);
-            let fitting = port.gids.iter().filter(|gid| gid.raw == wanted && gid.kind != GidType::InfiniBand);
-            fitting.min_by_key(|gid| gid.kind).copied().ok_or_else(|| {
-                format!("port {number} of {device} does not have the address {address}, at which this rank listens")
-            })
-        }
-        LinkLayer::InfiniBand if port.lid == 0 => {
-            Err(format!("port {number} of {device} has no LID: its subnet has no subnet manager"))
-        }
-        LinkLayer::InfiniBand => {
-            let first = port.gids.iter().find(|gid| gid.kind == GidType::InfiniBand).copied();
-            first.ok_or_else(|| format!("port {number} of {device} has no GID"))
-        }
-        LinkLayer::Other => Err(format!("port {number} of {device} is neither on InfiniBand nor on Ethernet")),
-    }
+    let best = usable_gids(port)?.into_iter().next();
+    best.ok_or_else(|| format!("port {number} of {device} has no GID"))
 }
 
 /// Which of these ports to use, and by which of its addresses. Ethernet before InfiniBand, as it is known then that the others can reach it.
@@ -173,6 +209,21 @@ mod tests {
             assert!(reason.starts_with("port 1 of ") && reason.contains(word), "{reason}");
         }
         assert_eq!(choose_port(&[], HERE), Err(Vec::new()));
+    }
+
+    #[test]
+    fn addresses_that_others_can_know_are_usable_best_type_first() {
+        let addresses = ["127.0.0.1", "169.254.0.1", "::1", "fe80::1", "::", "fd00::1"];
+        let mut gids: Vec<Gid> =
+            (0..).zip(addresses).map(|(index, text)| gid(index, GidType::RoceV2, text.parse().unwrap())).collect();
+        gids.extend([gid(7, GidType::RoceV1, HERE), gid(8, GidType::RoceV2, HERE), gid(9, GidType::InfiniBand, HERE)]);
+        let usable = usable_gids(&port("a", gids.clone())).unwrap();
+        assert_eq!(usable, [gids[5], gids[7], gids[6]]);
+        assert_eq!(usable[1].address(), HERE);
+        let none = usable_gids(&port("a", gids[..5].to_vec())).unwrap_err();
+        assert!(none.starts_with("port 1 of a has no IP address"), "{none}");
+        let down = Port { active: false, ..port("a", gids) };
+        assert!(usable_gids(&down).unwrap_err().contains("is not active"));
     }
 
     #[test]

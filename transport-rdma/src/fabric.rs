@@ -1,7 +1,6 @@
 //! Turns connected endpoints of another transport into RDMA ones: the ranks introduce their queue pairs over them, and keep them as lifelines.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,29 +10,27 @@ use rustix::time::Timespec;
 use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::{Segment, SendError, Transport};
 
-use crate::choose::{Gid, Port, choose_port};
+use crate::devices::{Found, Needs, TooSmall};
 use crate::endpoint::{Inbox, Parts, RdmaTransport};
 use crate::introduction::{Greeting, Introduction};
 use crate::lifeline::{Happened, Lifeline, keep_alive};
 use crate::peer::{COMPLETIONS, DEPTHS, SLOTS, Unconnected};
 use crate::verbs::VerbsError;
 use crate::verbs::completion::CompletionQueue;
-use crate::verbs::device::{self, Context, Limits, ProtectionDomain};
+use crate::verbs::device::ProtectionDomain;
 use crate::verbs::memory::RegisteredSegment;
 use crate::verbs::queue_pair::{QueuePair, Remote, Route};
 
 /// Packet numbers have so many bits.
 const PACKET_NUMBER_MASK: u32 = 0x00ff_ffff;
 
-/// What a rank knows when the ranks connect by RDMA. All but `rank`, `address` and `segments` is the same at all ranks.
+/// What a rank knows when the ranks connect by RDMA. All but `rank` and `segments` is the same at all ranks.
 #[derive(Debug)]
 pub struct FabricConfig {
     /// This rank.
     pub rank: Rank,
     /// How many ranks there are.
     pub ranks: u16,
-    /// The address at which this rank listens: the device with this address is used.
-    pub address: IpAddr,
     /// For each channel class the memory that other ranks reach by one-sided operations of that class, if any.
     pub segments: Vec<Option<Arc<dyn Segment>>>,
     /// Time for all ranks to connect.
@@ -57,28 +54,9 @@ pub enum ConnectError {
         /// Number of lifelines.
         lifelines: usize,
     },
-    /// No device of this host can be used.
-    #[error("no RDMA device for address {address}: {}", if .reasons.is_empty() { "this host has none".to_owned() } else { .reasons.join("; ") })]
-    NoDevice {
-        /// The address at which this rank listens.
-        address: IpAddr,
-        /// For each device why not.
-        reasons: Vec<String>,
-    },
     /// The device is too small.
-    #[error("{device} has {available} {what}, {needed} are needed for {ranks} ranks")]
-    TooSmall {
-        /// Which.
-        device: String,
-        /// Of what it has too little.
-        what: &'static str,
-        /// How much it has.
-        available: u32,
-        /// How much is needed.
-        needed: u32,
-        /// For how many ranks.
-        ranks: u16,
-    },
+    #[error(transparent)]
+    TooSmall(#[from] TooSmall),
     /// The verbs library or the device.
     #[error(transparent)]
     Verbs(#[from] VerbsError),
@@ -111,56 +89,6 @@ pub enum ConnectError {
     Io(#[from] io::Error),
 }
 
-/// A device that can be used, and by which of its addresses.
-#[derive(Debug)]
-pub struct Found {
-    /// The device.
-    pub context: Arc<Context>,
-    /// What it can hold and do.
-    pub limits: Limits,
-    /// Its port.
-    pub port: Port,
-    /// The address of the port.
-    pub gid: Gid,
-}
-
-/// The device for a rank that listens at an address.
-///
-/// # Errors
-/// For each device of this host why it cannot be used; nothing if there is none.
-pub fn find_device(address: IpAddr) -> Result<Found, Vec<String>> {
-    let (mut opened, mut ports, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
-    for device in device::list().map_err(|error| vec![error.to_string()])? {
-        if device.is_iwarp() {
-            reasons.push(format!("{} speaks iWARP, which is not supported", device.name()));
-            continue;
-        }
-        let look = || {
-            let context = device.open()?;
-            let limits = context.limits()?;
-            let ports = (1..=limits.ports).map(|port| context.port(port)).collect::<Result<Vec<_>, _>>()?;
-            Ok::<_, VerbsError>((context, limits, ports))
-        };
-        match look() {
-            Ok((context, limits, of_device)) => match limits.lacks() {
-                Some(lack) => reasons.push(format!("{} {lack}", context.name())),
-                None => {
-                    ports.extend(of_device);
-                    opened.push((context, limits));
-                }
-            },
-            Err(error) => reasons.push(error.to_string()),
-        }
-    }
-    let (port, gid) = match choose_port(&ports, address) {
-        Ok((port, gid)) => (port.clone(), gid),
-        Err(more) => return Err([reasons, more].concat()),
-    };
-    let context = opened.into_iter().find(|(context, _)| context.name() == port.device);
-    let (context, limits) = context.ok_or(reasons)?;
-    Ok(Found { context, limits, port, gid })
-}
-
 /// A peer on the way to being connected.
 #[derive(Debug)]
 struct Arriving {
@@ -183,51 +111,39 @@ struct Class {
 
 /// Connects this rank with all others by RDMA, which do the same meanwhile. The lifelines, one for each channel class, are endpoints by which the ranks
 /// are connected and which nobody has polled or sent by: they are authenticated, and what the ranks say there is as trustworthy. Gives
-/// one endpoint per class. Until it is polled it shows signs of life by itself.
+/// one endpoint per class. Until it is polled it shows signs of life by itself. `found` is the device that the ranks have agreed on for this one.
 ///
 /// # Errors
 /// [`ConnectError`] names the rank or the device, and the cause.
-pub fn connect(config: &FabricConfig, lifelines: Vec<Box<dyn Transport>>) -> Result<Vec<RdmaTransport>, ConnectError> {
+pub fn connect(
+    config: &FabricConfig,
+    found: &Found,
+    lifelines: Vec<Box<dyn Transport>>,
+) -> Result<Vec<RdmaTransport>, ConnectError> {
     let FabricConfig { rank, ranks, ref segments, .. } = *config;
     if ranks > MAX_RANKS || rank.0 >= ranks || segments.len() != lifelines.len() {
         let (segments, lifelines) = (segments.len(), lifelines.len());
         return Err(ConnectError::Config { rank: rank.0, ranks, segments, lifelines });
     }
     let deadline = Instant::now() + config.connect_time;
-    let found =
-        find_device(config.address).map_err(|reasons| ConnectError::NoDevice { address: config.address, reasons })?;
+    let needs = Needs { ranks, classes: lifelines.len() };
+    needs.check(found)?;
     let domain = ProtectionDomain::new(&found.context)?;
     let mut classes = lifelines
         .into_iter()
         .zip(segments)
-        .map(|(lifeline, segment)| Class::new(config, &found, &domain, lifeline, segment.as_ref()))
+        .map(|(lifeline, segment)| Class::new(config, found, &domain, lifeline, segment.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
     for class in &classes {
-        class.introduce(&found)?;
+        class.introduce(found)?;
     }
     wait(&mut classes, config, deadline, |peer| peer.introduction.is_some())?;
     for class in &classes {
-        class.connect(&found)?;
+        class.connect(found)?;
     }
     wait(&mut classes, config, deadline, |peer| peer.ready)?;
     keep_alive(classes.iter().map(|class| Arc::downgrade(&class.lifeline)).collect())?;
-    classes.into_iter().map(|class| class.endpoint(rank, &found)).collect()
-}
-
-/// Refuses a device that cannot hold what this many ranks need.
-fn check(found: &Found, ranks: u16) -> Result<u32, ConnectError> {
-    let completions = u32::from(ranks) * COMPLETIONS;
-    let limits = found.limits;
-    for (what, available, needed) in [
-        ("entries of a completion queue", limits.completions, completions),
-        ("work requests of a queue", limits.work_requests, DEPTHS.send.max(DEPTHS.receive)),
-    ] {
-        if available < needed {
-            let device = found.port.device.clone();
-            return Err(ConnectError::TooSmall { device, what, available, needed, ranks });
-        }
-    }
-    Ok(completions)
+    classes.into_iter().map(|class| class.endpoint(rank, found)).collect()
 }
 
 impl Class {
@@ -238,7 +154,7 @@ impl Class {
         lifeline: Box<dyn Transport>,
         segment: Option<&Arc<dyn Segment>>,
     ) -> Result<Self, ConnectError> {
-        let completions = CompletionQueue::new(&found.context, check(found, config.ranks)?)?;
+        let completions = CompletionQueue::new(&found.context, u32::from(config.ranks) * COMPLETIONS)?;
         let segment = match segment {
             Some(segment) => RegisteredSegment::new(domain, segment)?,
             None => None,

@@ -1,7 +1,8 @@
 //! vincs' port to transports over RDMA verbs: messages into registered slots, one-sided operations by the NIC. It knows nothing of what it carries.
 //!
-//! - [`fabric`]: all ranks connect with each other, over endpoints of another transport that stay as the lifeline; [`choose`]: by which
-//!   device and address; `introduction`: what they tell each other for it.
+//! - [`devices`]: what this host's devices can be used for; [`choose`]: by which of their ports and addresses.
+//! - [`fabric`]: all ranks connect with each other, over endpoints of another transport that stay as the lifeline; `introduction`: what they
+//!   tell each other for it.
 //! - [`endpoint`]: one rank's end of one channel class, the port itself. Below it `peer`: what goes to a peer; `stream`: how messages are cut into slots;
 //!   `lifeline`: how ranks know each other to be alive.
 //! - [`verbs`]: the objects of the verbs library, the only module with unsafe code.
@@ -12,6 +13,7 @@
 #![deny(unsafe_code)]
 
 pub mod choose;
+pub mod devices;
 #[cfg(test)]
 mod document_tests;
 pub mod endpoint;

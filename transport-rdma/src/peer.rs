@@ -51,6 +51,20 @@ const SERVICES: usize = 8;
 /// Bytes that go to the NIC with the work request: it need not fetch them. What NICs take at least.
 pub(crate) const INLINE_BYTES: u32 = 220;
 
+/// Bytes of a page, which are locked as one.
+const PAGE_BYTES: usize = 4096;
+
+/// Memory that is registered for one peer and channel class, beside the segment.
+pub(crate) const REGISTERED_BYTES: usize = message_bytes() + operation_bytes();
+
+const fn message_bytes() -> usize {
+    ((SLOTS + SPARE_SLOTS) as usize + RING_SLOTS).saturating_mul(SLOT_BYTES).next_multiple_of(PAGE_BYTES)
+}
+
+const fn operation_bytes() -> usize {
+    (OPERATION_BYTES / OPERATION_GRAIN + SERVICES).saturating_mul(OPERATION_GRAIN).next_multiple_of(PAGE_BYTES)
+}
+
 const _: () = assert!(MAX_SLOTS + SIGNAL_EVERY <= RING_SLOTS && OPERATION_GRAIN >= HEAD_BYTES);
 const _: () = assert!(MAX_OPERATIONS * OPERATION_GRAIN <= OPERATION_BYTES);
 

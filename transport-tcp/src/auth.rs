@@ -8,6 +8,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -274,6 +275,14 @@ impl Authenticated {
         self.stream.local_addr()
     }
 
+    /// The same connection once more, for another thread to write to. Frames of two threads must not be written at the same time.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { stream: self.stream.try_clone()?, peer: self.peer })
+    }
+
     /// Waits for a frame of at most `max` bytes.
     ///
     /// # Errors
@@ -310,6 +319,13 @@ impl Authenticated {
         self.stream.set_read_timeout(None)?;
         self.stream.set_write_timeout(None)?;
         Ok(self.stream)
+    }
+}
+
+impl AsFd for Authenticated {
+    /// Readable when a frame, or a part of it, has come, and when the other end has gone away.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

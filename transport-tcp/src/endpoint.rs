@@ -164,6 +164,16 @@ impl TcpTransport {
         self.rank
     }
 
+    /// All ranks are known to be connected: a peer whose first sign of life has not come by the time of its silence is lost, as after
+    /// any other sign.
+    pub fn expect_signs(&self) {
+        let silent_at = Instant::now() + self.timing.silence;
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        receiving.peers.iter_mut().flatten().for_each(|peer| peer.silent_at = peer.silent_at.min(silent_at));
+        receiving.next_look = receiving.next_look.min(silent_at);
+        self.publish_next_look(receiving.next_look);
+    }
+
     /// What shows its signs of life until it is polled.
     pub(crate) fn unpolled(&self) -> Unpolled {
         Unpolled::new(&self.connections, Arc::clone(&self.polled))

@@ -13,6 +13,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde::{Deserialize, Serialize};
 use vincs_coherence::id::{PAGE_BYTES, Rank};
 use vincs_coherence::transport::{Event, OperationId, Outcome, Segment, SendError, Transport, WordSegment};
+use vincs_transport_rdma::devices::find_device;
 use vincs_transport_rdma::endpoint::RdmaTransport;
 use vincs_transport_rdma::fabric::{FabricConfig, connect};
 use vincs_transport_tcp::endpoint::Timing;
@@ -62,8 +63,9 @@ fn join(rank: Rank, start: &Start, listener: Listener) -> Result<RdmaTransport, 
     let lifelines = lifelines.into_iter().map(|end| Box::new(end) as Box<dyn Transport>).collect();
     let words = usize::try_from(SEGMENT / 8)?;
     let segment = (rank == HOME).then(|| Arc::new(WordSegment::new(words)) as Arc<dyn Segment>);
-    let config = FabricConfig { rank, ranks: 2, address, segments: vec![segment], connect_time: CONNECT_TIME };
-    connect(&config, lifelines)?.pop().ok_or_else(|| "there is no channel".into())
+    let config = FabricConfig { rank, ranks: 2, segments: vec![segment], connect_time: CONNECT_TIME };
+    let found = find_device(address).map_err(|reasons| reasons.join("; "))?;
+    connect(&config, &found, lifelines)?.pop().ok_or_else(|| "there is no channel".into())
 }
 
 /// What this process has used up by now.

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use vincs_transport_rdma::choose::LinkLayer;
-use vincs_transport_rdma::fabric::find_device;
+use vincs_transport_rdma::devices::find_device;
 
 use super::pair::{Failure, Pair};
 

@@ -17,8 +17,10 @@ pub(crate) const MAX_SHARDS: u32 = 15;
 /// How ranks are connected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum TransportArg {
-    /// The best that all ranks have.
+    /// RDMA where all ranks have it on one fabric, else TCP, and rank 0 says why.
     Auto,
+    /// RDMA (InfiniBand, RoCE), or no machine.
+    Rdma,
     /// TCP.
     Tcp,
 }
@@ -34,9 +36,9 @@ pub(crate) struct ClusterArgs {
     /// a host, else the interface of the route to rank 0]
     #[arg(long, value_name = "IF|ADDRESS|CIDR")]
     pub(crate) net_if: Option<String>,
-    /// How ranks are connected
-    #[arg(long, value_name = "NAME", value_enum, default_value_t = TransportArg::Auto)]
-    pub(crate) transport: TransportArg,
+    /// How ranks are connected [default: auto]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub(crate) transport: Option<TransportArg>,
     /// Seconds that all ranks may take to come to rank 0
     #[arg(long, value_name = "SECS", default_value_t = DEFAULT_WIREUP_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..))]
     wireup_timeout: u64,

@@ -27,8 +27,13 @@ const COUNT_TIME: Duration = Duration::from_millis(250);
 const STOP_TIME: Duration = Duration::from_secs(3);
 
 /// How long rank 0 may be silent after the machine's end. While it writes its output, statistics and last line, it says now and then
-/// that it is not done.
-pub(crate) const BYE_TIME: Duration = Duration::from_secs(10);
+/// that it is not done. With the time to stop here it is under [`LOSS_LIMIT`].
+pub(crate) const BYE_TIME: Duration = Duration::from_secs(6);
+
+/// Within so much time every rank ends when one hangs.
+const LOSS_LIMIT: Duration = Duration::from_secs(10);
+
+const _: () = assert!(STOP_TIME.as_secs() + BYE_TIME.as_secs() < LOSS_LIMIT.as_secs());
 
 /// How long rank 0 may take, from when this rank knows, to say that the machine ends because a rank is lost: to stop, above all. With
 /// the time to miss a silent rank it is under 10 s.
@@ -178,7 +183,7 @@ fn said_goodbye(zero: &mut Channel, deadline: impl Fn() -> Instant) -> Option<u8
             Ok(ToMember::Bye { status }) => return Some(status),
             Ok(ToMember::Wait) => {}
             Ok(ToMember::Refused { .. } | ToMember::Listen(_) | ToMember::Roster(_) | ToMember::Go)
-            | Err(ChannelError::Frame(_) | ChannelError::Garbage) => return None,
+            | Err(ChannelError::Frame(_) | ChannelError::Garbage | ChannelError::Silent(_)) => return None,
         }
     }
 }

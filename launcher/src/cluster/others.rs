@@ -6,7 +6,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_coherence::id::{PAGE_BYTES, Rank};
-use vincs_coherence::transport::Transport;
 use vincs_vmm::cluster::Cluster;
 use vincs_vmm::memory::engine::MemorySettings;
 
@@ -25,9 +24,9 @@ const SAMPLE_EVERY: Option<NonZeroU32> = NonZeroU32::new(32);
 const BYE_TIME: Duration = Duration::from_millis(500);
 
 /// How often the others are told that the end of the machine takes a while.
-const WAIT_STEP: Duration = Duration::from_secs(2);
+const WAIT_STEP: Duration = Duration::from_secs(1);
 
-const _: () = assert!(2 * WAIT_STEP.as_secs() < member::BYE_TIME.as_secs());
+const _: () = assert!(5 * WAIT_STEP.as_secs() < member::BYE_TIME.as_secs());
 
 /// How long a rank keeps a page for each rank of a host on which they wait for processors: some turns of the host's scheduler, in which the
 /// vCPU gets the other pages that it needs, each from a rank that has to wait too, and to use them.
@@ -63,7 +62,7 @@ impl Lines {
 
 /// What the machine needs of the other ranks, as this rank sees them; nothing when there is no channel for control messages.
 pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster> {
-    let mut endpoints = mesh.into_iter().map(|endpoint| Arc::new(endpoint) as Arc<dyn Transport>);
+    let mut endpoints = mesh.endpoints().into_iter();
     let control = endpoints.next()?;
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
     let mut memory = memory(&roster.settings);
@@ -113,18 +112,21 @@ impl Others {
         &self.hosts
     }
 
+    /// What connects the ranks, by its name.
+    pub(crate) fn transport(&self) -> &'static str {
+        self.cluster.control.capabilities().name
+    }
+
     /// One line about a rank that is lost: why it said it goes, else what the others noticed.
     pub(crate) fn loss(&self, rank: u16, reason: &str) -> String {
         let unknown = String::new();
         let host = self.hosts.get(usize::from(rank)).unwrap_or(&unknown);
         let mut lines = lock(&self.lines);
         let channel = usize::from(rank).checked_sub(1).and_then(|at| lines.channels.get_mut(at));
-        let last_word = channel.and_then(|channel| channel.receive(Instant::now() + LAST_WORD_TIME).ok());
-        match last_word {
-            Some(ToCoordinator::Failed(cause)) => format!("rank {rank} on {host} failed: {cause}"),
-            Some(ToCoordinator::Listening(_) | ToCoordinator::Connected) | None => {
-                format!("rank {rank} on {host} is lost: {reason}")
-            }
+        let deadline = Instant::now() + LAST_WORD_TIME;
+        match channel.and_then(|channel| last_word(channel, deadline)) {
+            Some(cause) => format!("rank {rank} on {host} failed: {cause}"),
+            None => format!("rank {rank} on {host} is lost: {reason}"),
         }
     }
 
@@ -160,6 +162,17 @@ impl Others {
     }
 }
 
+/// Why a rank that goes has said that it does, if it has. What it said to be alive during the wire-up may be before that.
+fn last_word(channel: &mut Channel, deadline: Instant) -> Option<String> {
+    loop {
+        match channel.receive(deadline).ok()? {
+            ToCoordinator::Failed(cause) => return Some(cause),
+            ToCoordinator::Wait => {}
+            ToCoordinator::Listening(_) | ToCoordinator::Connected | ToCoordinator::Missed(_) => return None,
+        }
+    }
+}
+
 fn lock(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
     lines.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -184,6 +197,7 @@ mod tests {
     use crate::wireup::Keys;
     use crate::wireup::channel::tests::{pair, soon};
     use crate::wireup::mesh::Listening;
+    use crate::wireup::selection::Choice;
 
     fn roster(hosts: &[&str]) -> Roster {
         let settings = Settings {
@@ -194,6 +208,7 @@ mod tests {
             read_ahead: 8,
             shards: 1,
             sampled: true,
+            transport: Choice::Tcp,
         };
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
         Roster { addresses: Vec::new(), hosts, boots: Vec::new(), settings }
@@ -213,7 +228,6 @@ mod tests {
     fn the_first_channel_class_is_for_control_and_the_rest_for_pages() {
         let place = cluster(0, &roster(&["a", "b"]), mesh(2)).unwrap();
         assert_eq!((place.rank, place.ranks, place.coherence.len()), (Rank(0), 2, 2));
-        assert!(cluster(0, &roster(&["a", "b"]), Vec::new()).is_none());
         let MemorySettings { hold, cache_pages, read_ahead, sample_every, .. } = place.memory;
         assert_eq!((hold, cache_pages), (Some(Duration::from_micros(70)), Some((1 << 28) / 4096)));
         assert_eq!((read_ahead, sample_every), (8, SAMPLE_EVERY));
@@ -225,6 +239,8 @@ mod tests {
         let ((one, mut at_one), (two, at_two)) = (pair(), pair());
         let place = cluster(0, &roster, mesh(1)).unwrap();
         let others = Others::new(place, &roster, vec![one, two]);
+        assert_eq!(others.transport(), "tcp");
+        at_one.send(&ToCoordinator::Wait, soon()).unwrap();
         at_one.send(&ToCoordinator::Failed("no memory left".into()), soon()).unwrap();
         assert_eq!(others.loss(1, "closed"), "rank 1 on n1 failed: no memory left");
         drop(at_two);

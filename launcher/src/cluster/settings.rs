@@ -1,11 +1,13 @@
 //! What the machine is, from what the user asks for and what the ranks' hosts are: rank 0 decides for all.
 
 use crate::cli::RunArgs;
+use crate::cli::cluster::ClusterArgs;
 use crate::input::machine_size::MachineSize;
 use crate::input::size::Bytes;
 use crate::wireup::coordinator::Present;
 use crate::wireup::difference::who;
 use crate::wireup::message::Settings;
+use crate::wireup::selection::Choice;
 
 /// Least memory in bytes for copies of other ranks' pages in each shard: a device's longest transfer holds some hundred pages at once, and
 /// each virtual processor needs several.
@@ -29,7 +31,7 @@ pub(crate) enum SettingsError {
     Cache { asked: u64, shards: u32, least: u64 },
 }
 
-/// The machine's settings. Each rank holds its share of the memory, and copies of the others'.
+/// The machine's settings but for what connects the ranks. Each rank holds its share of the memory, and copies of the others'.
 ///
 /// # Errors
 /// [`SettingsError`], with what to change.
@@ -39,8 +41,8 @@ pub(crate) fn decide(args: &RunArgs, size: MachineSize, present: &[Present<'_>])
     let share = size.memory.div_ceil(ranks);
     let mut cache = size.memory.saturating_sub(size.memory / ranks);
     let mut processors = u32::MAX;
-    for (introduction, hello) in present {
-        let on_host = present.iter().filter(|(_, other)| other.boot_id == hello.boot_id).count();
+    for Present { introduction, hello, .. } in present {
+        let on_host = present.iter().filter(|other| other.hello.boot_id == hello.boot_id).count();
         let on_host = u64::try_from(on_host).unwrap_or(u64::MAX).max(1);
         let shares = share.saturating_mul(on_host);
         if shares > hello.memory {
@@ -50,11 +52,7 @@ pub(crate) fn decide(args: &RunArgs, size: MachineSize, present: &[Present<'_>])
         cache = cache.min(hello.memory / 2 / on_host);
         processors = processors.min(hello.processors / u32::try_from(on_host).unwrap_or(u32::MAX));
     }
-    let shards = cluster.shards.unwrap_or(match processors {
-        0..=4 => 1,
-        5..=8 => 2,
-        _ => 4,
-    });
+    let shards = shards(cluster, processors);
     let least = MIN_CACHE * u64::from(shards);
     if let Some(asked) = cluster.cache.filter(|asked| *asked < least) {
         return Err(SettingsError::Cache { asked, shards, least });
@@ -68,11 +66,23 @@ pub(crate) fn decide(args: &RunArgs, size: MachineSize, present: &[Present<'_>])
         read_ahead: cluster.read_ahead,
         shards,
         sampled: args.stats.is_some(),
+        transport: Choice::Tcp,
+    })
+}
+
+/// Shards of the memory, where each rank has at least so many processors for itself.
+pub(crate) fn shards(cluster: &ClusterArgs, processors: u32) -> u32 {
+    cluster.shards.unwrap_or(match processors {
+        0..=4 => 1,
+        5..=8 => 2,
+        _ => 4,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use clap::Parser;
 
     use super::*;
@@ -104,7 +114,9 @@ mod tests {
             (introduction, hello.clone())
         };
         let ranks: Vec<_> = (0..).zip(ranks).map(introduce).collect();
-        let present: Vec<Present<'_>> = ranks.iter().map(|(introduction, hello)| (introduction, hello)).collect();
+        let place = Ipv4Addr::LOCALHOST.into();
+        let present: Vec<Present<'_>> =
+            ranks.iter().map(|(introduction, hello)| Present { introduction, hello, place }).collect();
         decide(&args(arguments), size(memory), &present)
     }
 

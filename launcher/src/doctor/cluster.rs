@@ -1,30 +1,9 @@
-//! What machines of several hosts use: a fast network and a way to start.
+//! What machines of several hosts use: page walks that only read, and a way to start.
 
 use std::path::Path;
 
 use crate::doctor::Finding;
 use crate::host::on_path;
-
-/// Where the kernel lists RDMA devices.
-const RDMA_CLASS: &str = "/sys/class/infiniband";
-
-/// RDMA devices.
-pub(super) fn rdma() -> Finding {
-    rdma_in(Path::new(RDMA_CLASS))
-}
-
-fn rdma_in(class: &Path) -> Finding {
-    let entries = std::fs::read_dir(class).into_iter().flatten().flatten();
-    let mut devices: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    devices.sort();
-    if devices.is_empty() {
-        return Finding::warn(
-            "no devices",
-            "machines of several hosts use TCP; for RDMA load the adapter's driver, or rdma_rxe",
-        );
-    }
-    Finding::ok(devices.join(", "))
-}
 
 /// Where KVM on Intel tells whether nested page tables have accessed and dirty bits.
 const EPT_ACCESSED_DIRTY: &str = "/sys/module/kvm_intel/parameters/eptad";
@@ -83,17 +62,5 @@ mod tests {
         let level = |eptad, is_amd| page_walks_of(eptad, is_amd).level;
         assert_eq!((level(Some("Y\n"), false), level(Some("N\n"), false)), (Level::Warn, Level::Ok));
         assert_eq!((level(None, true), level(None, false)), (Level::Warn, Level::Ok));
-    }
-
-    #[test]
-    fn rdma_devices_are_listed_in_order() {
-        let class = tempfile::tempdir().unwrap();
-        assert_eq!(rdma_in(class.path()).level, Level::Warn);
-        assert_eq!(rdma_in(&class.path().join("absent")).level, Level::Warn);
-        for name in ["rxe1", "mlx5_0"] {
-            std::fs::create_dir(class.path().join(name)).unwrap();
-        }
-        let found = rdma_in(class.path());
-        assert_eq!((found.level, found.text.as_str()), (Level::Ok, "mlx5_0, rxe1"));
     }
 }

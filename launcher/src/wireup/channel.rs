@@ -1,8 +1,13 @@
 //! Messages on an authenticated connection.
 
+use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vincs_transport_tcp::auth::{Authenticated, FrameError};
@@ -17,17 +22,60 @@ pub(crate) enum ChannelError {
     Frame(#[from] FrameError),
     #[error("it said something that no rank of this version says")]
     Garbage,
+    #[error("it has been silent for {} s: its process or its host stands still, or its network is cut", .0.as_secs())]
+    Silent(Duration),
 }
 
 /// A connection between rank 0 and another rank.
 #[derive(Debug)]
 pub(crate) struct Channel {
     stream: Authenticated,
+    /// Held by the one who writes.
+    turn: Arc<Mutex<()>>,
+}
+
+/// The end of a channel for another thread to send by.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    stream: Authenticated,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Sender {
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub(crate) fn send(&mut self, message: &impl Serialize, deadline: Instant) -> Result<(), ChannelError> {
+        send(&mut self.stream, &self.turn, message, deadline)
+    }
+}
+
+fn send(
+    stream: &mut Authenticated,
+    turn: &Mutex<()>,
+    message: &impl Serialize,
+    deadline: Instant,
+) -> Result<(), ChannelError> {
+    let bytes = postcard::to_allocvec(message).map_err(|_| ChannelError::Garbage)?;
+    if bytes.len() > MAX_MESSAGE {
+        return Err(FrameError::TooLong { length: bytes.len(), max: MAX_MESSAGE }.into());
+    }
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(stream.write_frame(&bytes, deadline)?)
 }
 
 impl Channel {
     pub(crate) fn new(stream: Authenticated) -> Self {
-        Self { stream }
+        Self { stream, turn: Arc::default() }
+    }
+
+    /// Another end to send by.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub(crate) fn sender(&self) -> io::Result<Sender> {
+        Ok(Sender { stream: self.stream.try_clone()?, turn: Arc::clone(&self.turn) })
     }
 
     /// The other end's address.
@@ -50,11 +98,7 @@ impl Channel {
     /// # Errors
     /// [`ChannelError`].
     pub(crate) fn send(&mut self, message: &impl Serialize, deadline: Instant) -> Result<(), ChannelError> {
-        let bytes = postcard::to_allocvec(message).map_err(|_| ChannelError::Garbage)?;
-        if bytes.len() > MAX_MESSAGE {
-            return Err(FrameError::TooLong { length: bytes.len(), max: MAX_MESSAGE }.into());
-        }
-        Ok(self.stream.write_frame(&bytes, deadline)?)
+        send(&mut self.stream, &self.turn, message, deadline)
     }
 
     /// Waits for a message. Bytes behind it are garbage.
@@ -68,6 +112,21 @@ impl Channel {
             Ok(_) | Err(_) => Err(ChannelError::Garbage),
         }
     }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Waits until one of these has something to receive, an end included, or the time is over: for each whether it has.
+pub(crate) fn wait_for<'a>(channels: impl IntoIterator<Item = &'a Channel>, time: Duration) -> Vec<bool> {
+    let poll_fd = |channel: &'a Channel| PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN);
+    let mut fds: Vec<_> = channels.into_iter().map(poll_fd).collect();
+    // It fails only when a signal arrives; then the next look comes sooner.
+    let _: rustix::io::Result<usize> = poll(&mut fds, Timespec::try_from(time).ok().as_ref());
+    fds.iter().map(|fd| !fd.revents().is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -1,15 +1,19 @@
 //! Rank 0's side of the wire-up: gathers the ranks, compares them, tells them where the others are.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::wireup::channel::Channel;
+use crate::wireup::channel::{Channel, Sender};
 use crate::wireup::difference::{self, who};
 use crate::wireup::door::{Visitor, show_out};
-use crate::wireup::mesh::{Listening, Mesh};
+use crate::wireup::hearing::{answers, left, out_of_turn};
+use crate::wireup::mesh::{Connecting, Listening, Mesh};
 use crate::wireup::message::{Hello, Introduction, Roster, Settings, ToCoordinator, ToMember};
 use crate::wireup::placement::{self, Arrival};
+use crate::wireup::signs::Signs;
 use crate::wireup::{Keys, Machine, Own, Refusal, STEP_TIME};
 
 /// How long rank 0 waits for ranks to come that it has to tell that there will be no machine: those that come later find nobody.
@@ -20,14 +24,20 @@ const TELL_TIME: Duration = Duration::from_secs(1);
 
 /// A rank that has come.
 #[derive(Debug)]
-struct Member {
-    introduction: Introduction,
-    hello: Hello,
-    channel: Channel,
+pub(crate) struct Member {
+    pub(crate) introduction: Introduction,
+    pub(crate) hello: Hello,
+    pub(crate) channel: Channel,
 }
 
 /// A rank that is there.
-pub(crate) type Present<'a> = (&'a Introduction, &'a Hello);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Present<'a> {
+    pub(crate) introduction: &'a Introduction,
+    pub(crate) hello: &'a Hello,
+    /// The address at which it is to listen for the others.
+    pub(crate) place: IpAddr,
+}
 
 /// The ranks that have come, by rank, and why there will be no machine, if there will be none.
 #[derive(Debug, Default)]
@@ -61,16 +71,11 @@ pub(crate) fn coordinate(
 ) -> Result<Machine, Refusal> {
     let mut gathering = gather(visitors, own, timeout);
     if gathering.verdict.is_none() {
-        let members = gathering.members.values().map(|member| (&member.introduction, &member.hello));
-        let present: Vec<Present<'_>> = std::iter::once((&own.introduction, &own.hello)).chain(members).collect();
-        match decide(&present) {
-            Ok(settings) => match connect(&mut gathering, own, keys, settings) {
-                Ok((mesh, roster)) => {
-                    let channels = gathering.members.into_values().map(|member| member.channel).collect();
-                    return Ok(Machine { mesh, roster, channels, doorstep: None });
-                }
-                Err(line) => gathering.verdict = Some(line),
-            },
+        match assemble(&mut gathering, own, keys, decide) {
+            Ok((mesh, roster)) => {
+                let channels = gathering.members.into_values().map(|member| member.channel).collect();
+                return Ok(Machine { mesh, roster, channels, doorstep: None });
+            }
             Err(line) => gathering.verdict = Some(line),
         }
     }
@@ -164,8 +169,23 @@ fn admit(gathering: &mut Gathering, own: &Own, visitor: Visitor) {
     }
 }
 
-/// Has every rank listen, tells all where, and connects with all.
-fn connect(gathering: &mut Gathering, own: &Own, keys: &Keys, settings: Settings) -> Result<(Mesh, Roster), String> {
+/// Decides what the machine is, and connects its ranks.
+fn assemble(
+    gathering: &mut Gathering,
+    own: &Own,
+    keys: &Keys,
+    decide: impl FnOnce(&[Present<'_>]) -> Result<Settings, String>,
+) -> Result<(Mesh, Roster), String> {
+    let places = places(gathering, own)?;
+    let members = gathering.members.values().map(|member| (&member.introduction, &member.hello));
+    let all = std::iter::once((&own.introduction, &own.hello)).chain(members).zip(&places);
+    let present = all.map(|((introduction, hello), place)| Present { introduction, hello, place: *place });
+    let settings = decide(&present.collect::<Vec<_>>())?;
+    connect(gathering, own, keys, settings, &places)
+}
+
+/// At which address each rank is to listen, rank 0 first.
+fn places(gathering: &Gathering, own: &Own) -> Result<Vec<IpAddr>, String> {
     let arrival = |member: &Member| -> Result<Arrival, String> {
         let to = member.channel.local().ok_or_else(|| format!("{} is gone", who(&member.introduction)))?;
         Ok(Arrival {
@@ -176,17 +196,34 @@ fn connect(gathering: &mut Gathering, own: &Own, keys: &Keys, settings: Settings
         })
     };
     let arrivals = gathering.members.values().map(arrival).collect::<Result<Vec<_>, _>>()?;
-    let places = placement::addresses(own.hello.net_if, &arrivals);
+    Ok(placement::addresses(own.hello.net_if, &arrivals))
+}
+
+/// Has every rank listen at its place, tells all where the others do, and connects with all.
+fn connect(
+    gathering: &mut Gathering,
+    own: &Own,
+    keys: &Keys,
+    settings: Settings,
+    places: &[IpAddr],
+) -> Result<(Mesh, Roster), String> {
     let (zero, others) = places.split_first().ok_or("there is no rank 0")?;
     let listening = Listening::bind(*zero).map_err(|error| format!("{}: {error}", who(&own.introduction)))?;
     for (member, place) in gathering.members.values_mut().zip(others) {
         tell(member, &ToMember::Listen(*place))?;
     }
+    let failed = |error: io::Error| format!("{}: {error}", who(&own.introduction));
+    let senders = gathering.members.values().map(|member| member.channel.sender());
+    let senders = senders.collect::<io::Result<Vec<Sender>>>().map_err(failed)?;
+    // From here on the ranks know each other to be alive by that.
+    let signs = Signs::show(senders, ToMember::Wait).map_err(failed)?;
     let mut addresses = vec![listening.address()];
-    for member in gathering.members.values_mut() {
-        match hear(member)? {
+    for (answer, member) in answers(&mut gathering.members, || None)?.into_iter().zip(gathering.members.values()) {
+        match answer {
             ToCoordinator::Listening(address) => addresses.push(address),
-            ToCoordinator::Connected | ToCoordinator::Failed(_) => return Err(out_of_turn(member)),
+            ToCoordinator::Connected | ToCoordinator::Failed(_) | ToCoordinator::Missed(_) | ToCoordinator::Wait => {
+                return Err(out_of_turn(member));
+            }
         }
     }
     let members = || gathering.members.values();
@@ -201,15 +238,16 @@ fn connect(gathering: &mut Gathering, own: &Own, keys: &Keys, settings: Settings
     for member in gathering.members.values_mut() {
         tell(member, &ToMember::Roster(Box::new(roster.clone())))?;
     }
-    let mesh = listening.connect(0, &roster, keys);
-    // A rank may know better why another did not come.
-    for member in gathering.members.values_mut() {
-        match hear(member)? {
-            ToCoordinator::Connected => {}
-            ToCoordinator::Listening(_) | ToCoordinator::Failed(_) => return Err(out_of_turn(member)),
+    let connecting = Connecting::start(listening, 0, &roster, keys, |_| {}).map_err(failed)?;
+    let own_fault = || connecting.fault().map(|fault| fault.said_of(&who(&own.introduction)));
+    for (answer, member) in answers(&mut gathering.members, own_fault)?.into_iter().zip(gathering.members.values()) {
+        if answer != ToCoordinator::Connected {
+            return Err(out_of_turn(member));
         }
     }
-    let mesh = mesh.map_err(|cause| format!("{} cannot connect: {cause}", who(&own.introduction)))?;
+    // All others are connected, with this rank too.
+    let mesh = connecting.mesh(STEP_TIME).map_err(|fault| fault.said_of(&who(&own.introduction)).into_line())?;
+    drop(signs);
     for member in gathering.members.values_mut() {
         tell(member, &ToMember::Go)?;
     }
@@ -218,20 +256,7 @@ fn connect(gathering: &mut Gathering, own: &Own, keys: &Keys, settings: Settings
 
 fn tell(member: &mut Member, message: &ToMember) -> Result<(), String> {
     let sent = member.channel.send(message, Instant::now() + STEP_TIME);
-    sent.map_err(|error| format!("{} left the wire-up: {error}", who(&member.introduction)))
-}
-
-/// What a rank says, unless it says that it failed.
-fn hear(member: &mut Member) -> Result<ToCoordinator, String> {
-    match member.channel.receive(Instant::now() + STEP_TIME) {
-        Ok(ToCoordinator::Failed(cause)) => Err(format!("{}: {cause}", who(&member.introduction))),
-        Ok(said @ (ToCoordinator::Listening(_) | ToCoordinator::Connected)) => Ok(said),
-        Err(error) => Err(format!("{} left the wire-up: {error}", who(&member.introduction))),
-    }
-}
-
-fn out_of_turn(member: &Member) -> String {
-    format!("{} speaks out of turn: use the same vincs everywhere", who(&member.introduction))
+    sent.map_err(|error| left(member, &error))
 }
 
 #[cfg(test)]

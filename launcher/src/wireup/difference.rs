@@ -114,7 +114,9 @@ mod tests {
         assert!(text.starts_with("rank 2 on n2 ") && text.contains("9.9.9") && text.contains("0.1.0"), "{text}");
         let text = of_introductions(&introduction(0), &Introduction { version: 9, ..introduction(2) }).unwrap();
         assert!(
-            text.starts_with("rank 2 on n2 ") && text.contains("version 9") && text.contains("version 1"),
+            text.starts_with("rank 2 on n2 ")
+                && text.contains("version 9")
+                && text.contains(&format!("version {VERSION}")),
             "{text}"
         );
         let text = of_introductions(&introduction(0), &Introduction { ranks: 9, ..introduction(2) }).unwrap();

@@ -1,13 +1,16 @@
 //! The side of the wire-up of all ranks but rank 0.
 
+use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use vincs_transport_tcp::auth::{AUTH_TIME, AuthFault, Authenticated};
 
 use crate::wireup::card::Card;
 use crate::wireup::channel::{Channel, ChannelError};
-use crate::wireup::mesh::Listening;
+use crate::wireup::mesh::{Connecting, Listening};
 use crate::wireup::message::{ToCoordinator, ToMember};
+use crate::wireup::signs::{self, SIGN_OF_LIFE, Signs};
 use crate::wireup::{Keys, Machine, Own, Refusal, STEP_TIME};
 
 /// How often a rank looks for rank 0.
@@ -16,6 +19,13 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How much longer than its own time a rank waits for the word of rank 0, which may have started later and names who is missing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The lowest rank but rank 0.
+const LOWEST: u32 = 1;
+
+/// What a user can do about a rank that does not find rank 0.
+const WAYS_OUT: &str = "--net-if names the network between the ranks, --address-file a file that all of them see, --wireup-timeout \
+                        gives more time";
+
 /// Looks for rank 0 until it is found or the time is over, with the card as it is each time.
 ///
 /// # Errors
@@ -23,20 +33,20 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn reach(
     card: impl Fn() -> Result<Card, String>,
     boot_id: &str,
-    timeout: Duration,
+    limit: Duration,
 ) -> Result<(Channel, Card), Refusal> {
-    let deadline = Instant::now() + timeout;
+    let deadline = Instant::now() + limit;
     loop {
         let cause = match card() {
             Ok(card) => match connect(&card, boot_id, deadline) {
                 Ok(channel) => return Ok((channel, card)),
-                Err((cause, true)) => return Err(Refusal { line: cause, said: false }),
+                Err((cause, true)) => return Err(Refusal::new(cause)),
                 Err((cause, false)) => cause,
             },
             Err(cause) => cause,
         };
         if Instant::now() + RETRY >= deadline {
-            return Err(Refusal { line: format!("{cause} (for {} s)", timeout.as_secs()), said: false });
+            return Err(Refusal::new(format!("{cause} (for {} s): {WAYS_OUT}", limit.as_secs())));
         }
         std::thread::sleep(RETRY);
     }
@@ -69,43 +79,66 @@ fn connect(card: &Card, boot_id: &str, deadline: Instant) -> Result<Channel, (St
 ///
 /// # Errors
 /// [`Refusal`] when there will be no machine.
-pub(crate) fn join(mut channel: Channel, own: &Own, keys: &Keys, timeout: Duration) -> Result<Machine, Refusal> {
-    let lost = |error: ChannelError| Refusal { line: format!("rank 0 left the wire-up: {error}"), said: false };
-    let soon = || Instant::now() + STEP_TIME;
+pub(crate) fn join(mut channel: Channel, own: &Own, keys: &Keys, limit: Duration) -> Result<Machine, Refusal> {
+    let lost = |error: ChannelError| Refusal::new(format!("rank 0 left the wire-up: {error}"));
     channel.send(&own.introduction, soon()).map_err(lost)?;
     channel.send(&own.hello, soon()).map_err(lost)?;
-    let (mut listening, mut connected) = (None, None);
     // Rank 0 waits for the others first.
-    let mut limit = timeout + PATIENCE;
-    loop {
-        let message: ToMember = channel.receive(Instant::now() + limit).map_err(lost)?;
-        limit = STEP_TIME + PATIENCE;
-        let answer = match message {
-            ToMember::Refused { line, said } => return Err(Refusal { line, said }),
-            ToMember::Listen(address) => match Listening::bind(address) {
-                Ok(bound) => ToCoordinator::Listening(listening.insert(bound).address()),
-                Err(cause) => ToCoordinator::Failed(cause),
-            },
-            ToMember::Roster(roster) => {
-                let listening: Listening = listening.take().ok_or_else(out_of_turn)?;
-                match listening.connect(own.introduction.rank, &roster, keys) {
-                    Ok(mesh) => {
-                        connected = Some((mesh, *roster));
-                        ToCoordinator::Connected
-                    }
-                    Err(cause) => ToCoordinator::Failed(format!("cannot connect: {cause}")),
-                }
-            }
-            ToMember::Go => {
-                let (mesh, roster) = connected.ok_or_else(out_of_turn)?;
-                return Ok(Machine { mesh, roster, channels: vec![channel], doorstep: None });
-            }
-            ToMember::Bye { .. } | ToMember::Wait => return Err(out_of_turn()),
-        };
-        channel.send(&answer, soon()).map_err(lost)?;
+    match channel.receive(Instant::now() + limit + PATIENCE).map_err(lost)? {
+        ToMember::Refused { line, said } => Err(Refusal { line, said }),
+        ToMember::Listen(address) => assemble(channel, own, keys, address),
+        ToMember::Roster(_) | ToMember::Go | ToMember::Bye { .. } | ToMember::Wait => Err(out_of_turn()),
     }
 }
 
+/// All ranks are there: connects with them. From here on each knows that the others are alive.
+fn assemble(mut channel: Channel, own: &Own, keys: &Keys, address: IpAddr) -> Result<Machine, Refusal> {
+    // All notice when rank 0 is not there any more: the lowest says it.
+    let said = own.introduction.rank != LOWEST;
+    let lost = |error: ChannelError| Refusal { line: format!("rank 0 left the wire-up: {error}"), said };
+    let failed = |error: io::Error| Refusal::new(error.to_string());
+    let sender = || channel.sender().map_err(failed);
+    let _signs = Signs::show(vec![sender()?], ToCoordinator::Wait).map_err(failed)?;
+    let mut answering = sender()?;
+    let mut listening = match Listening::bind(address) {
+        Ok(bound) => {
+            answering.send(&ToCoordinator::Listening(bound.address()), soon()).map_err(lost)?;
+            Some(bound)
+        }
+        Err(cause) => {
+            answering.send(&ToCoordinator::Failed(cause), soon()).map_err(lost)?;
+            None
+        }
+    };
+    let mut answering = Some(answering);
+    let mut connecting = None;
+    loop {
+        match signs::listen(&mut channel, &ToMember::Wait, soon()).map_err(lost)? {
+            ToMember::Refused { line, said } => return Err(Refusal { line, said }),
+            ToMember::Roster(roster) => {
+                let (listening, mut answering) = listening.take().zip(answering.take()).ok_or_else(out_of_turn)?;
+                let tell = move |answer: &ToCoordinator| {
+                    // Who listens to rank 0 notices that it is gone.
+                    let _ = answering.send(answer, soon());
+                };
+                let started = Connecting::start(listening, own.introduction.rank, &roster, keys, tell);
+                connecting = Some((started.map_err(failed)?, *roster));
+            }
+            ToMember::Go => {
+                let (connecting, roster) = connecting.ok_or_else(out_of_turn)?;
+                // Rank 0 has heard of it.
+                let mesh = connecting.mesh(SIGN_OF_LIFE).map_err(|fault| Refusal::new(fault.into_line()))?;
+                return Ok(Machine { mesh, roster, channels: vec![channel], doorstep: None });
+            }
+            ToMember::Listen(_) | ToMember::Bye { .. } | ToMember::Wait => return Err(out_of_turn()),
+        }
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + STEP_TIME + PATIENCE
+}
+
 fn out_of_turn() -> Refusal {
-    Refusal { line: "rank 0 speaks out of turn: use the same vincs everywhere".into(), said: false }
+    Refusal::new("rank 0 speaks out of turn: use the same vincs everywhere")
 }

@@ -1,23 +1,96 @@
 //! The connections between the ranks once all know each other: the only place that names the transport.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use vincs_coherence::id::Rank;
+use vincs_coherence::transport::Transport;
 use vincs_transport_tcp::endpoint::{TcpTransport, Timing};
-use vincs_transport_tcp::fabric::{self, CONNECT_TIME, FabricConfig, MAX_CLASSES};
+use vincs_transport_tcp::fabric::{self, CONNECT_TIME, ConnectError, FabricConfig, MAX_CLASSES};
 use vincs_transport_tcp::listener::Listener;
 
 use crate::cli::cluster::MAX_SHARDS;
-use crate::wireup::Keys;
-use crate::wireup::message::Roster;
+use crate::wireup::message::{Roster, ToCoordinator};
+use crate::wireup::selection::Choice;
+use crate::wireup::{Keys, rdma};
 
 /// Channel classes besides one for each shard of the memory: that of control messages, which comes first.
-const CONTROL_CLASSES: usize = 1;
+pub(crate) const CONTROL_CLASSES: usize = 1;
 
 const _: () = assert!(CONTROL_CLASSES + MAX_SHARDS as usize == MAX_CLASSES);
 
 /// One endpoint per channel class: control, then the shards.
-pub(crate) type Mesh = Vec<TcpTransport>;
+#[derive(Debug)]
+pub(crate) enum Mesh {
+    /// The connections themselves.
+    Tcp(Vec<TcpTransport>),
+    /// What goes over others, and has heard of all ranks already.
+    Other(Vec<Arc<dyn Transport>>),
+}
+
+impl Mesh {
+    /// The endpoints, once all ranks are known to be connected.
+    pub(crate) fn endpoints(self) -> Vec<Arc<dyn Transport>> {
+        match self {
+            Self::Tcp(ends) => {
+                ends.iter().for_each(TcpTransport::expect_signs);
+                ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect()
+            }
+            Self::Other(ends) => ends,
+        }
+    }
+}
+
+/// Why a rank is not connected with the others.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum MeshFault {
+    /// Something of its own.
+    Own(String),
+    /// Another rank, which may know better why.
+    Peer(String),
+}
+
+impl MeshFault {
+    /// The same in words that name the rank that says so.
+    pub(crate) fn said_of(self, who: &str) -> Self {
+        match self {
+            Self::Own(cause) => Self::Own(format!("{who} cannot connect: {cause}")),
+            Self::Peer(cause) => Self::Peer(format!("{who} cannot connect: {cause}")),
+        }
+    }
+
+    /// The words alone.
+    pub(crate) fn into_line(self) -> String {
+        match self {
+            Self::Own(line) | Self::Peer(line) => line,
+        }
+    }
+
+    /// What rank 0 is told.
+    fn message(&self) -> ToCoordinator {
+        match self {
+            Self::Own(cause) => ToCoordinator::Failed(format!("cannot connect: {cause}")),
+            Self::Peer(cause) => ToCoordinator::Missed(format!("cannot connect: {cause}")),
+        }
+    }
+}
+
+impl From<ConnectError> for MeshFault {
+    fn from(error: ConnectError) -> Self {
+        let line = error.to_string();
+        match error {
+            ConnectError::Config { .. } | ConnectError::Io(_) => Self::Own(line),
+            ConnectError::Auth { .. }
+            | ConnectError::Refused { .. }
+            | ConnectError::Hello { .. }
+            | ConnectError::Missing { .. } => Self::Peer(line),
+        }
+    }
+}
 
 /// An address at which this rank listens for the others.
 #[derive(Debug)]
@@ -41,10 +114,12 @@ impl Listening {
     ///
     /// # Errors
     /// Which rank is not connected, and why.
-    pub(crate) fn connect(self, rank: u32, roster: &Roster, keys: &Keys) -> Result<Mesh, String> {
+    pub(crate) fn connect(self, rank: u32, roster: &Roster, keys: &Keys) -> Result<Mesh, MeshFault> {
         let classes = CONTROL_CLASSES + usize::try_from(roster.settings.shards).unwrap_or(usize::MAX);
+        let no_rank = || MeshFault::Own(format!("{rank} is no rank"));
+        let rank = Rank(u16::try_from(rank).map_err(|_| no_rank())?);
         let config = FabricConfig {
-            rank: Rank(u16::try_from(rank).map_err(|_| format!("{rank} is no rank"))?),
+            rank,
             addresses: roster.addresses.clone(),
             machine: keys.machine,
             secret: keys.secret.clone(),
@@ -52,6 +127,67 @@ impl Listening {
             connect_time: CONNECT_TIME,
             timing: Timing::default(),
         };
-        fabric::connect(&config, self.0).map_err(|error| error.to_string())
+        let ends = fabric::connect(&config, self.0)?;
+        match &roster.settings.transport {
+            Choice::Tcp => Ok(Mesh::Tcp(ends)),
+            Choice::Rdma(offers) => {
+                let offer = offers.get(usize::from(rank.0)).ok_or_else(no_rank)?;
+                let ranks = u16::try_from(roster.addresses.len()).unwrap_or(u16::MAX);
+                Ok(Mesh::Other(rdma::connect(rank, ranks, offer, ends)?))
+            }
+        }
+    }
+}
+
+/// A rank on the way to being connected, on a thread of its own: the one that started it goes on listening to rank 0, or to all others.
+#[derive(Debug)]
+pub(crate) struct Connecting {
+    made: Receiver<Result<Mesh, MeshFault>>,
+    faults: Receiver<MeshFault>,
+}
+
+impl Connecting {
+    /// Connects with all ranks of the roster; `tell` is told of the result, as a rank tells rank 0.
+    ///
+    /// # Errors
+    /// There is no thread.
+    pub(crate) fn start(
+        listening: Listening,
+        rank: u32,
+        roster: &Roster,
+        keys: &Keys,
+        tell: impl FnOnce(&ToCoordinator) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (roster, keys) = (roster.clone(), keys.clone());
+        let (sender, made) = mpsc::channel();
+        let (faulty, faults) = mpsc::channel();
+        let connect = move || {
+            let result = listening.connect(rank, &roster, &keys);
+            let answer = result.as_ref().map_or_else(MeshFault::message, |_| ToCoordinator::Connected);
+            // Nobody waits any more if that fails.
+            let _ = result.as_ref().map_err(|fault| faulty.send(fault.clone()));
+            let _ = sender.send(result);
+            tell(&answer);
+        };
+        thread::Builder::new().name("wireup-connect".into()).spawn(connect)?;
+        Ok(Self { made, faults })
+    }
+
+    /// What has kept it from being connected, once.
+    pub(crate) fn fault(&self) -> Option<MeshFault> {
+        self.faults.try_recv().ok()
+    }
+
+    /// The connections, which have been made or soon are.
+    ///
+    /// # Errors
+    /// [`MeshFault`].
+    pub(crate) fn mesh(self, limit: Duration) -> Result<Mesh, MeshFault> {
+        match self.made.recv_timeout(limit) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(MeshFault::Own(format!("it takes longer than {} s", limit.as_secs())))
+            }
+        }
     }
 }

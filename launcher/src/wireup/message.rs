@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use vincs_vmm::cluster::Features;
 
+use crate::wireup::selection::{Choice, Probe};
+
 /// Version of everything here but the [`Introduction`].
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// A rank's first word. Its form never changes, so that every version can tell who came.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -39,6 +41,8 @@ pub(crate) struct Hello {
     pub(crate) processors: u32,
     /// The address that `--net-if` means there.
     pub(crate) net_if: Option<IpAddr>,
+    /// What it can do by RDMA; nothing if it has not looked.
+    pub(crate) rdma: Option<Probe>,
     /// Why it cannot take part, if it cannot.
     pub(crate) problem: Option<String>,
 }
@@ -71,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) shards: u32,
     /// Whether the instructions that run into faults are noted, for the statistics.
     pub(crate) sampled: bool,
+    /// What connects the ranks.
+    pub(crate) transport: Choice,
 }
 
 /// The machine's ranks.
@@ -106,7 +112,7 @@ pub(crate) enum ToMember {
         /// The exit status of all ranks.
         status: u8,
     },
-    /// The machine has ended or soon has, but rank 0 is not done: `Bye` comes later.
+    /// Rank 0 is alive but not done: what the rank waits for comes later.
     Wait,
 }
 
@@ -119,4 +125,8 @@ pub(crate) enum ToCoordinator {
     Connected,
     /// The rank cannot go on: why, in words.
     Failed(String),
+    /// The rank is not connected with another, which may know better why: what it noticed, in words that go on after its name.
+    Missed(String),
+    /// The rank is alive but not done: its answer comes later.
+    Wait,
 }

@@ -13,7 +13,7 @@ use crate::wireup::card::MAX_CARD;
 /// The helper's name: the only program that is linked to MPI.
 const HELPER: &str = "vincs-mpi";
 
-/// How long the exchange may take. MPI starts in about a second; the rest is for ranks that start late.
+/// How long the exchange may take where there is another way. MPI starts in about a second; the rest is for ranks that start late.
 pub(crate) const MPI_TIME: Duration = Duration::from_secs(30);
 
 /// Most bytes of the helper's stderr that are looked at.
@@ -34,7 +34,7 @@ pub(crate) enum MpiError {
     Start(PathBuf, io::Error),
     #[error("{HELPER} failed ({status}): {said}")]
     Failed { status: ExitStatus, said: String },
-    #[error("{HELPER} took longer than {} s: not all ranks started one", .0.as_secs())]
+    #[error("{HELPER} took longer than {} s: not all ranks started one; --wireup-timeout gives more time", .0.as_secs())]
     Deadline(Duration),
     #[error("{HELPER} brought nothing from rank 0")]
     Nothing,

@@ -11,6 +11,8 @@ pub(crate) struct InterfaceAddress {
     /// The interface's name.
     pub(crate) interface: String,
     pub(crate) address: IpAddr,
+    /// How many of the address's first bits its network has.
+    pub(crate) prefix: u8,
 }
 
 /// Why `--net-if` names nothing.
@@ -139,15 +141,24 @@ pub(crate) fn addresses() -> io::Result<Vec<InterfaceAddress>> {
             break;
         }
     }
-    let named = found.into_iter().filter_map(|(index, address)| {
+    let named = found.into_iter().filter_map(|Found { index, address, prefix }| {
         let interface = rustix::net::netdevice::index_to_name_inlined(&socket, index).ok()?;
-        Some(InterfaceAddress { interface: interface.as_str().to_owned(), address })
+        Some(InterfaceAddress { interface: interface.as_str().to_owned(), address, prefix })
     });
     Ok(named.collect())
 }
 
-/// Takes the addresses, each with its interface's number, out of the kernel's answer; says whether it was the last.
-fn read_answer(mut answer: &[u8], found: &mut Vec<(u32, IpAddr)>) -> io::Result<bool> {
+/// An address in the kernel's answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Found {
+    /// Its interface's number.
+    index: u32,
+    address: IpAddr,
+    prefix: u8,
+}
+
+/// Takes the addresses out of the kernel's answer; says whether it was the last.
+fn read_answer(mut answer: &[u8], found: &mut Vec<Found>) -> io::Result<bool> {
     while let Some(length) = u32_at(answer, 0).and_then(|length| usize::try_from(length).ok()) {
         let Some(message) = answer.get(..length).filter(|message| message.len() >= HEADER) else { break };
         match u16_at(message, 4) {
@@ -165,7 +176,8 @@ fn read_answer(mut answer: &[u8], found: &mut Vec<(u32, IpAddr)>) -> io::Result<
 }
 
 /// The address of an `RTM_NEWADDR` message. Of a point-to-point link, `IFA_LOCAL` is this host's.
-fn address_of(message: &[u8]) -> Option<(u32, IpAddr)> {
+fn address_of(message: &[u8]) -> Option<Found> {
+    let prefix = *message.get(HEADER + 1)?;
     let index = u32_at(message, HEADER + 4)?;
     let mut attributes = message.get(HEADER + IFADDRMSG..)?;
     let (mut address, mut local) = (None, None);
@@ -179,7 +191,7 @@ fn address_of(message: &[u8]) -> Option<(u32, IpAddr)> {
         }
         attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Some((index, local.or(address)?))
+    Some(Found { index, address: local.or(address)?, prefix })
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
@@ -208,7 +220,7 @@ mod tests {
     use super::*;
 
     fn known(interface: &str, address: &str) -> InterfaceAddress {
-        InterfaceAddress { interface: interface.to_owned(), address: address.parse().unwrap() }
+        InterfaceAddress { interface: interface.to_owned(), address: address.parse().unwrap(), prefix: 8 }
     }
 
     fn host() -> Vec<InterfaceAddress> {
@@ -257,6 +269,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_cut_gives_nothing_and_does_not_panic() {
         let mut message = vec![0; HEADER + IFADDRMSG];
+        message[HEADER + 1] = 24;
         message.extend([8, 0, 2, 0, 10, 0, 0, 1]);
         let length = u32::try_from(message.len()).unwrap();
         put(&mut message, 0, &length.to_ne_bytes());
@@ -265,7 +278,8 @@ mod tests {
             let mut found = Vec::new();
             read_answer(bytes, &mut found).map(|_| found)
         };
-        assert_eq!(read(&message).unwrap(), [(0, "10.0.0.1".parse().unwrap())]);
+        let expected = Found { index: 0, address: "10.0.0.1".parse().unwrap(), prefix: 24 };
+        assert_eq!(read(&message).unwrap(), [expected]);
         for cut in 0..message.len() {
             assert!(read(&message[..cut]).unwrap().is_empty(), "{cut}");
         }

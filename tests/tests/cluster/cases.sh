@@ -7,9 +7,12 @@ limit=600
 # Seconds that the ranks of a machine may take to end after one was lost, and some for a busy node: the test has the real bound.
 end_limit=40
 
+# Over TCP where a case does not say otherwise: without that it would be RDMA, as the node has a device.
+tcp=(--transport tcp)
+
 # A boot of 2 ranks, and a build by both processors.
 # shellcheck disable=SC2016 # expanded in the guest
-case_ ranks-2 mpirun -n 2 vincs --stats "$out/stats-2.json" -- bash -c '
+case_ ranks-2 mpirun -n 2 vincs "${tcp[@]}" --stats "$out/stats-2.json" -- bash -c '
     nproc
     for node in 0 1; do echo "node$node $(cat /sys/devices/system/node/node$node/cpulist) $(cat /sys/devices/system/node/node$node/distance)"; done
     for node in 0 1; do awk "/MemTotal/{print \"memory$node\", \$4}" /sys/devices/system/node/node$node/meminfo; done
@@ -17,25 +20,36 @@ case_ ranks-2 mpirun -n 2 vincs --stats "$out/stats-2.json" -- bash -c '
     echo "clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
     for cpu in 0 1; do taskset -c $cpu awk "{print \"ran\", \$39}" /proc/self/stat; done'
 cp -r "$here/../boot/project" "$work/project-2"
-case_ build-2 mpirun -n 2 vincs -- make -C project-2 -j8
+case_ build-2 mpirun -n 2 vincs "${tcp[@]}" -- make -C project-2 -j8
 keep_build build-2 "$work/project-2"
 
 # Streams and statuses through mpirun, and through srun with and without PMIx.
 head -c 3000000 /dev/urandom >"$work/three-megabytes"
 # shellcheck disable=SC2016
-case_ through bash -c 'mpirun -n 2 vincs --mem 512M -- sh -c "cat; echo apart >&2; exit 3" <three-megabytes >came-through; s=$?
+case_ through bash -c 'mpirun -n 2 vincs --transport tcp --mem 512M -- sh -c "cat; echo apart >&2; exit 3" <three-megabytes >came-through; s=$?
     cmp three-megabytes came-through && echo same; exit $s'
 bash "$here/slurm.sh" up "$work/slurm" 2 >&2
 export SLURM_CONF=$work/slurm/slurm.conf
-case_ srun-none srun --quiet --mpi=none -N 2 -n 2 vincs-rank --mem 512M -- nproc
-case_ srun-pmix srun --quiet --mpi=pmix -N 2 -n 2 vincs-rank --mem 512M -- sh -c 'nproc; exit 3'
+case_ srun-none srun --quiet --mpi=none -N 2 -n 2 vincs-rank "${tcp[@]}" --mem 512M -- nproc
+case_ srun-pmix srun --quiet --mpi=pmix -N 2 -n 2 vincs-rank "${tcp[@]}" --mem 512M -- sh -c 'nproc; exit 3'
 bash "$here/slurm.sh" down "$work/slurm"
 
 # Stress for half a minute, and a working set that does not fit the cache of the rank that uses it.
 cp "$here/../stress.sh" "$work/"
-case_ stress mpirun -n 2 vincs --stats "$out/stats-stress.json" -- bash stress.sh 3 2 "--affinity 2"
+case_ stress mpirun -n 2 vincs "${tcp[@]}" --stats "$out/stats-stress.json" -- bash stress.sh 3 2 "--affinity 2"
 gcc -O2 -o "$work/remote" "$here/remote.c"
-case_ small-cache mpirun -n 2 vincs --mem 512M --cache 16M --stats "$out/stats-small-cache.json" -- ./remote 24 2
+case_ small-cache mpirun -n 2 vincs "${tcp[@]}" --mem 512M --cache 16M --stats "$out/stats-small-cache.json" -- ./remote 24 2
+
+# Over RDMA, by itself and by name; and where too little memory may be locked for that, which root may as long as it has the capability.
+case_ rdma mpirun -n 2 vincs --mem 512M --transport rdma --stats "$out/stats-rdma.json" -- nproc
+case_ rdma-auto mpirun -n 2 vincs --mem 512M --stats "$out/stats-rdma-auto.json" -- nproc
+# shellcheck disable=SC2016
+locked() { bash -c 'ulimit -l 64; exec setpriv --bounding-set=-ipc_lock "$@"' locked "$@"; }
+export -f locked
+case_ rdma-locked bash -c 'locked mpirun -n 2 vincs --mem 512M --transport rdma -- nproc'
+case_ rdma-locked-auto bash -c "locked mpirun -n 2 vincs --mem 512M --stats '$out/stats-rdma-locked.json' -- nproc"
+case_ rdma-doctor vincs doctor --check rdma
+case_ rdma-doctor-locked bash -c 'locked vincs doctor --check rdma'
 
 # Machines that are refused: nothing starts.
 case_ too-few-vcpus mpirun -n 2 vincs --vcpus 1 -- true
@@ -101,10 +115,13 @@ lost() {
     echo "$name: $(paste -sd ' ' "$out/$name/stdout")" >&2
 }
 
-# Ranks that are killed or stopped. Before that, strangers connect to the first machine and say what is no message.
-options=()
+# Ranks that are killed or stopped, over either transport. Before that, strangers connect to the first machine and say what is no message.
 pid() { cat "$out/$1/pid.$2"; }
-for name in killed-1 killed-0 stopped-1; do
+for name in killed-1 killed-0 stopped-1 rdma-killed-1 rdma-stopped-1; do
+    case $name in
+    rdma-*) options=(--transport rdma) ;;
+    *) options=("${tcp[@]}") ;;
+    esac
     mkdir -p "$out/$name"
     start_rank $name 0
     start_rank $name 1
@@ -122,8 +139,8 @@ for name in killed-1 killed-0 stopped-1; do
         grep -c tick "$out/$name/stdout.0" >"$out/$name/ticks"
     fi
     case $name in
-    killed-*) lost $name ${name#*-} kill -KILL "$(pid $name ${name#*-})" ;;
-    stopped-*) lost $name ${name#*-} kill -STOP "$(pid $name ${name#*-})" ;;
+    *killed-*) lost $name ${name##*-} kill -KILL "$(pid $name ${name##*-})" ;;
+    *stopped-*) lost $name ${name##*-} kill -STOP "$(pid $name ${name##*-})" ;;
     esac
 done
 
@@ -133,16 +150,16 @@ ip link add near type veth peer name far netns other
 ip addr add 10.9.0.1/24 dev near && ip link set near up
 ip -n other addr add 10.9.0.2/24 dev far && ip -n other link set far up && ip -n other link set lo up
 mkdir -p "$out/unplugged"
-options=(--net-if 10.9.0.1)
+options=("${tcp[@]}" --net-if 10.9.0.1)
 start_rank unplugged 0
-options=(--net-if 10.9.0.2)
+options=("${tcp[@]}" --net-if 10.9.0.2)
 start_rank unplugged 1 nsenter --net=/run/netns/other
 ticks unplugged 1 && lost unplugged 1 ip link set near down
 
 # Under mpirun, whose own processes are part of what may hang.
 # shellcheck disable=SC2016
 case_ stopped-under-mpirun bash -c '
-    mpirun -n 2 vincs --mem 512M -- sh -c "echo ready; sleep 1000" >said & mpirun=$!
+    mpirun -n 2 vincs --transport tcp --mem 512M -- sh -c "echo ready; sleep 1000" >said & mpirun=$!
     for _ in $(seq 1000); do grep -q ready said && break; sleep 0.2; done
     for pid in $(pgrep -x vincs); do grep -qz "^OMPI_COMM_WORLD_RANK=1$" /proc/$pid/environ && kill -STOP $pid; done
     wait $mpirun; s=$?

@@ -6,11 +6,11 @@ limit=900
 . "$here/../cases.sh"
 
 cp "$here/../stress.sh" "$work/"
-case_ stress-2 mpirun -n 2 vincs -- bash stress.sh 9 2 "--affinity 2"
-case_ stress-4 mpirun -n 4 vincs -- bash stress.sh 9 2
+case_ stress-2 mpirun -n 2 vincs --transport tcp -- bash stress.sh 9 2 "--affinity 2"
+case_ stress-4 mpirun -n 4 vincs --transport tcp -- bash stress.sh 9 2
 for ranks in 4 8; do
     cp -r "$here/../boot/project" "$work/project-$ranks"
-    case_ build-$ranks mpirun -n $ranks vincs -- make -C project-$ranks -j8
+    case_ build-$ranks mpirun -n $ranks vincs --transport tcp -- make -C project-$ranks -j8
     keep_build build-$ranks "$work/project-$ranks"
 done
 

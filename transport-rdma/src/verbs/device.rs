@@ -118,6 +118,10 @@ pub fn list() -> Result<Vec<Device>, VerbsError> {
 /// What a device can hold and do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limits {
+    /// Queue pairs.
+    pub queue_pairs: u32,
+    /// Completion queues.
+    pub completion_queues: u32,
     /// Work requests of one queue.
     pub work_requests: u32,
     /// Entries of a completion queue.
@@ -197,6 +201,8 @@ impl Context {
         let number = |value: i32| u32::try_from(value).unwrap_or(0);
         let byte = |value: i32| u8::try_from(value.clamp(0, u8::MAX.into())).unwrap_or(0);
         Ok(Limits {
+            queue_pairs: number(facts.max_qp),
+            completion_queues: number(facts.max_cq),
             work_requests: number(facts.max_qp_wr),
             completions: number(facts.max_cqe),
             reads_served: byte(facts.max_qp_rd_atom),
@@ -321,8 +327,16 @@ mod tests {
 
     #[test]
     fn a_device_without_reads_or_atomics_lacks_them() {
-        let enough =
-            Limits { work_requests: 1, completions: 1, reads_served: 1, reads_asked: 1, atomics: true, ports: 1 };
+        let enough = Limits {
+            queue_pairs: 1,
+            completion_queues: 1,
+            work_requests: 1,
+            completions: 1,
+            reads_served: 1,
+            reads_asked: 1,
+            atomics: true,
+            ports: 1,
+        };
         assert_eq!(enough.lacks(), None);
         for (limits, word) in [
             (Limits { atomics: false, ..enough }, "no atomic operations"),

@@ -247,6 +247,16 @@ fn a_peer_may_take_longer_for_its_first_sign_of_life() {
 }
 
 #[test]
+fn a_first_sign_of_life_is_due_once_all_are_known_to_be_connected() {
+    let timing = Timing { sign_of_life: Duration::from_millis(20), silence: Duration::from_millis(100) };
+    let (end, _bare) = endpoint(timing, LONG);
+    assert_eq!(poll_for(&end, 2 * timing.silence), (0, None));
+    end.expect_signs();
+    let (_, lost) = poll_for(&end, LONG);
+    assert!(lost.unwrap().contains("silent for"));
+}
+
+#[test]
 fn peers_are_not_blamed_for_a_pause_of_ones_own() {
     let timing = Timing { sign_of_life: Duration::from_millis(200), silence: Duration::from_millis(800) };
     let (end, bare) = endpoint(timing, Duration::ZERO);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{Event, OperationId, SendError, Transport};
+use vincs_transport_rdma::devices::find_device;
 use vincs_transport_rdma::endpoint::RdmaTransport;
-use vincs_transport_rdma::fabric::find_device;
 use vincs_transport_rdma::verbs::completion::CompletionQueue;
 use vincs_transport_rdma::verbs::device::ProtectionDomain;
 use vincs_transport_rdma::verbs::memory::Buffer;

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{Capabilities, Event, OperationId, Segment, SendError, Transport, WordSegment};
+use vincs_transport_rdma::devices::find_device;
 use vincs_transport_rdma::endpoint::RdmaTransport;
-use vincs_transport_rdma::fabric::{ConnectError, FabricConfig, connect, find_device};
+use vincs_transport_rdma::fabric::{ConnectError, FabricConfig, connect};
 use vincs_transport_rdma::verbs::completion::{Completion, CompletionQueue};
 use vincs_transport_rdma::verbs::device::ProtectionDomain;
 use vincs_transport_rdma::verbs::memory::{Buffer, RegisteredSegment};
@@ -220,9 +221,8 @@ fn tampered(change: fn(&mut Vec<u8>)) -> [Result<RdmaTransport, ConnectError>; 2
         let change = if rank == Rank(1) { change } else { |_: &mut Vec<u8>| {} };
         let lifeline = Box::new(Tampered(ends.remove(0), change)) as Box<dyn Transport>;
         let segment = Some(Arc::new(WordSegment::new(8)) as Arc<dyn Segment>);
-        let config =
-            FabricConfig { rank, ranks: 2, address: NODE, segments: vec![segment], connect_time: CONNECT_TIME };
-        connect(&config, vec![lifeline]).map(|mut ends| ends.remove(0))
+        let config = FabricConfig { rank, ranks: 2, segments: vec![segment], connect_time: CONNECT_TIME };
+        connect(&config, &find_device(NODE).unwrap(), vec![lifeline]).map(|mut ends| ends.remove(0))
     });
     ends.try_into().unwrap()
 }
@@ -305,8 +305,8 @@ fn a_rank_that_does_not_come_is_named_after_the_time() {
             return None;
         }
         let connect_time = Duration::from_secs(1);
-        let config = FabricConfig { rank, ranks: 2, address: NODE, segments: vec![None], connect_time };
-        Some(connect(&config, vec![lifeline]).unwrap_err().to_string())
+        let config = FabricConfig { rank, ranks: 2, segments: vec![None], connect_time };
+        Some(connect(&config, &find_device(NODE).unwrap(), vec![lifeline]).unwrap_err().to_string())
     });
     assert_eq!(ends, [Some("rank 1 has not connected by RDMA within 1s".to_owned()), None]);
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{Segment, Transport, WordSegment};
 use vincs_testbed::{End, Testbed};
+use vincs_transport_rdma::devices::find_device;
 use vincs_transport_rdma::endpoint::RdmaTransport;
 use vincs_transport_rdma::fabric::{FabricConfig, connect};
 use vincs_transport_tcp::endpoint::TcpTransport;
@@ -28,8 +29,8 @@ pub(crate) fn over_tcp(
     segments: Vec<Option<Arc<dyn Segment>>>,
     ends: Vec<TcpTransport>,
 ) -> Vec<RdmaTransport> {
-    let config = FabricConfig { rank, ranks, address: NODE, segments, connect_time: CONNECT_TIME };
-    connect(&config, boxed(ends)).unwrap()
+    let config = FabricConfig { rank, ranks, segments, connect_time: CONNECT_TIME };
+    connect(&config, &find_device(NODE).unwrap(), boxed(ends)).unwrap()
 }
 
 /// Over the soft-RoCE device of the node.

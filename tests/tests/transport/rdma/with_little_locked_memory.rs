@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use vincs_coherence::transport::{Segment, WordSegment};
-use vincs_transport_rdma::fabric::find_device;
+use vincs_transport_rdma::devices::{Needs, find_device};
 use vincs_transport_rdma::verbs::device::ProtectionDomain;
 use vincs_transport_rdma::verbs::memory::{Buffer, RegisteredSegment};
 
@@ -22,6 +22,10 @@ fn registrations_beyond_the_limit_say_how_much_they_need() {
         assert!(error.contains("; 2097152 bytes have to be locked"), "{error}");
         assert!(error.contains("the limit is 1048576 bytes") && error.contains("ulimit -l"), "{error}");
     }
+    // What a machine needs is tried the same way.
+    let needs = Needs { ranks: 2, classes: 2 };
+    let error = needs.try_registration(&find_device(NODE).unwrap()).unwrap_err().to_string();
+    assert!(error.contains(&format!("; {} bytes have to be locked", needs.bytes())), "{error}");
     // What was registered before is as it was.
     thread::spawn(move || assert!(small.claim(0, 4096).is_some())).join().unwrap();
 }

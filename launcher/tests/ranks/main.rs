@@ -3,6 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
+mod absent;
+mod stopped;
+mod transport;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -53,11 +57,14 @@ impl Drop for Rank {
 }
 
 impl Rank {
+    fn has_ended(&mut self) -> bool {
+        self.0.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
     /// Its output once it has ended by itself.
     fn end(mut self) -> Output {
         let start = Instant::now();
-        let child = self.0.as_mut().unwrap();
-        while child.try_wait().unwrap().is_none() {
+        while !self.has_ended() {
             assert!(start.elapsed() < LONG, "the rank hangs");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -66,9 +73,14 @@ impl Rank {
 
     /// Has ended with status 2 and one line, which names all of `named`.
     fn refuses(self, named: &[&str]) {
+        self.ends_with(2, named);
+    }
+
+    /// Has ended with this status and one line, which names all of `named`.
+    fn ends_with(self, status: i32, named: &[&str]) {
         let output = self.end();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{stderr}");
+        assert_eq!((output.status.code(), stderr.lines().count()), (Some(status), 1), "{stderr}");
         assert!(stderr.starts_with("vincs: ") && output.stdout.is_empty(), "{stderr}");
         for name in named {
             assert!(stderr.contains(name), "{name} is not in: {stderr}");
@@ -107,8 +119,13 @@ impl Place {
 
     /// A rank of two, whose wire-up takes so many seconds at most.
     fn rank(&self, rank: &str, seconds: &str, args: &[&str]) -> Rank {
+        self.rank_of("2", rank, "a", seconds, args)
+    }
+
+    /// A rank of so many, with this address file.
+    fn rank_of(&self, ranks: &str, rank: &str, file: &str, seconds: &str, args: &[&str]) -> Rank {
         let own =
-            ["--rank", rank, "--ranks", "2", "--address-file", "a", "--net-if", "lo", "--wireup-timeout", seconds];
+            ["--rank", rank, "--ranks", ranks, "--address-file", file, "--net-if", "lo", "--wireup-timeout", seconds];
         self.spawn(Path::new(env!("CARGO_BIN_EXE_vincs-rank")), &[&own, args].concat(), &[])
     }
 
@@ -132,20 +149,26 @@ impl Place {
 
     /// A rank 0 that can have a machine: what its options name is there.
     fn good_rank_0(&self, seconds: &str) -> Option<Rank> {
+        self.has_machine().then(|| self.rank("0", seconds, &GOOD))
+    }
+
+    /// Sees to what a machine's options name; false where there is no KVM.
+    fn has_machine(&self) -> bool {
         if !Path::new("/dev/kvm").exists() {
             eprintln!("skipped: without KVM rank 0 refuses by itself");
-            return None;
+            return false;
         }
         fs::write(self.path("kernel"), kernel()).unwrap();
         fs::write(self.path("initrd"), b"").unwrap();
-        Some(self.rank("0", seconds, &GOOD))
+        true
     }
 }
 
 /// Options of a machine that could start.
 const GOOD: [&str; 6] = ["--mem", "128M", "--kernel", "kernel", "--initrd", "initrd"];
 
-/// The header of a 64-bit bzImage of release 1.2.3 (Linux Documentation/arch/x86/boot.rst), and nothing to run.
+/// The header of a 64-bit bzImage of release 1.2.3 (Linux Documentation/arch/x86/boot.rst), and a program whose first instruction shuts the
+/// processor down: it is undefined, and there is nobody to take the exception.
 fn kernel() -> Vec<u8> {
     let mut image = vec![0; 4096];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
@@ -159,6 +182,8 @@ fn kernel() -> Vec<u8> {
     put(0x22c, &0x7fff_ffff_u32.to_le_bytes());
     put(0x236, &[1]);
     put(0x380, b"1.2.3\0");
+    // The kernel is behind two sectors, its 64-bit entry 0x200 into it.
+    put(0x600, &[0x0f, 0x0b]);
     image
 }
 
@@ -224,7 +249,13 @@ fn a_rank_that_does_not_come() {
 #[test]
 fn a_rank_0_that_does_not_come() {
     let place = Place::new();
-    place.rank("1", IMPATIENT, &["--", "true"]).refuses(&["rank 1 on", &host(), "address file a:", "not there"]);
+    place.rank("1", IMPATIENT, &["--", "true"]).refuses(&[
+        "rank 1 on",
+        &host(),
+        "address file a:",
+        "not there",
+        "--wireup-timeout",
+    ]);
 }
 
 #[test]
@@ -348,7 +379,7 @@ fn a_rank_of_another_version() {
     let place = Place::new();
     let Some(zero) = place.good_rank_0(PATIENT) else { return };
     let _one = introduce(&place.card(), 99, 1, 2, env!("CARGO_PKG_VERSION"));
-    zero.refuses(&["rank 1 on elsewhere", "version 99", "version 1"]);
+    zero.refuses(&["rank 1 on elsewhere", "version 99", "version 2"]);
     let zero = place.good_rank_0(PATIENT).unwrap();
     let _one = introduce(&place.card(), 99, 1, 2, "99.0.0");
     zero.refuses(&["rank 1 on elsewhere", "vincs 99.0.0", "use the same"]);
