@@ -73,3 +73,7 @@ bench-ranks: build ## Boot time of machines of 2, 4 and 8 ranks in the testbed a
 
 bench-coherence: ## Memory that is spread over ranks, natively: misses, upgrades, streams, each beside its floor
 	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-coherence
+
+.PHONY: bench-hlrc
+bench-hlrc: ## Differences of pages of relaxed memory, beside comparing and copying them
+	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-hlrc

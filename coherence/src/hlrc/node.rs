@@ -1,8 +1,9 @@
 //! One rank's share of the relaxed protocol: its copies of pages, its intervals, its place in the queues of locks, its part of barriers.
 //!
 //! Inputs are the `handle_*` methods; after each of them the driver takes [`Node::poll_action`] until there is nothing left and executes the actions
-//! in that order. It gives in what comes of operations ([`Node::handle_completion`]), and what others have put into the stretches of this rank's own
-//! segment that [`Node::watches`] names, when they appear there and whenever they change ([`Node::handle_words`]). Nothing depends on time.
+//! in that order. It gives in what comes of operations ([`Node::handle_completion`]). After each input, and whenever others may have put something into this
+//! rank's own segment, it looks at the stretches that [`Node::watches`] names, and gives in what is in those that are not all zero, also if it has
+//! done so before ([`Node::handle_words`]). Nothing depends on time.
 //!
 //! `pages.rs` has the copies and faults; `claim.rs` who writes a page; `flush.rs` how changes get home; `jobs.rs` what release and acquire have to do, one
 //! after the other; `acquire.rs` how notices are read; `locks.rs`, `barrier.rs` and `reduction.rs` the synchronisation; `threads.rs` who waits and who has ended.
@@ -21,6 +22,7 @@ mod threads;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 pub use error::{AcquireError, BarrierError, CompletionError, FaultError, ReleaseError, ThreadError};
 pub use inspect::CopyView;
@@ -76,8 +78,8 @@ enum Pending {
 /// The protocol's state at one rank. Two nodes are equal, and have the same hash, when they will do the same from now on.
 #[derive(Clone, Debug)]
 pub struct Node {
-    config: Config,
-    layout: Layout,
+    config: Arc<Config>,
+    layout: Arc<Layout>,
     stats: Stats,
     out: VecDeque<Action>,
     ops: BTreeMap<OpId, Pending>,
@@ -123,7 +125,7 @@ impl Node {
     pub fn with_any_limits(config: Config) -> Result<Self, ConfigError> {
         config.check()?;
         Ok(Self {
-            layout: Layout::new(&config),
+            layout: Arc::new(Layout::new(&config)),
             stats: Stats::default(),
             out: VecDeque::new(),
             ops: BTreeMap::new(),
@@ -139,7 +141,7 @@ impl Node {
             barrier: barrier::Barrier::new(config.ranks()),
             threads: vec![threads::Thread::Running; config.threads().into()],
             failure: None,
-            config,
+            config: Arc::new(config),
         })
     }
 

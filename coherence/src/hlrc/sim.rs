@@ -22,6 +22,7 @@ use crate::sim::rng::Rng;
 use crate::sim::trace::Trace;
 
 use checks::{Check, Violation};
+use litmus::Litmus;
 use machine::{Machine, Outcomes, Scenario};
 use mutants::Mutant;
 use program::Size;
@@ -72,6 +73,25 @@ pub fn simulate_mutant(seed: u64, mutant: &Mutant) -> Result<Outcomes, Box<Faile
 /// [`Failed`] with the first rule that was broken.
 pub fn run_scenario(seed: u64, scenario: &Scenario) -> Result<Outcomes, Box<Failed>> {
     run(seed, scenario, &Rng::new(seed), None)
+}
+
+/// Runs a litmus test; says whether the outcome that it is about has appeared.
+///
+/// # Errors
+/// [`Failed`] with the first rule that was broken, which one that is promised is.
+pub fn simulate_litmus(seed: u64, litmus: &Litmus) -> Result<bool, Box<Failed>> {
+    let mut rng = Rng::new(seed);
+    let failed = |what: String| {
+        let violation = Violation::new(Check::Litmus, what);
+        Box::new(Failed { seed, at: 0, violation, trace: Trace::off() })
+    };
+    let scenario = litmus.arrange(&mut rng).map_err(|error| failed(error.to_string()))?;
+    let outcomes = run(seed, &scenario, &rng, None)?;
+    let appeared = (litmus.outcome)(&outcomes.reads);
+    if appeared && !litmus.allowed {
+        return Err(failed(format!("{}: {:?} is promised never to appear", litmus.name, outcomes.reads)));
+    }
+    Ok(appeared)
 }
 
 fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::hlrc::action::{Action, Completion, Failure, OpId, Outcome, Watch};
+use crate::hlrc::action::{Action, Completion, Failure, OpId, Outcome};
 use crate::hlrc::node::Node;
 use crate::hlrc::{Config, LockId, Stats, ThreadId};
 use crate::home::HomeMap;
@@ -18,6 +18,11 @@ use super::program::{Program, Reference, Step, Variable};
 
 /// Longest wait of a thread, in microseconds: a lock behind all others, each with everything that ends an interval, takes much less.
 const PATIENCE: u64 = 2_000_000;
+
+/// One of so many parts of operations is late.
+const SLOW_ONE_IN: u64 = 8;
+/// It may take so many times as long.
+const SLOWER: u64 = 20;
 
 /// What a simulation is about.
 #[derive(Clone, Debug)]
@@ -94,8 +99,8 @@ struct Site {
     flights: BTreeMap<OpId, Flight>,
     /// Operations that end without having been done.
     made_up: BTreeMap<OpId, Completion>,
-    /// What the node was told of each stretch last.
-    seen: BTreeMap<Watch, Vec<u64>>,
+    /// What the node is not told of: names beyond its own.
+    unheeded: u32,
     looks: bool,
     lost: bool,
     mutation: Option<Box<dyn Mutation>>,
@@ -158,8 +163,8 @@ impl<'a> Machine<'a> {
             let node = node.map_err(|error| Violation::new(Check::Protocol, error.to_string()))?;
             let memory = Memory::new(rank, scenario.homed(rank));
             let mutation = planted.take_if(|(at, _)| *at == rank).map(|(_, mutation)| mutation);
-            let (flights, made_up, seen) = Default::default();
-            sites.push(Site { node, memory, flights, made_up, seen, looks: false, lost: false, mutation });
+            let (flights, made_up) = Default::default();
+            sites.push(Site { node, memory, flights, made_up, unheeded: 0, looks: false, lost: false, mutation });
             for (id, program) in (0..*count).map(ThreadId).zip(programs.by_ref()) {
                 let program = program.clone();
                 threads.push(Thread {
@@ -224,13 +229,22 @@ impl<'a> Machine<'a> {
         self.events.insert((at, self.order), event);
     }
 
+    /// Something happens on the way between ranks: soon mostly, late sometimes.
+    fn travel(&mut self, event: Event) {
+        let most = self.scenario.delay * if self.rng.one_in(SLOW_ONE_IN) { SLOWER } else { 1 };
+        self.after(most, event);
+    }
+
     fn site(&mut self, rank: Rank) -> &mut Site {
         &mut self.sites[usize::from(rank.0)]
     }
 
     fn handle(&mut self, event: Event) -> Right {
         match event {
-            Event::Step(thread) => self.step(thread),
+            Event::Step(thread) => {
+                self.look_soon(self.threads[thread].rank);
+                self.step(thread)
+            }
             Event::Effect(rank, op) => {
                 self.take_effect(rank, op);
                 Ok(())
@@ -272,17 +286,17 @@ impl<'a> Machine<'a> {
         flight.take_effect(part, &mut self.segments);
         let left = flight.parts.len();
         if left == before && left > 0 {
-            self.after(self.scenario.delay, Event::Effect(rank, op));
+            self.travel(Event::Effect(rank, op));
         }
         if left == 0 {
-            self.after(self.scenario.delay, Event::Complete(rank, op));
+            self.travel(Event::Complete(rank, op));
         }
         self.look_soon(target);
     }
 
     fn look_soon(&mut self, rank: Rank) {
         if !std::mem::replace(&mut self.site(rank).looks, true) {
-            self.after(self.scenario.delay, Event::Look(rank));
+            self.travel(Event::Look(rank));
         }
     }
 
@@ -292,18 +306,21 @@ impl<'a> Machine<'a> {
             return Ok(());
         }
         let watches = self.sites[usize::from(rank.0)].node.watches();
-        self.site(rank).seen.retain(|watch, _| watches.contains(watch));
-        for watch in watches {
+        for watch in &watches {
             let words = self.segments.words(rank, watch.offset, watch.words);
             let site = &mut self.sites[usize::from(rank.0)];
             let words = match &mut site.mutation {
-                Some(mutation) => mutation.words(&site.node, watch, words),
+                Some(mutation) => mutation.words(&site.node, *watch, words),
                 None => words,
             };
-            if words.iter().any(|word| *word != 0) && site.seen.insert(watch, words.clone()).as_ref() != Some(&words) {
-                site.node.handle_words(watch, &words);
+            if words.iter().any(|word| *word != 0) {
+                site.node.handle_words(*watch, &words);
                 self.execute(rank)?;
             }
+        }
+        // It looks for something else now, which may be there.
+        if self.site(rank).node.watches() != watches {
+            self.look_soon(rank);
         }
         Ok(())
     }
@@ -323,12 +340,16 @@ impl<'a> Machine<'a> {
             }
             (None, None) => return wrong(Check::Memory, format!("rank {} ends what it has not begun", rank.0)),
         };
+        if op.0 >= u32::MAX - site.unheeded {
+            return Ok(());
+        }
         let completion = match &mut site.mutation {
             Some(mutation) => mutation.completion(&site.node, op, completion),
             None => completion,
         };
         let done = site.node.handle_completion(op, completion);
         done.map_err(|error| Violation::new(Check::Protocol, format!("rank {}: {error}", rank.0)))?;
+        self.look_soon(rank);
         self.execute(rank)
     }
 
@@ -341,31 +362,36 @@ impl<'a> Machine<'a> {
         };
         for order in orders {
             match order {
-                Order::Do(action) => self.execute_one(rank, action)?,
+                Order::Do(action) => self.execute_one(rank, action, None)?,
+                Order::Unheeded(action) => {
+                    self.site(rank).unheeded += 1;
+                    let op = OpId(u32::MAX - self.site(rank).unheeded);
+                    self.execute_one(rank, action, Some(op))?;
+                }
                 Order::Finish(op, completion) => {
                     self.site(rank).made_up.insert(op, completion);
-                    self.after(self.scenario.delay, Event::Complete(rank, op));
+                    self.travel(Event::Complete(rank, op));
                 }
             }
         }
-        self.look_soon(rank);
         Ok(())
     }
 
-    fn execute_one(&mut self, rank: Rank, action: Action) -> Right {
+    fn execute_one(&mut self, rank: Rank, action: Action, instead: Option<OpId>) -> Right {
         self.trace.note(self.now, || format!("rank {} does {action:?}", rank.0));
         let site = &mut self.sites[usize::from(rank.0)];
         let effect = site.memory.execute(&mut self.segments, action);
         match effect.map_err(|what| Violation::new(Check::Memory, format!("rank {}: {what}", rank.0)))? {
             Effect::None => Ok(()),
             Effect::Started(op, flight) => {
+                let op = instead.unwrap_or(op);
                 let parts = flight.parts.len();
                 site.flights.insert(op, flight);
                 for _ in 0..parts {
-                    self.after(self.scenario.delay, Event::Effect(rank, op));
+                    self.travel(Event::Effect(rank, op));
                 }
                 if parts == 0 {
-                    self.after(self.scenario.delay, Event::Complete(rank, op));
+                    self.travel(Event::Complete(rank, op));
                 }
                 Ok(())
             }
@@ -461,7 +487,8 @@ impl<'a> Machine<'a> {
         self.holders.retain(|lock, _| !held.contains(lock));
         let ended = self.site(rank).node.handle_thread_end(id);
         let ended = ended.map_err(|error| Violation::new(Check::Protocol, error.to_string()))?;
-        if !ended.locks.iter().eq(&held) {
+        let failed = self.site(rank).node.failure().is_some();
+        if !failed && !ended.locks.iter().eq(&held) {
             return wrong(Check::Exclusion, format!("{:?} were recovered, not {held:?}", ended.locks));
         }
         self.execute(rank)
