@@ -7,7 +7,7 @@ use vincs_coherence::hlrc::sim::mutants::MUTANTS;
 use vincs_coherence::hlrc::sim::{simulate, simulate_mutant};
 
 /// Simulations in which every bug has to be found. The seeds are the same for all bugs.
-const RUNS: u64 = 600;
+const RUNS: u64 = 3000;
 
 /// The seeds' stream.
 const STREAM: u64 = 26;

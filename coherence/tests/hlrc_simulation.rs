@@ -4,8 +4,12 @@ mod seeds;
 
 use seeds::{Seeds, replay};
 use serde_json::Value;
-use vincs_coherence::hlrc::sim::machine::Outcomes;
-use vincs_coherence::hlrc::sim::simulate;
+use vincs_coherence::hlrc::LockId;
+use vincs_coherence::hlrc::sim::machine::{Outcomes, Scenario};
+use vincs_coherence::hlrc::sim::program::{Step, Variable};
+use vincs_coherence::hlrc::sim::{run_scenario, simulate};
+use vincs_coherence::home::HomeMap;
+use vincs_coherence::id::{Page, Rank};
 
 /// Simulations of each kind, unless `VINCS_SIM_RUNS` says otherwise.
 const RUNS: u64 = 3000;
@@ -29,6 +33,43 @@ fn programs_without_races_see_what_a_sequential_run_shows() {
 fn when_a_rank_is_lost_nobody_waits_for_ever_and_nobody_sees_wrong_values() {
     for seed in Seeds::new(22, RUNS) {
         run("when_a_rank_is_lost_nobody_waits_for_ever_and_nobody_sees_wrong_values", seed, true);
+    }
+}
+
+/// Two ranks, each alone with a page of a third, then write each other's page too: neither may keep its turn for its own page while it waits for the
+/// other one's.
+#[test]
+fn ranks_that_wait_for_turns_do_not_wait_in_a_circle() {
+    let [one, other] = [0, 1].map(|page| Variable { page: Page(page), at: 8 * page as usize, len: 8 });
+    let free = |lock| [Step::Acquire(LockId(lock)), Step::Release(LockId(lock))];
+    let program = |lock, first, second| {
+        let mut steps = vec![Step::Write(first, 1)];
+        steps.extend(free(lock));
+        for _ in 0..6 {
+            steps.extend([Step::Add(first), Step::Add(second)]);
+            steps.extend(free(lock));
+        }
+        steps
+    };
+    let test = "ranks_that_wait_for_turns_do_not_wait_in_a_circle";
+    for seed in Seeds::new(27, 300) {
+        let scenario = Scenario {
+            homes: HomeMap::new([(2, Rank(0))]).unwrap(),
+            team: vec![1; 3],
+            programs: vec![Vec::new(), program(0, one, other), program(1, other, one)],
+            locks: 2,
+            log_words: 8,
+            single_writer: true,
+            cache_pages: None,
+            written_pages: 64,
+            delay: 20,
+            loss: None,
+            // The programs race; it is about whether they end.
+            check_reads: false,
+        };
+        if let Err(failed) = run_scenario(seed, &scenario) {
+            panic!("{failed}\n{}", replay("hlrc_simulation", test, seed));
+        }
     }
 }
 

@@ -97,7 +97,7 @@ pub fn simulate_litmus(seed: u64, litmus: &Litmus) -> Result<bool, Box<Failed>> 
 fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {
     let mut rng = Rng::new(seed);
     let ranks = rng.between(2, 5);
-    let team: Vec<u16> = (0..ranks).map(|_| if rng.one_in(3) { 2 } else { 1 }).collect();
+    let team: Vec<u16> = (0..ranks).map(|_| if rng.one_in(3) { 2 + rng.below_u16(3) } else { 1 }).collect();
     let pages = 1 + rng.below_u32(6);
     let segments: Vec<(u32, Rank)> = (0..pages).map(|_| (1, Rank(rng.below_u16(team.len() as u16)))).collect();
     let homes = HomeMap::new(segments).map_err(|error| {
@@ -119,7 +119,7 @@ fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {
         single_writer: !rng.one_in(5),
         cache_pages: if rng.one_in(3) { Some(1 + rng.below_u32(2)) } else { None },
         // One for each thread at least: what a thread has just been allowed would be taken for the other one's sake for ever.
-        written_pages: if rng.one_in(3) { 2 + rng.below_u32(2) } else { 64 },
+        written_pages: if rng.one_in(3) { 4 + rng.below_u32(2) } else { 64 },
         delay: rng.pick(&[2, 10, 100]).unwrap_or(10),
         loss: loss.then(|| (Rank(rng.below_u16(team.len() as u16)), rng.below(3000))),
         check_reads: true,

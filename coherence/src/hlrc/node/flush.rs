@@ -6,15 +6,40 @@ use crate::hlrc::action::{Action, Flush};
 use crate::hlrc::notice;
 use crate::id::{Access, Page, Rank};
 
+use super::claim::Claim;
 use super::{Node, Pending};
+
+/// Where a flush is. Pages that this rank has its turn for go first, and nothing else is waited for while others wait for that turn: so no ranks
+/// wait for each other in a circle. Leaving a shadow waits for nobody either.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+enum Wave {
+    /// It is not known how all of this rank's own go.
+    #[default]
+    Asking,
+    /// They are on their way.
+    Own,
+    /// They are home, and it is not known of all others that they may go.
+    Waiting,
+    /// The others are on their way.
+    Others,
+}
+
+/// A page on its way home.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Going {
+    /// Another rank may have to have its turn before.
+    waits: bool,
+    /// How it goes, once that is known.
+    how: Option<Flush>,
+}
 
 /// Pages on their way home.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub(super) struct Flushing {
-    /// Each with how it goes, once that is known.
-    pages: BTreeMap<Page, Option<Flush>>,
-    /// Homes that they are on the way to; nothing as long as they wait for each other.
-    homes: Option<usize>,
+    pages: BTreeMap<Page, Going>,
+    wave: Wave,
+    /// Homes that pages are on the way to.
+    homes: usize,
 }
 
 impl Flushing {
@@ -23,8 +48,12 @@ impl Flushing {
         self.pages.len()
     }
 
-    fn is_known(&self) -> bool {
-        self.pages.values().all(Option::is_some)
+    fn of(&self, waits: bool) -> impl Iterator<Item = (Page, Option<Flush>)> {
+        { self.pages.iter() }.filter(move |(_, going)| going.waits == waits).map(|(page, going)| (*page, going.how))
+    }
+
+    fn is_known(&self, waits: bool) -> bool {
+        self.of(waits).all(|(_, how)| how.is_some())
     }
 }
 
@@ -45,7 +74,12 @@ impl Node {
             copy.view = Some(Access::Read);
             copy.flushing = true;
         }
-        self.jobs.flushing = Flushing { pages: away.iter().map(|page| (*page, None)).collect(), homes: None };
+        let mut pages = BTreeMap::new();
+        for page in &away {
+            let waits = matches!(self.copy(*page).claim, Claim::Other(_));
+            pages.insert(*page, Going { waits, how: None });
+        }
+        self.jobs.flushing = Flushing { pages, ..Flushing::default() };
         for page in &away {
             self.take_turn(*page);
         }
@@ -56,29 +90,43 @@ impl Node {
 
     /// It is known how a page goes.
     pub(super) fn ready(&mut self, page: Page, how: Flush) {
-        self.jobs.flushing.pages.insert(page, Some(how));
+        if let Some(going) = self.jobs.flushing.pages.get_mut(&page) {
+            going.how = Some(how);
+        }
     }
 
     /// Puts the pages once it is known how each goes, those of one home together; says whether all are home.
     pub(super) fn is_flushed(&mut self) -> bool {
-        match self.jobs.flushing.homes {
-            Some(homes) => homes == 0,
-            None if self.jobs.flushing.is_known() => {
-                self.put_pages();
-                self.jobs.flushing.homes == Some(0)
-            }
-            None => false,
+        while self.jobs.flushing.homes == 0 {
+            let next = match self.jobs.flushing.wave {
+                Wave::Asking if self.jobs.flushing.is_known(false) => {
+                    self.put_pages(false);
+                    Wave::Own
+                }
+                Wave::Own => {
+                    self.end_turns();
+                    Wave::Waiting
+                }
+                Wave::Waiting if self.jobs.flushing.is_known(true) => {
+                    self.put_pages(true);
+                    Wave::Others
+                }
+                Wave::Asking | Wave::Waiting => return false,
+                Wave::Others => return true,
+            };
+            self.jobs.flushing.wave = next;
         }
+        false
     }
 
-    fn put_pages(&mut self) {
+    fn put_pages(&mut self, waits: bool) {
         let mut homes: BTreeMap<Rank, Vec<(Page, Flush)>> = BTreeMap::new();
-        for (page, how) in &self.jobs.flushing.pages {
-            if let (Some(home), Some(how)) = (self.config.homes.home(*page), how) {
-                homes.entry(home).or_default().push((*page, *how));
+        for (page, how) in self.jobs.flushing.of(waits) {
+            if let (Some(home), Some(how)) = (self.config.homes.home(page), how) {
+                homes.entry(home).or_default().push((page, how));
             }
         }
-        self.jobs.flushing.homes = Some(homes.len());
+        self.jobs.flushing.homes = homes.len();
         for (home, pages) in homes {
             for (_, how) in &pages {
                 match how {
@@ -91,20 +139,23 @@ impl Node {
         }
     }
 
+    /// Whole pages are home: others may write them now.
+    fn end_turns(&mut self) {
+        let whole = self.jobs.flushing.of(false).filter(|(_, how)| *how == Some(Flush::Whole));
+        for (page, _) in whole.collect::<Vec<_>>() {
+            self.end_turn(page);
+        }
+    }
+
     /// All pages of one home are there.
     pub(super) fn flushed(&mut self) {
-        if let Some(homes) = &mut self.jobs.flushing.homes {
-            *homes = homes.saturating_sub(1);
-        }
+        self.jobs.flushing.homes = self.jobs.flushing.homes.saturating_sub(1);
     }
 
     /// All pages are home: they may be written again, and those that waited for room.
     pub(super) fn end_flush(&mut self) {
         let flushing = std::mem::take(&mut self.jobs.flushing);
-        for (page, how) in &flushing.pages {
-            if *how == Some(Flush::Whole) {
-                self.end_turn(*page);
-            }
+        for page in flushing.pages.keys() {
             let copy = self.copy(*page);
             copy.flushing = false;
             copy.twin = false;
