@@ -27,7 +27,8 @@ fn exhaust(name: &str, machine: Machine) {
     let checker = machine.checker().threads(2).spawn_dfs().join();
     let (states, steps) = (checker.unique_state_count(), checker.state_count());
     let (depth, time) = (checker.max_depth(), started.elapsed());
-    let explored = format!("Model of relaxed memory, {name}: {states} states, {steps} steps, {depth} deep, {time:.1?}\n");
+    let explored =
+        format!("Model of relaxed memory, {name}: {states} states, {steps} steps, {depth} deep, {time:.1?}\n");
     // That nobody sees it is no reason to fail.
     let _ = std::io::stderr().write_all(explored.as_bytes());
     if let Some(path) = checker.discovery(RIGHT) {
@@ -63,11 +64,22 @@ fn three_ranks_meet_at_a_barrier() {
 /// Two ranks write neighbouring bytes of one page, neither its home: one is alone first.
 #[test]
 fn two_ranks_share_a_page_of_a_third() {
-    let programs = vec![vec![], vec![Step::Write(LEFT, 1), Step::Acquire(LOCK), Step::Release(LOCK), Step::Write(LEFT, 3), Step::Acquire(LOCK), Step::Release(LOCK)], {
-        let mut program = vec![Step::Write(RIGHT_BYTE, 2)];
-        program.extend([Step::Acquire(LOCK), Step::Release(LOCK)]);
-        program
-    }];
+    let programs = vec![
+        vec![],
+        vec![
+            Step::Write(LEFT, 1),
+            Step::Acquire(LOCK),
+            Step::Release(LOCK),
+            Step::Write(LEFT, 3),
+            Step::Acquire(LOCK),
+            Step::Release(LOCK),
+        ],
+        {
+            let mut program = vec![Step::Write(RIGHT_BYTE, 2)];
+            program.extend([Step::Acquire(LOCK), Step::Release(LOCK)]);
+            program
+        },
+    ];
     exhaust("false sharing, with a single writer first", Machine::new(programs.clone(), true));
     exhaust("false sharing, with twins only", Machine::new(programs, false));
 }
@@ -85,7 +97,8 @@ fn three_ranks_use_two_pages_a_lock_and_a_barrier() {
 
 #[test]
 fn a_planted_deadlock_is_found() {
-    let programs = vec![vec![Step::Barrier], vec![Step::Acquire(LOCK), Step::Barrier], vec![Step::Acquire(LOCK), Step::Barrier]];
+    let programs =
+        vec![vec![Step::Barrier], vec![Step::Acquire(LOCK), Step::Barrier], vec![Step::Acquire(LOCK), Step::Barrier]];
     let checker = Machine::new(programs, true).checker().spawn_dfs().join();
     let path = checker.discovery(RIGHT).unwrap();
     assert!(path.last_state().problem().unwrap().contains("for ever"));

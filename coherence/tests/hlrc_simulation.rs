@@ -63,6 +63,7 @@ fn ranks_that_wait_for_turns_do_not_wait_in_a_circle() {
             cache_pages: None,
             written_pages: 64,
             delay: 20,
+            late_pages: false,
             loss: None,
             // The programs race; it is about whether they end.
             check_reads: false,

@@ -67,7 +67,14 @@ impl Layout {
             first = end;
         }
         let ranks = u16::try_from(config.team.len()).unwrap_or(MAX_RANKS);
-        Self { ranks, locks: config.locks, log_words: config.log_words, shadows: config.single_writer, stretches, homed }
+        Self {
+            ranks,
+            locks: config.locks,
+            log_words: config.log_words,
+            shadows: config.single_writer,
+            stretches,
+            homed,
+        }
     }
 
     /// Bytes of a rank's segment.

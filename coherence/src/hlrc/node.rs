@@ -18,6 +18,8 @@ mod jobs;
 mod locks;
 mod pages;
 mod reduction;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,12 +35,12 @@ pub use threads::Ended;
 
 use crate::id::{Page, Rank};
 
+use super::LockId;
 use super::action::{Action, Completion, Failure, OpId, Watch};
 use super::clock::{Clock, Position};
 use super::config::{Config, ConfigError};
 use super::layout::Layout;
 use super::stats::Stats;
-use super::LockId;
 use pages::Copy;
 
 /// Least cache and least number of written pages: what one instruction needs, many times over.
@@ -220,9 +222,13 @@ impl Node {
 
     /// All that what it does from now on depends on.
     fn state(&self) -> impl Eq + Hash {
-        let Self { config: _, layout: _, stats: _, out, ops, copies, written, written_here, interval, mapped, .. } = self;
+        let Self { config: _, layout: _, stats: _, out, ops, copies, written, written_here, interval, mapped, .. } =
+            self;
         let Self { hand, clock, jobs, locks, barrier, threads, failure, .. } = self;
-        ((out, ops, copies, written, written_here, interval, mapped), (hand, clock, jobs, locks, barrier, threads, failure))
+        (
+            (out, ops, copies, written, written_here, interval, mapped),
+            (hand, clock, jobs, locks, barrier, threads, failure),
+        )
     }
 
     fn rank(&self) -> Rank {

@@ -104,12 +104,7 @@ fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {
         let violation = Violation::new(Check::Protocol, error.to_string());
         Box::new(Failed { seed, at: 0, violation, trace: Trace::off() })
     })?;
-    let size = Size {
-        pages,
-        locks: 1 + rng.below_u32(3),
-        phases: 1 + rng.below_u32(5),
-        steps: rng.between(1, 10),
-    };
+    let size = Size { pages, locks: 1 + rng.below_u32(3), phases: 1 + rng.below_u32(5), steps: rng.between(1, 10) };
     let programs = program::random(&mut rng, &team, size);
     let scenario = Scenario {
         homes,
@@ -121,6 +116,7 @@ fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {
         // One for each thread at least: what a thread has just been allowed would be taken for the other one's sake for ever.
         written_pages: if rng.one_in(3) { 4 + rng.below_u32(2) } else { 64 },
         delay: rng.pick(&[2, 10, 100]).unwrap_or(10),
+        late_pages: rng.one_in(3),
         loss: loss.then(|| (Rank(rng.below_u16(team.len() as u16)), rng.below(3000))),
         check_reads: true,
         team,

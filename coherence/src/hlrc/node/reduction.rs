@@ -52,8 +52,20 @@ impl Reduction {
             Self::Min => signed.min(signed_other).cast_unsigned(),
             Self::Max => signed.max(signed_other).cast_unsigned(),
             Self::SumFloat => (float + float_other).to_bits(),
-            Self::MinFloat => if float.total_cmp(&float_other).is_le() { one } else { other },
-            Self::MaxFloat => if float.total_cmp(&float_other).is_ge() { one } else { other },
+            Self::MinFloat => {
+                if float.total_cmp(&float_other).is_le() {
+                    one
+                } else {
+                    other
+                }
+            }
+            Self::MaxFloat => {
+                if float.total_cmp(&float_other).is_ge() {
+                    one
+                } else {
+                    other
+                }
+            }
             Self::And => one & other,
             Self::Or => one | other,
             Self::Xor => one ^ other,
@@ -73,10 +85,12 @@ mod tests {
         assert_eq!(join(Reduction::Sum, i64::MAX, 1), i64::MIN);
         assert_eq!([join(Reduction::Min, -1, 1), join(Reduction::Max, -1, 1)], [-1, 1]);
         assert_eq!([Reduction::And, Reduction::Or, Reduction::Xor].map(|bits| join(bits, 6, 3)), [2, 7, 5]);
-        let float = |reduction: Reduction, one: f64, other: f64| {
-            f64::from_bits(reduction.join(one.to_bits(), other.to_bits()))
-        };
-        assert_eq!([Reduction::SumFloat, Reduction::MinFloat, Reduction::MaxFloat].map(|of| float(of, -1.5, 0.5)), [-1.0, -1.5, 0.5]);
+        let float =
+            |reduction: Reduction, one: f64, other: f64| f64::from_bits(reduction.join(one.to_bits(), other.to_bits()));
+        assert_eq!(
+            [Reduction::SumFloat, Reduction::MinFloat, Reduction::MaxFloat].map(|of| float(of, -1.5, 0.5)),
+            [-1.0, -1.5, 0.5]
+        );
     }
 
     #[test]

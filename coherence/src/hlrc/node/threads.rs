@@ -52,7 +52,8 @@ impl Node {
         self.copies.values_mut().for_each(|copy| copy.waiting.retain(|(waiter, _)| *waiter != thread));
         ended.locks = self.locks_of(thread);
         let is_last = self.threads.iter().all(|thread| *thread == Thread::Ended);
-        let discards = is_last && !ended.locks.is_empty() && !ended.locks.iter().any(|lock| self.was_handed_here(*lock));
+        let discards =
+            is_last && !ended.locks.is_empty() && !ended.locks.iter().any(|lock| self.was_handed_here(*lock));
         if discards {
             ended.discarded = self.discard();
         }

@@ -107,8 +107,7 @@ pub fn twins(pair: Pair<'_>, home: Rank, page: Page) -> Result<(), Violation> {
 /// # Errors
 /// [`Violation`].
 pub fn alone(pairs: &[Pair<'_>], segments: &Segments, page: Page) -> Result<(), Violation> {
-    let ranks: Vec<Rank> =
-        pairs.iter().filter(|pair| pair.node.view(page).alone).map(|pair| pair.node.at()).collect();
+    let ranks: Vec<Rank> = pairs.iter().filter(|pair| pair.node.view(page).alone).map(|pair| pair.node.at()).collect();
     let word = pairs.first().and_then(|pair| pair.node.layout().writer(page));
     let word = word.map_or(0, |(home, offset)| segments.word(home, offset));
     let writer = Writer::decode(word, u16::try_from(pairs.len()).unwrap_or(u16::MAX));

@@ -70,10 +70,7 @@ pub const LITMUS: &[Litmus] = &[
     },
     Litmus {
         name: "MP by a lock, what was written before it",
-        threads: &[
-            &[Write(X, 1), Acquire(A), Write(Y, 1), Release(A)],
-            &[Acquire(A), Read(Y), Release(A), Read(X)],
-        ],
+        threads: &[&[Write(X, 1), Acquire(A), Write(Y, 1), Release(A)], &[Acquire(A), Read(Y), Release(A), Read(X)]],
         outcome: sees_y_not_x,
         allowed: false,
     },
@@ -148,6 +145,7 @@ impl Litmus {
             cache_pages: None,
             written_pages: 64,
             delay: rng.pick(&[2, 20, 60]).unwrap_or(2),
+            late_pages: rng.one_in(3),
             loss: None,
             // Whether a read races may depend on what another one has seen.
             check_reads: false,

@@ -11,7 +11,7 @@ use crate::sim::rng::Rng;
 use crate::sim::trace::Trace;
 
 use super::checks::{self, Check, Pair, Violation};
-use super::flight::Flight;
+use super::flight::{Flight, Purpose};
 use super::memory::{Effect, Memory, Segments};
 use super::mutants::{Mutation, Order};
 use super::program::{Program, Reference, Step, Variable};
@@ -45,6 +45,8 @@ pub struct Scenario {
     pub written_pages: u32,
     /// Longest delay of an operation's part, in microseconds.
     pub delay: u64,
+    /// Whether pages that have been read at their homes take long to come, so that much happens meanwhile.
+    pub late_pages: bool,
     /// A rank that is lost, and when.
     pub loss: Option<(Rank, u64)>,
     /// Whether reads are checked: programs with races have no value that a read must see.
@@ -285,10 +287,13 @@ impl<'a> Machine<'a> {
         }
         flight.take_effect(part, &mut self.segments);
         let left = flight.parts.len();
+        let is_page = matches!(flight.purpose, Purpose::View(_));
         if left == before && left > 0 {
             self.travel(Event::Effect(rank, op));
         }
-        if left == 0 {
+        if left == 0 && is_page && self.scenario.late_pages {
+            self.after(self.scenario.delay * SLOWER * 4, Event::Complete(rank, op));
+        } else if left == 0 {
             self.travel(Event::Complete(rank, op));
         }
         self.look_soon(target);
@@ -495,7 +500,8 @@ impl<'a> Machine<'a> {
     }
 
     fn woken(&mut self, index: usize, outcome: Outcome) -> Right {
-        self.trace.note(self.now, || format!("rank {} {} {outcome:?}", self.threads[index].rank.0, self.threads[index].id));
+        self.trace
+            .note(self.now, || format!("rank {} {} {outcome:?}", self.threads[index].rank.0, self.threads[index].id));
         let step = self.threads[index].program.get(self.threads[index].at).copied();
         match (outcome, step) {
             (Outcome::Failed(failure), _) => {
@@ -515,17 +521,25 @@ impl<'a> Machine<'a> {
             (Outcome::Acquired { abandoned }, Some(Step::Acquire(lock))) => {
                 self.told_abandoned += u64::from(abandoned);
                 if let Some(holder) = self.holders.insert(lock, index) {
-                    return wrong(Check::Exclusion, format!("{lock} has two holders: threads {holder} and {index} of all"));
+                    return wrong(
+                        Check::Exclusion,
+                        format!("{lock} has two holders: threads {holder} and {index} of all"),
+                    );
                 }
             }
             (Outcome::Released, Some(Step::Release(_))) => {}
             (Outcome::Passed(result), Some(Step::Barrier | Step::Reduce(..))) => {
-                if let Some(Step::Reduce(_, _, expected)) = step && result != Some(expected) {
+                if let Some(Step::Reduce(_, _, expected)) = step
+                    && result != Some(expected)
+                {
                     return wrong(Check::Barrier, format!("a reduction gives {result:x?}, not {expected:#x}"));
                 }
                 let came = self.threads[index].came;
                 if let Some(other) = self.threads.iter().find(|other| other.came < came && !other.ended) {
-                    return wrong(Check::Barrier, format!("barrier {came} is passed before rank {} came", other.rank.0));
+                    return wrong(
+                        Check::Barrier,
+                        format!("barrier {came} is passed before rank {} came", other.rank.0),
+                    );
                 }
             }
             (outcome, step) => return wrong(Check::Protocol, format!("{outcome:?} for a thread at {step:?}")),
@@ -568,14 +582,20 @@ impl<'a> Machine<'a> {
             let over = thread.ended || thread.at == thread.program.len();
             if !over && !self.sites[usize::from(thread.rank.0)].lost {
                 let step = thread.program.get(thread.at);
-                return wrong(Check::Progress, format!("rank {} {} waits for ever at {step:?}", thread.rank.0, thread.id));
+                return wrong(
+                    Check::Progress,
+                    format!("rank {} {} waits for ever at {step:?}", thread.rank.0, thread.id),
+                );
             }
         }
         if self.scenario.loss.is_some() {
             return Ok(());
         }
         if let Some(site) = self.sites.iter().find(|site| !site.node.is_idle() || !site.flights.is_empty()) {
-            return wrong(Check::Quiescence, format!("rank {} has something left to do: {:?}", site.node.at().0, site.node));
+            return wrong(
+                Check::Quiescence,
+                format!("rank {} has something left to do: {:?}", site.node.at().0, site.node),
+            );
         }
         for lock in (0..self.scenario.locks).map(LockId) {
             let Some(layout) = self.sites.first().map(|site| site.node.layout()) else { return Ok(()) };

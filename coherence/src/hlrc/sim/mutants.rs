@@ -146,11 +146,7 @@ pub const MUTANTS: &[Mutant] = &[
         plant: || Box::new(locks::TakesForFree::default()),
         found_by: &[Check::Exclusion, Check::Values, Check::Protocol],
     },
-    Mutant {
-        name: "a lock is not handed over",
-        plant: || Box::new(locks::KeepsLock),
-        found_by: &[Check::Progress],
-    },
+    Mutant { name: "a lock is not handed over", plant: || Box::new(locks::KeepsLock), found_by: &[Check::Progress] },
     Mutant {
         name: "a rank tries for a lock until it is free",
         plant: || Box::new(locks::Spins),

@@ -84,8 +84,7 @@ pub struct Size {
 /// Programs for threads on ranks, `team[rank]` of them on each; in the order of ranks and threads.
 #[must_use]
 pub fn random(rng: &mut Rng, team: &[u16], size: Size) -> Vec<Program> {
-    let ranks: Vec<usize> =
-        { (0..).zip(team) }.flat_map(|(rank, threads)| vec![rank; usize::from(*threads)]).collect();
+    let ranks: Vec<usize> = { (0..).zip(team) }.flat_map(|(rank, threads)| vec![rank; usize::from(*threads)]).collect();
     let variables = variables(rng, size.pages);
     let mut programs = vec![Program::new(); ranks.len()];
     let mut living = vec![true; ranks.len()];
@@ -148,7 +147,8 @@ fn access(rng: &mut Rng, variable: Variable) -> Step {
 /// Some accesses under a lock, or under it and a higher one.
 fn critical_section(rng: &mut Rng, program: &mut Program, roles: &[(Variable, Role)], lock: LockId) {
     let locked = |lock: LockId| -> Vec<Variable> {
-        let of = |(variable, role): &(Variable, Role)| matches!(role, Role::Locked(by) if *by == lock).then_some(*variable);
+        let of =
+            |(variable, role): &(Variable, Role)| matches!(role, Role::Locked(by) if *by == lock).then_some(*variable);
         roles.iter().filter_map(of).collect()
     };
     let mut variables = locked(lock);

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::hlrc::LockId;
 use crate::hlrc::action::{Action, Completion, OpId, Watch};
 use crate::hlrc::clock::Position;
 use crate::hlrc::layout::HERE;
 use crate::hlrc::node::Node;
-use crate::hlrc::LockId;
 
 use super::{Mutation, Order, each};
 
@@ -111,9 +111,8 @@ pub(super) struct GrantsNoClock;
 
 impl Mutation for GrantsNoClock {
     fn actions(&mut self, node: &Node, actions: Vec<Action>) -> Vec<Order> {
-        let is_grant = |node: &Node, at, words| {
-            words as u64 == node.layout().record_words() && !is_lock_record(node, at)
-        };
+        let is_grant =
+            |node: &Node, at, words| words as u64 == node.layout().record_words() && !is_lock_record(node, at);
         change_puts(node, actions, is_grant, forget_clock)
     }
 }
