@@ -11,7 +11,9 @@ pub const PUT_OVERHEAD: usize = 16;
 /// Bytes compared at a time. What did not change, which is most of a page mostly, is passed over in steps of this.
 const BLOCK: usize = 256;
 /// Bytes of a word.
-const WORD: usize = 8;
+const WORD: usize = STEP as usize;
+/// The same, as places in a page are counted.
+const STEP: u16 = 8;
 
 const _: () = assert!(BLOCK.is_multiple_of(WORD) && PAGE_BYTES.is_multiple_of(BLOCK));
 const _: () = assert!(PAGE_BYTES <= u16::MAX as usize);
@@ -134,11 +136,11 @@ fn changed_words(start: u16, old: &[u8], new: &[u8], runs: &mut Runs<'_>) {
         if changed == 0 {
             runs.close();
         } else if is_full(changed) {
-            runs.changed(at, at + WORD as u16);
+            runs.changed(at, at + STEP);
         } else {
             changed_bytes(at, old, new, runs);
         }
-        at += WORD as u16;
+        at += STEP;
     }
     changed_bytes(at, old_tail, new_tail, runs);
 }

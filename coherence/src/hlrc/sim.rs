@@ -96,10 +96,10 @@ pub fn simulate_litmus(seed: u64, litmus: &Litmus) -> Result<bool, Box<Failed>> 
 
 fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {
     let mut rng = Rng::new(seed);
-    let ranks = rng.between(2, 5);
+    let ranks = 2 + rng.below_u16(4);
     let team: Vec<u16> = (0..ranks).map(|_| if rng.one_in(3) { 2 + rng.below_u16(3) } else { 1 }).collect();
     let pages = 1 + rng.below_u32(6);
-    let segments: Vec<(u32, Rank)> = (0..pages).map(|_| (1, Rank(rng.below_u16(team.len() as u16)))).collect();
+    let segments: Vec<(u32, Rank)> = (0..pages).map(|_| (1, Rank(rng.below_u16(ranks)))).collect();
     let homes = HomeMap::new(segments).map_err(|error| {
         let violation = Violation::new(Check::Protocol, error.to_string());
         Box::new(Failed { seed, at: 0, violation, trace: Trace::off() })
@@ -117,7 +117,7 @@ fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {
         written_pages: if rng.one_in(3) { 4 + rng.below_u32(2) } else { 64 },
         delay: rng.pick(&[2, 10, 100]).unwrap_or(10),
         late_pages: rng.one_in(3),
-        loss: loss.then(|| (Rank(rng.below_u16(team.len() as u16)), rng.below(3000))),
+        loss: loss.then(|| (Rank(rng.below_u16(ranks)), rng.below(3000))),
         check_reads: true,
         team,
     };

@@ -187,7 +187,9 @@ fn meet(rng: &mut Rng, living: &[bool], programs: &mut [Program]) {
     // Small doubles, so that no sum depends on the order: how ranks group them is their own.
     let mut word = || match reduction {
         Reduction::SumFloat | Reduction::MinFloat | Reduction::MaxFloat => f64::from(rng.below_u32(1000)).to_bits(),
-        _ => rng.next_u64(),
+        Reduction::Sum | Reduction::Min | Reduction::Max | Reduction::And | Reduction::Or | Reduction::Xor => {
+            rng.next_u64()
+        }
     };
     let all: Vec<(&mut Program, u64)> = all.map(|program| (program, word())).collect();
     let result = all.iter().map(|(_, word)| *word).reduce(|one, other| reduction.join(one, other)).unwrap_or(0);
