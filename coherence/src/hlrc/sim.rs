@@ -1,7 +1,7 @@
 //! A simulated machine to prove the relaxed protocol on: real [`Node`](crate::hlrc::Node)s, everything else made up, all chance from one seed.
 //!
 //! - [`program`]: programs without data races, and what they see in a sequential run; [`litmus`]: small ones about what is promised and what is not.
-//! - [`machine`]: the events in the order of their time; [`memory`], [`flight`]: pages, words, and operations whose parts take effect in any order.
+//! - [`scenario`]: what a simulation is about; [`machine`]: the events in the order of their time; [`memory`], [`flight`]: pages, words, and operations whose parts take effect in any order.
 //! - [`checks`]: what must hold after every event; [`mutants`]: planted bugs that they have to find.
 //!
 //! A failure names its seed; [`simulate`] with that seed fails in the same way.
@@ -13,6 +13,7 @@ pub mod machine;
 pub mod memory;
 pub mod mutants;
 pub mod program;
+pub mod scenario;
 
 use std::fmt;
 
@@ -23,9 +24,10 @@ use crate::sim::trace::Trace;
 
 use checks::{Check, Violation};
 use litmus::Litmus;
-use machine::{Machine, Outcomes, Scenario};
+use machine::Machine;
 use mutants::Mutant;
 use program::Size;
+use scenario::{Outcomes, Scenario};
 
 /// A simulation that broke a rule.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use crate::home::{HomeMap, HomeMapError};
 use crate::id::{Page, Rank};
 use crate::sim::rng::Rng;
 
-use super::machine::Scenario;
 use super::program::{Step, Variable};
+use super::scenario::Scenario;
 
 use Step::{Acquire, Barrier, Read, Release, Write};
 
