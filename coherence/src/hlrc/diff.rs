@@ -69,6 +69,10 @@ impl Diff {
     pub fn set(&mut self, twin: &[u8], copy: &[u8]) {
         self.runs.clear();
         self.bytes.clear();
+        // A page that has been written need not have changed.
+        if twin == copy {
+            return;
+        }
         let mut runs = Runs { done: &mut self.runs, open: None };
         let blocks = twin.chunks(BLOCK).zip(copy.chunks(BLOCK));
         for (start, (old, new)) in (0..).step_by(BLOCK).zip(blocks) {
