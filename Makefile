@@ -88,3 +88,7 @@ cost-model: ## What faults cost and how many there can be, on machines that nobo
 
 bench-coherence: ## Memory that is spread over ranks, natively: misses, upgrades, streams, each beside its floor
 	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-coherence
+
+.PHONY: bench-hlrc
+bench-hlrc: ## Differences of pages of relaxed memory, beside comparing and copying them
+	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-hlrc

@@ -4,7 +4,8 @@
 //! - [`home`]: which rank is the home of a page.
 //! - [`message`]: what nodes tell each other; [`codec`]: how that looks on the wire.
 //! - [`node`]: one rank's share of the strict protocol.
-//! - [`sim`]: a simulated machine to prove it on, from a seed.
+//! - [`hlrc`]: the relaxed protocol, for memory whose programs synchronise where that can be seen.
+//! - [`sim`]: a simulated machine to prove the strict one on, from a seed.
 //! - [`transport`]: the port to whatever carries messages.
 //!
 //! Nothing here does I/O, reads a clock or starts a thread; page bytes never come in. Whoever drives a
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod hlrc;
 pub mod home;
 pub mod id;
 pub mod message;

@@ -1,0 +1,222 @@
+//! Programs without data races, at random: between two barriers each variable is one thread's alone, or nobody's to write, or a lock's. So there is one
+//! value that a read may see, whatever the order of events: that of a sequential run.
+
+use std::collections::BTreeMap;
+
+use crate::hlrc::LockId;
+use crate::hlrc::node::Reduction;
+use crate::id::Page;
+use crate::sim::rng::Rng;
+
+use super::memory::CELLS;
+
+/// Adjacent bytes of a page that are used together.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Variable {
+    /// Its page.
+    pub page: Page,
+    /// Its first byte.
+    pub at: usize,
+    /// Its length, at most 8.
+    pub len: usize,
+}
+
+impl Variable {
+    /// A number, cut to its bytes.
+    #[must_use]
+    pub fn bytes(self, value: u64) -> Vec<u8> {
+        value.to_le_bytes().into_iter().take(self.len).collect()
+    }
+
+    /// Its value in a page.
+    #[must_use]
+    pub fn value(self, cells: &[u8]) -> u64 {
+        let bytes = cells.iter().skip(self.at).take(self.len);
+        bytes.rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    }
+}
+
+/// What a thread does next.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Step {
+    /// Reads.
+    Read(Variable),
+    /// Writes.
+    Write(Variable, u64),
+    /// Adds one.
+    Add(Variable),
+    /// Takes a lock.
+    Acquire(LockId),
+    /// Gives it back.
+    Release(LockId),
+    /// Waits for all.
+    Barrier,
+    /// Waits for all; they give this, and get that.
+    Reduce(Reduction, u64, u64),
+    /// Ends, with the locks that it has.
+    End,
+}
+
+/// A thread's steps.
+pub type Program = Vec<Step>;
+
+/// Who may use a variable until the next barrier.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    Owned(usize),
+    Constant,
+    Locked(LockId),
+}
+
+/// What a program is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Pages.
+    pub pages: u32,
+    /// Locks.
+    pub locks: u32,
+    /// Stretches between barriers.
+    pub phases: u32,
+    /// Most accesses and critical sections of a thread in each.
+    pub steps: u64,
+}
+
+/// Programs for threads on ranks, `team[rank]` of them on each; in the order of ranks and threads.
+#[must_use]
+pub fn random(rng: &mut Rng, team: &[u16], size: Size) -> Vec<Program> {
+    let ranks: Vec<usize> = { (0..).zip(team) }.flat_map(|(rank, threads)| vec![rank; usize::from(*threads)]).collect();
+    let variables = variables(rng, size.pages);
+    let mut programs = vec![Program::new(); ranks.len()];
+    let mut living = vec![true; ranks.len()];
+    for _ in 0..size.phases {
+        let roles: Vec<(Variable, Role)> =
+            variables.iter().map(|variable| (*variable, role(rng, ranks.len(), size.locks))).collect();
+        for (thread, program) in programs.iter_mut().enumerate().filter(|(thread, _)| living[*thread]) {
+            phase(rng, thread, program, &roles, size.steps);
+        }
+        if rng.one_in(4) {
+            end_one(rng, &ranks, &mut living, &mut programs, size.locks);
+        }
+        meet(rng, &living, &mut programs);
+    }
+    programs
+}
+
+/// Pages cut into variables, some bytes left out.
+fn variables(rng: &mut Rng, pages: u32) -> Vec<Variable> {
+    let mut variables = Vec::new();
+    for page in (0..pages).map(Page) {
+        let mut at = rng.index(4);
+        while at < CELLS {
+            let len = rng.pick(&[1, 1, 2, 3, 4, 8]).unwrap_or(1).min(CELLS - at);
+            variables.push(Variable { page, at, len });
+            at += len + rng.pick(&[0, 0, 0, 5]).unwrap_or(0);
+        }
+    }
+    variables
+}
+
+fn role(rng: &mut Rng, threads: usize, locks: u32) -> Role {
+    match rng.below(5) {
+        0 | 1 => Role::Owned(rng.index(threads)),
+        2 => Role::Constant,
+        _ => Role::Locked(LockId(rng.below_u32(locks))),
+    }
+}
+
+fn phase(rng: &mut Rng, thread: usize, program: &mut Program, roles: &[(Variable, Role)], steps: u64) {
+    for _ in 0..rng.below(steps + 1) {
+        let Some((variable, role)) = rng.pick(roles) else { return };
+        match role {
+            Role::Owned(owner) if owner == thread => program.push(access(rng, variable)),
+            Role::Owned(_) => {}
+            Role::Constant => program.push(Step::Read(variable)),
+            Role::Locked(lock) => critical_section(rng, program, roles, lock),
+        }
+    }
+}
+
+fn access(rng: &mut Rng, variable: Variable) -> Step {
+    match rng.below(3) {
+        0 => Step::Read(variable),
+        1 => Step::Write(variable, rng.next_u64()),
+        _ => Step::Add(variable),
+    }
+}
+
+/// Some accesses under a lock, or under it and a higher one.
+fn critical_section(rng: &mut Rng, program: &mut Program, roles: &[(Variable, Role)], lock: LockId) {
+    let locked = |lock: LockId| -> Vec<Variable> {
+        let of =
+            |(variable, role): &(Variable, Role)| matches!(role, Role::Locked(by) if *by == lock).then_some(*variable);
+        roles.iter().filter_map(of).collect()
+    };
+    let mut variables = locked(lock);
+    let second = LockId(lock.0 + 1);
+    let nested = rng.one_in(4) && !locked(second).is_empty();
+    program.push(Step::Acquire(lock));
+    if nested {
+        variables.extend(locked(second));
+        program.push(Step::Acquire(second));
+    }
+    for _ in 0..rng.between(1, 4) {
+        if let Some(variable) = rng.pick(&variables) {
+            program.push(access(rng, variable));
+        }
+    }
+    if nested {
+        program.push(Step::Release(second));
+    }
+    program.push(Step::Release(lock));
+}
+
+/// A thread ends with a lock, if another one of its rank lives on. It has changed nothing under the lock, as nobody could say what of it is seen.
+fn end_one(rng: &mut Rng, ranks: &[usize], living: &mut [bool], programs: &mut [Program], locks: u32) {
+    let thread = rng.index(ranks.len());
+    let others = (0..ranks.len()).filter(|other| *other != thread && living[*other] && ranks[*other] == ranks[thread]);
+    if living[thread] && others.count() > 0 {
+        living[thread] = false;
+        programs[thread].extend([Step::Acquire(LockId(rng.below_u32(locks))), Step::End]);
+    }
+}
+
+fn meet(rng: &mut Rng, living: &[bool], programs: &mut [Program]) {
+    let all = programs.iter_mut().zip(living).filter(|(_, living)| **living).map(|(program, _)| program);
+    let reduction = if rng.one_in(2) { rng.pick(&Reduction::ALL) } else { None };
+    let Some(reduction) = reduction else { return all.for_each(|program| program.push(Step::Barrier)) };
+    // Small doubles, so that no sum depends on the order: how ranks group them is their own.
+    let mut word = || match reduction {
+        Reduction::SumFloat | Reduction::MinFloat | Reduction::MaxFloat => f64::from(rng.below_u32(1000)).to_bits(),
+        Reduction::Sum | Reduction::Min | Reduction::Max | Reduction::And | Reduction::Or | Reduction::Xor => {
+            rng.next_u64()
+        }
+    };
+    let all: Vec<(&mut Program, u64)> = all.map(|program| (program, word())).collect();
+    let result = all.iter().map(|(_, word)| *word).reduce(|one, other| reduction.join(one, other)).unwrap_or(0);
+    all.into_iter().for_each(|(program, word)| program.push(Step::Reduce(reduction, word, result)));
+}
+
+/// The machine's memory in a sequential run.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Reference(BTreeMap<Page, [u8; CELLS]>);
+
+impl Reference {
+    /// The value of a variable.
+    #[must_use]
+    pub fn value(&self, variable: Variable) -> u64 {
+        self.0.get(&variable.page).map_or(0, |cells| variable.value(cells))
+    }
+
+    /// A variable is written.
+    pub fn write(&mut self, variable: Variable, value: u64) {
+        let cells = self.0.entry(variable.page).or_insert([0; CELLS]);
+        let to = cells.iter_mut().skip(variable.at);
+        to.zip(variable.bytes(value)).for_each(|(to, byte)| *to = byte);
+    }
+
+    /// A page.
+    #[must_use]
+    pub fn page(&self, page: Page) -> [u8; CELLS] {
+        self.0.get(&page).copied().unwrap_or([0; CELLS])
+    }
+}
