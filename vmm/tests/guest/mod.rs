@@ -79,6 +79,7 @@ pub(crate) fn machine(code: &[u8], vcpus: u32) -> (Machine, Receiver<u32>) {
         kvm: DEFAULT_KVM_PATH.into(),
         topology: Topology::new(vcpus, 1).unwrap(),
         memory: 64 << 20,
+        relaxed: 0,
         role: Role::Whole(Equipment {
             kernel: KernelImage::from_bytes(Path::new("test"), elf(code)).unwrap(),
             initrd: Vec::new(),
