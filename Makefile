@@ -13,7 +13,7 @@ export TESTBED_CMD := $(value CMD)
 CARGO := cargo
 CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--quiet)
 STAGE := scripts/stage.sh
-BINARIES := --package vincs-launcher --package vincs-mpi --package vincs-testbed
+BINARIES := --package vincs-guest --package vincs-launcher --package vincs-mpi --package vincs-testbed
 
 # Tests that boot emulated nodes, those that take longest first, and those that take minutes each. tests/Cargo.toml names them too: cargo runs them only
 # when asked for by name.
