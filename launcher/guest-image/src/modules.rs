@@ -20,7 +20,7 @@ pub const DISK_MODULES: &[&str] = &["virtio_blk", "ext4"];
 
 /// Modules that a guest with relaxed memory needs besides, for its character device: what finds the memory, what reads what it is for, what
 /// claims it, and the device itself.
-pub const RELAXED_MODULES: &[&str] = &["nd_e820", "nd_pmem", "dax_pmem", "device_dax"];
+pub const RELAXED_MODULES: &[&str] = &["nfit", "nd_pmem", "dax_pmem", "device_dax"];
 
 /// Files that hold a module, by what follows the module's name. Compressed as Debian 13 (xz) and Ubuntu (zst) do.
 const SUFFIXES: [&str; 4] = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"];

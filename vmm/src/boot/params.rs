@@ -24,9 +24,8 @@ pub const MAX_COMMAND_LINE: usize = LINUX_COMMAND_LINE - CLOCK_ARGUMENT;
 
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
-/// Persistent memory before ACPI had a type for it (Linux, `E820_TYPE_PRAM`): the kernel leaves it to its NVDIMM drivers, which need no
-/// other table for it. Relaxed memory does not persist, which nobody there asks.
-const E820_PERSISTENT: u32 = 12;
+/// Persistent memory, which the kernel leaves to the drivers for what the NFIT describes. Relaxed memory does not persist; nobody there asks.
+const E820_PERSISTENT: u32 = 7;
 /// "Undefined": no registered boot loader.
 const LOADER_TYPE: u8 = 0xff;
 /// Highest address of an initramfs when the kernel does not tell: boot protocol before 2.03.
@@ -203,7 +202,7 @@ mod tests {
         let high = (3 << 30) - HIGH_RAM_START;
         let expected = vec![(0, 0xa_0000, 1), (0xa_0000, 0x6_0000, 2), (0x10_0000, high, 1), (4 << 30, 2 << 30, 1)];
         assert_eq!(map(None), expected);
-        let with_relaxed = [expected, vec![(6 << 30, 66 << 20, 12)]].concat();
+        let with_relaxed = [expected, vec![(6 << 30, 66 << 20, 7)]].concat();
         assert_eq!(map(Some((GuestAddress(6 << 30), 66 << 20))), with_relaxed);
     }
 

@@ -143,7 +143,10 @@ mod tests {
         assert_eq!((u32_at(84), u32_at(88), u32_at(92)), (2 << 20, 4096, 64));
         assert_eq!(block[96..LEN - 8], [0; 3992]);
         let checksum = u64::from_le_bytes(block[LEN - 8..].try_into().unwrap());
-        assert_eq!(checksum, 0xf08c_ca0d_06ef_7e25, "that of a block made by other means, of which Linux 6.1 made a device");
+        assert_eq!(
+            checksum, 0xf08c_ca0d_06ef_7e25,
+            "that of a block made by other means, of which Linux 6.1 made a device"
+        );
     }
 
     #[test]
