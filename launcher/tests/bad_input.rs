@@ -159,7 +159,8 @@ fn sizes_out_of_range() {
     place.refuses(&["--relaxed", "3M", "--", "true"], &["--relaxed 3M:", "multiples of 2M"]);
     place.refuses(&["--relaxed", "8T", "--", "true"], &["--relaxed 8T", "host's memory of", "--mem"]);
     place.refuses(&["--relaxed", "x", "--", "true"], &["--relaxed", "'x'"]);
-    place.refuses(&["--rank", "0", "--ranks", "2", "--address-file", "a", "--wireup-timeout", "1", "--relaxed", "2M", "--", "true"], &["--relaxed 2M", "2 ranks"]);
+    let of_two = ["--rank", "0", "--ranks", "2", "--address-file", "a", "--wireup-timeout", "1"];
+    place.refuses(&[&of_two[..], &["--relaxed", "2M", "--", "true"]].concat(), &["--relaxed 2M", "2 ranks"]);
 }
 
 #[test]
