@@ -47,6 +47,8 @@ Environment:
   OMPI_COMM_WORLD_RANK, PMIX_RANK, PMI_RANK, SLURM_PROCID
              the first that is set says which rank this is; OMPI_COMM_WORLD_SIZE, SLURM_STEP_NUM_TASKS or PMI_SIZE how
              many there are. CMD does not see what a launcher tells one rank.
+  VINCS_RELAXED
+             set for CMD with --relaxed: the path of the device in the guest; taken away without.
   VINCS_LOG  what vincs logs to stderr, as a tracing filter: `info`, `vincs_vmm=debug`. Default: nothing.";
 
 /// Runs CMD in a virtual machine of its own, under a stock Linux kernel, with this host's files and this directory.
@@ -109,6 +111,10 @@ pub(crate) struct RunArgs {
     /// less]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     pub(crate) mem: Option<u64>,
+    /// Memory of the machine apart from --mem that programs reach as a DAX device, in multiples of 2M; CMD finds the device's path in
+    /// VINCS_RELAXED. On one rank only [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
+    pub(crate) relaxed: Option<u64>,
     /// Number of virtual NUMA nodes that processors and memory are split into [default: 1; always one for each rank]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) numa: Option<u32>,

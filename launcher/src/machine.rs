@@ -51,6 +51,8 @@ pub(crate) struct Parts {
     pub(crate) topology: Topology,
     /// Bytes of guest memory.
     pub(crate) memory: u64,
+    /// Bytes of relaxed memory; 0 for none.
+    pub(crate) relaxed: u64,
     pub(crate) kernel: KernelImage,
     /// Empty for none.
     pub(crate) initrd: Vec<u8>,
@@ -165,7 +167,8 @@ impl Guest {
             None => (Role::Whole(equipment), None),
             Some(others) => (Role::First(equipment, others.cluster.clone()), Some(others)),
         };
-        let config = MachineConfig { kvm: parts.kvm, topology: parts.topology, memory: parts.memory, role };
+        let (memory, relaxed) = (parts.memory, parts.relaxed);
+        let config = MachineConfig { kvm: parts.kvm, topology: parts.topology, memory, relaxed, role };
         let machine = Machine::new(config)?;
         entering();
         let running = machine.start()?;

@@ -175,12 +175,15 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
     let initrd = match modules {
         None => users_initrd.unwrap_or_default(),
         Some(tree) => {
-            let modules = initramfs::modules(&tree, !args.disks.is_empty())?;
-            let order = command.as_ref().map(|Command { stdio, .. }| command::order(&args.command, &cwd, *stdio));
+            let has_relaxed = size.relaxed > 0;
+            let modules = initramfs::modules(&tree, !args.disks.is_empty(), has_relaxed)?;
+            let order = command.as_ref();
+            let order = order.map(|Command { stdio, .. }| command::order(&args.command, &cwd, *stdio, has_relaxed));
             let order = order.transpose().map_err(PrepareError::Groups)?;
             let hostname = host::name();
             let remote_processors = remote.clone();
-            let config = GuestConfig { shares: shares.clone(), command: order, hostname, remote_processors };
+            let config =
+                GuestConfig { shares: shares.clone(), command: order, hostname, remote_processors, has_relaxed };
             initramfs::build(users_initrd, vincs_guest_image::INIT, &config, &modules)?
         }
     };
@@ -229,7 +232,7 @@ fn size(args: &RunArgs, ranks: u32) -> Result<MachineSize, PrepareError> {
         host_cpus: host::available_cpus(),
         ranks,
     };
-    Ok(machine_size(Asked { vcpus: args.vcpus, numa: args.numa, memory: args.mem }, limits)?)
+    Ok(machine_size(Asked { vcpus: args.vcpus, numa: args.numa, memory: args.mem, relaxed: args.relaxed }, limits)?)
 }
 
 /// Whether the user's initrd is booted as it is, with nothing of vincs's in the guest.

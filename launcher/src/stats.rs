@@ -113,7 +113,7 @@ impl Counters {
 /// The machine that ran.
 #[derive(Debug, Serialize)]
 pub(crate) struct Config {
-    /// Its size: `vcpus`, `numa_nodes`, `memory` in bytes.
+    /// Its size: `vcpus`, `numa_nodes`, `memory` and `relaxed` in bytes.
     #[serde(flatten)]
     pub(crate) size: MachineSize,
     /// The kernel's file.
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     fn stats() -> Stats {
-        let size = MachineSize { vcpus: 2, numa_nodes: 1, memory: 1 << 30 };
+        let size = MachineSize { vcpus: 2, numa_nodes: 1, memory: 1 << 30, relaxed: 0 };
         let config = Config {
             size,
             kernel: "/k".into(),

@@ -155,6 +155,12 @@ fn sizes_out_of_range() {
     place.refuses(&["--vcpus", "5000", "--", "true"], &["--vcpus 5000", "at most 255"]);
     place.refuses(&["--vcpus", "2", "--numa", "3", "--", "true"], &["--numa 3", "2"]);
     place.refuses(&["--numa", "0", "--", "true"], &["--numa 0"]);
+    place.refuses(&["--relaxed", "0", "--", "true"], &["--relaxed 0:", "multiples of 2M"]);
+    place.refuses(&["--relaxed", "3M", "--", "true"], &["--relaxed 3M:", "multiples of 2M"]);
+    place.refuses(&["--relaxed", "8T", "--", "true"], &["--relaxed 8T", "host's memory of", "--mem"]);
+    place.refuses(&["--relaxed", "x", "--", "true"], &["--relaxed", "'x'"]);
+    let of_two = ["--rank", "0", "--ranks", "2", "--address-file", "a", "--wireup-timeout", "1"];
+    place.refuses(&[&of_two[..], &["--relaxed", "2M", "--", "true"]].concat(), &["--relaxed 2M", "2 ranks"]);
 }
 
 #[test]

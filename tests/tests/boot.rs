@@ -145,6 +145,31 @@ fn a_read_only_share_can_be_read_and_not_written() {
 }
 
 #[test]
+fn relaxed_memory_is_a_device_and_not_the_kernels() {
+    let case = case("relaxed", 0);
+    assert_eq!((case.line("device"), case.line("owner")), ("/dev/dax0.0", "0 mode 600"));
+    assert_eq!(case.line("size"), (128 << 20).to_string());
+    let wrong: Vec<_> = case.stdout.lines().filter(|line| line.starts_with("wrong")).collect();
+    assert_eq!(wrong, ["wrong 0"; 3], "of three processes");
+    assert_eq!(case.line("direct"), "same", "as devices see it");
+    // Of 512 MiB in KiB, less what the kernel keeps.
+    let memory: u64 = case.line("memory").parse().unwrap();
+    assert!((400_000..=512 << 10).contains(&memory), "{memory} KiB");
+}
+
+#[test]
+fn a_team_works_on_relaxed_memory() {
+    let case = case("relaxed", 0);
+    let said = case.stdout.split_once("device 1\n").unwrap_or_else(|| panic!("no device: {}", case.stdout)).1;
+    let said: Vec<_> = said.lines().collect();
+    assert_eq!(said[0], format!("left {}", (128 << 20) - vincs_guest::CONTROL_BYTES));
+    assert!(said.iter().any(|line| line.starts_with("too much 4 out of relaxed memory")), "{said:?}");
+    for line in ["processors 0 1", "counted 2", "sum 333328333350000", "misuse 10 9 8"] {
+        assert!(said.contains(&line), "{line}: {said:?}");
+    }
+}
+
+#[test]
 fn machines_that_end_by_themselves_are_told_from_each_other() {
     let panicked = case("panic", 121);
     assert_eq!(panicked.message(), "the guest kernel panicked");

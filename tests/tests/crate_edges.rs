@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vincs-vmm",
         ],
     ),
+    ("vincs-guest", &[]),
     ("vincs-guest-image", &[]),
     ("vincs-guest-init", &["vincs-guest-protocol"]),
     ("vincs-guest-protocol", &[]),
@@ -53,6 +54,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "vincs-tests",
         &[
             "vincs-coherence",
+            "vincs-guest",
             "vincs-guest-image",
             "vincs-guest-protocol",
             "vincs-micro-guest",

@@ -82,6 +82,15 @@ fn the_limits_of_the_interrupt_controller_are_those_of_the_code() {
 }
 
 #[test]
+fn the_variable_of_relaxed_memory_has_one_name() {
+    assert_eq!(vincs_guest::RELAXED_VARIABLE, vincs_guest_protocol::RELAXED_VARIABLE);
+    let text = document("relaxed.md");
+    for name in [vincs_guest::RELAXED_VARIABLE, vincs_guest_protocol::RELAXED_DEVICE] {
+        assert!(text.contains(name), "relaxed.md does not tell of {name}");
+    }
+}
+
+#[test]
 fn guest_memory_is_laid_out_as_in_the_table() {
     let expected = [
         0,

@@ -18,6 +18,7 @@
 
 mod dsdt;
 mod fadt;
+mod nfit;
 mod topology;
 
 #[cfg(test)]
@@ -68,7 +69,7 @@ pub struct Processor {
     pub node: u32,
 }
 
-/// A range of RAM.
+/// A range of RAM, or of relaxed memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct MemoryRange {
     /// Guest-physical address of its first byte.
@@ -130,6 +131,8 @@ pub struct AcpiConfig {
     pub processors: Vec<Processor>,
     /// RAM.
     pub memory: Vec<MemoryRange>,
+    /// Relaxed memory, apart from RAM; empty for none. At most one range for each node.
+    pub relaxed: Vec<MemoryRange>,
     /// Number of NUMA nodes; nodes are 0..nodes.
     pub nodes: u32,
     /// SLIT distance of two nodes: [`SAME_HOST_DISTANCE`] or [`OTHER_RANK_DISTANCE`].
@@ -215,12 +218,15 @@ pub fn build(config: &AcpiConfig) -> Result<Vec<u8>, AcpiError> {
     // The RSDP comes first but names the XSDT, which names everything else: leave its place and fill it in last.
     area.place(&vec![0; Rsdp::len()]);
     let dsdt = area.place(&dsdt::build(config));
-    let tables = [
+    let mut tables = vec![
         fadt::build(&config.power, dsdt),
         topology::madt(&config.processors, config.io_apic),
         topology::srat(&config.processors, &config.memory),
         topology::slit(config.nodes, config.node_distance),
     ];
+    if !config.relaxed.is_empty() {
+        tables.push(nfit::build(&config.relaxed));
+    }
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for table in &tables {
         xsdt.add_entry(area.place(table));
@@ -266,7 +272,7 @@ fn check(config: &AcpiConfig) -> Result<(), AcpiError> {
             return Err(AcpiError::NoSuchNode { what: format!("processor {processor}"), node, nodes });
         }
     }
-    for &MemoryRange { start, len, node } in &config.memory {
+    for &MemoryRange { start, len, node } in config.memory.iter().chain(&config.relaxed) {
         if node >= nodes {
             return Err(AcpiError::NoSuchNode { what: format!("memory {start:#x}+{len:#x}"), node, nodes });
         }

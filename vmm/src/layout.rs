@@ -7,6 +7,7 @@
 //! | 1 MiB | 3 GiB | RAM: kernel first, initramfs last |
 //! | 3 GiB | 4 GiB | devices: virtio at 3.25 GiB, IOAPIC and local APICs at their usual places |
 //! | 4 GiB | | RAM that did not fit below 3 GiB |
+//! | the next GiB | | relaxed memory, if the machine has some: its header, then what programs get |
 
 use vm_memory::GuestAddress;
 
@@ -24,6 +25,15 @@ pub const DEVICE_GAP_END: u64 = 4 << 30;
 pub const MIN_MEMORY: u64 = 64 << 20;
 /// Most RAM of a machine: what 46 bits of physical address reach, which every processor with KVM has.
 pub const MAX_MEMORY: u64 = 1 << 45;
+
+/// Relaxed memory comes in multiples of this: what the guest's DAX driver maps with one entry.
+pub const RELAXED_ALIGNMENT: u64 = 2 << 20;
+/// Before the relaxed memory that programs get: the block that makes it a DAX device, and nothing else.
+pub const RELAXED_HEADER: u64 = RELAXED_ALIGNMENT;
+/// Relaxed memory starts at a multiple of this: in no section of memory (128 MiB) that has RAM, and mapped by the largest pages.
+pub const RELAXED_START_ALIGNMENT: u64 = 1 << 30;
+/// Most relaxed memory of a machine: with the most RAM below it, it ends within 46 bits of physical address.
+pub const MAX_RELAXED: u64 = 1 << 44;
 
 /// Registers of the first virtio device; the others follow.
 pub const VIRTIO_START: u64 = 0xd000_0000;
@@ -56,6 +66,15 @@ pub fn ram_regions(bytes: u64) -> Vec<(GuestAddress, u64)> {
         regions.push((GuestAddress(DEVICE_GAP_END), above));
     }
     regions
+}
+
+/// Where relaxed memory is in a machine with so many bytes of RAM, with its header: start and length in bytes. `relaxed` is what programs
+/// get of it; with 0 there is none.
+#[must_use]
+pub fn relaxed_region(memory: u64, relaxed: u64) -> Option<(GuestAddress, u64)> {
+    let ram_end = ram_regions(memory).last().map_or(0, |(start, len)| start.0 + len);
+    let start = ram_end.max(DEVICE_GAP_END).next_multiple_of(RELAXED_START_ALIGNMENT);
+    (relaxed > 0).then_some((GuestAddress(start), RELAXED_HEADER + relaxed))
 }
 
 /// RAM split evenly over NUMA nodes in whole 2 MiB pages: start, length and node of each piece. The last node also
@@ -92,6 +111,17 @@ mod tests {
         assert_eq!(ram_regions(3 << 30), [(GuestAddress(0), 3 << 30)]);
         let split = [(GuestAddress(0), 3 << 30), (GuestAddress(4 << 30), PAGE_SIZE)];
         assert_eq!(ram_regions((3 << 30) + PAGE_SIZE + 1), split);
+    }
+
+    #[test]
+    fn relaxed_memory_is_above_all_ram_and_within_46_bits() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(relaxed_region(1 << 30, 0), None);
+        assert_eq!(relaxed_region(1 << 30, 2 * MIB), Some((GuestAddress(4 << 30), 4 * MIB)));
+        assert_eq!(relaxed_region(4 << 30, 64 * MIB), Some((GuestAddress(5 << 30), 66 * MIB)));
+        assert_eq!(relaxed_region((4 << 30) + PAGE_SIZE, 64 * MIB), Some((GuestAddress(6 << 30), 66 * MIB)));
+        let (start, len) = relaxed_region(MAX_MEMORY, MAX_RELAXED).unwrap();
+        assert!(start.0 + len <= 1 << 46);
     }
 
     #[test]

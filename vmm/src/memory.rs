@@ -1,8 +1,10 @@
-//! Guest RAM, its two mappings and the window through which devices reach it.
+//! Guest RAM and relaxed memory, their two mappings and the window through which devices reach them.
 
 mod device;
 pub mod engine;
 mod ram;
+mod relaxed;
 
 pub use device::{Access, DeviceMemory, GuestRange, Held, HoldError};
 pub use ram::{GuestRam, RamError};
+pub use relaxed::RelaxedMemory;

@@ -5,9 +5,12 @@ mod guest;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest::{ENTRY, LONG, PROBE_PORT, expect_eax, kvm_or_skip, machine, power_off, rdmsr, start, wrmsr};
+use guest::{
+    ENTRY, LONG, PROBE_PORT, expect_eax, kvm_or_skip, machine, machine_with_relaxed, power_off, rdmsr, start, wrmsr,
+};
 use vincs_vmm::apic::Delivery;
-use vincs_vmm::machine::StopReason;
+use vincs_vmm::layout::{MAX_RELAXED, relaxed_region};
+use vincs_vmm::machine::{MachineError, StopReason};
 use vincs_vmm::vcpu::{Activity, CommandError, VcpuState};
 
 /// JMP to itself.
@@ -40,6 +43,42 @@ fn a_fault_without_a_handler_is_a_triple_fault() {
             let unknown = [no_handlers.to_vec(), rdmsr(msr), power_off()].concat();
             assert_eq!(reason(&unknown), Some(StopReason::TripleFault { vcpu: 0 }), "MSR {msr:#x}");
         }
+    }
+}
+
+/// Page-directory entry of the last 2 MiB of the first GiB, which this guest does not use, and where that is.
+const FREE_ENTRY: u64 = 0xbff8;
+const FREE_MAPPING: u64 = (1 << 30) - (2 << 20);
+
+#[test]
+fn relaxed_memory_is_where_the_layout_has_it_with_its_block() {
+    if !kvm_or_skip() {
+        return;
+    }
+    let (start, _) = relaxed_region(64 << 20, 4 << 20).unwrap();
+    // Maps 2 MiB of it and reads four bytes: MOV RAX, entry; MOV [FREE_ENTRY], RAX; MOV EAX, [address].
+    let read = |offset: u64, address: u64| {
+        let entry = (start.0 + offset) | 0x83; // present, writable, large
+        let set = [&[0x48, 0xb8], &entry.to_le_bytes()[..], &[0x48, 0xa3], &FREE_ENTRY.to_le_bytes()].concat();
+        [set, vec![0xa1], (FREE_MAPPING + address).to_le_bytes().to_vec()].concat()
+    };
+    let run = |code: &[u8]| {
+        let (machine, _written) = machine_with_relaxed(code, 1, 4 << 20);
+        machine.unwrap().start().unwrap().wait(Some(LONG))
+    };
+    let block = [read(0, 4096), expect_eax(u32::from_le_bytes(*b"NVDI")), power_off()].concat();
+    assert_eq!(run(&block), Some(StopReason::PowerOff), "the signature of its block");
+    let end = [read(4 << 20, (2 << 20) - 4), expect_eax(0), power_off()].concat();
+    assert_eq!(run(&end), Some(StopReason::PowerOff), "its last bytes");
+    let beyond = [read(6 << 20, 0), expect_eax(u32::MAX), power_off()].concat();
+    assert_eq!(run(&beyond), Some(StopReason::PowerOff), "nothing is there");
+}
+
+#[test]
+fn relaxed_memory_is_refused_in_pieces_and_beyond_its_limit() {
+    for bytes in [1, (2 << 20) - 1, MAX_RELAXED + (2 << 20)] {
+        let (refused, _written) = machine_with_relaxed(&HALT, 1, bytes);
+        assert!(matches!(refused, Err(MachineError::Relaxed(asked)) if asked == bytes), "{bytes}");
     }
 }
 

@@ -18,6 +18,10 @@ pub const MACHINE_MODULES: &[&str] = &["virtio_mmio", "virtio_console", "virtio-
 /// Modules that a guest with a disk needs besides. Apart, because loading them takes a good part of a short boot.
 pub const DISK_MODULES: &[&str] = &["virtio_blk", "ext4"];
 
+/// Modules that a guest with relaxed memory needs besides, for its character device: what finds the memory, what reads what it is for, what
+/// claims it, and the device itself.
+pub const RELAXED_MODULES: &[&str] = &["nfit", "nd_pmem", "dax_pmem", "device_dax"];
+
 /// Files that hold a module, by what follows the module's name. Compressed as Debian 13 (xz) and Ubuntu (zst) do.
 const SUFFIXES: [&str; 4] = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"];
 

@@ -29,6 +29,14 @@ pub(crate) enum SetupError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// The kernel has made no device of the relaxed memory.
+    #[error("no relaxed memory {device} after {} s; the kernel's messages (--console) may say why", .waited.as_secs())]
+    NoRelaxed {
+        /// The device's path.
+        device: &'static str,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// There is no root file system on any disk.
     #[error(
         "no command and no disk with /sbin/init on a known file system (looked at {looked_at}); give --disk FILE or a command"

@@ -20,6 +20,7 @@ mod disk;
 mod error;
 mod ports;
 mod processors;
+mod relaxed;
 mod relay;
 mod session;
 mod shares;
@@ -65,6 +66,9 @@ fn set_up(control: &mut Option<Control>) -> Result<FromGuest, SetupError> {
     boot::mount_fresh_file_systems(&config.shares)?;
     shares::mount_others(&config.shares)?;
     boot::bring_up_loopback()?;
+    if config.has_relaxed {
+        relaxed::give_to(command)?;
+    }
     if !config.remote_processors.is_empty() {
         processors::bring_up(config.remote_processors.clone())?;
         processors::visit(config.remote_processors)?;

@@ -27,6 +27,11 @@ pub const STDOUT_PORT: &str = "vincs.stdout";
 /// Name of the virtio-console port that is CMD's standard error.
 pub const STDERR_PORT: &str = "vincs.stderr";
 
+/// The device of the machine's relaxed memory, as the kernel names the first one.
+pub const RELAXED_DEVICE: &str = "/dev/dax0.0";
+/// Environment variable that tells the command the path of that device; not set in a machine without relaxed memory.
+pub const RELAXED_VARIABLE: &str = "VINCS_RELAXED";
+
 /// What the first program sets up and runs.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct GuestConfig {
@@ -38,6 +43,8 @@ pub struct GuestConfig {
     pub hostname: String,
     /// Numbers of the processors that belong to ranks other than 0; they are on rank 0 until [`FromGuest::Starting`].
     pub remote_processors: Range<u32>,
+    /// Whether the machine has relaxed memory: the command is to find its device.
+    pub has_relaxed: bool,
 }
 
 impl GuestConfig {
@@ -182,6 +189,7 @@ mod tests {
             command: Some(command),
             hostname: "vincs".into(),
             remote_processors: 2..8,
+            has_relaxed: true,
         };
         let bytes = config.to_bytes().unwrap();
         assert_eq!(GuestConfig::from_bytes(&bytes).unwrap(), config);

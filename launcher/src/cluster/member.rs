@@ -70,7 +70,7 @@ pub(crate) fn run(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode
             let topology =
                 Topology::new(roster.settings.vcpus, nodes).map_err(|error| End::Failed(error.to_string()))?;
             let role = Role::Member(cluster);
-            let config = MachineConfig { kvm, topology, memory: roster.settings.memory, role };
+            let config = MachineConfig { kvm, topology, memory: roster.settings.memory, relaxed: 0, role };
             start(config)
         });
     let (end, noticed) = match running {

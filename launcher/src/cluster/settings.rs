@@ -96,7 +96,7 @@ mod tests {
     }
 
     fn size(memory: u64) -> MachineSize {
-        MachineSize { vcpus: 8, numa_nodes: 4, memory }
+        MachineSize { vcpus: 8, numa_nodes: 4, memory, relaxed: 0 }
     }
 
     /// Ranks by host: each host's memory, processors and number of ranks.

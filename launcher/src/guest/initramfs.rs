@@ -1,7 +1,7 @@
 //! The guest's initial RAM disk: its first program, that program's orders, and the kernel modules it needs.
 
 use vincs_guest_image::cpio::{Archive, CpioError};
-use vincs_guest_image::modules::{DISK_MODULES, MACHINE_MODULES, ModuleTree, ModulesError};
+use vincs_guest_image::modules::{DISK_MODULES, MACHINE_MODULES, ModuleTree, ModulesError, RELAXED_MODULES};
 use vincs_guest_protocol::{CONFIG_PATH, FrameError, GuestConfig, MODULES_DIR};
 
 /// The kernel looks for an archive after another one at multiples of this (driver-api/early-userspace/buffer-format).
@@ -28,14 +28,15 @@ pub(crate) struct ModuleFile {
     pub(crate) content: Vec<u8>,
 }
 
-/// The modules that a guest needs, in load order: those of disks only where there is one, because they take as long
-/// to load as all others together.
+/// The modules that a guest needs, in load order: those of disks and of relaxed memory only where there is one, because
+/// those of disks take as long to load as all others together.
 ///
 /// # Errors
 /// [`ModulesError`] when one is missing or damaged.
-pub(crate) fn modules(tree: &ModuleTree, with_disk: bool) -> Result<Vec<ModuleFile>, ModulesError> {
+pub(crate) fn modules(tree: &ModuleTree, with_disk: bool, with_relaxed: bool) -> Result<Vec<ModuleFile>, ModulesError> {
     let disk = if with_disk { DISK_MODULES } else { &[] };
-    let needed = tree.resolve(&[MACHINE_MODULES, disk].concat())?;
+    let relaxed = if with_relaxed { RELAXED_MODULES } else { &[] };
+    let needed = tree.resolve(&[MACHINE_MODULES, disk, relaxed].concat())?;
     let file = |(n, module): (usize, &vincs_guest_image::modules::Module)| {
         Ok(ModuleFile { path: format!("{MODULES_DIR}/{n:03}-{}.ko", module.name), content: module.load()? })
     };

@@ -1,5 +1,7 @@
 //! How many processors, NUMA nodes and bytes of memory the machine has, within what is possible.
 
+use vincs_vmm::layout::{MAX_RELAXED, RELAXED_ALIGNMENT};
+
 use crate::input::size::Bytes;
 
 /// Guest memory when the user asks for none, in bytes: enough for a compiler, little enough to boot quickly.
@@ -29,6 +31,7 @@ pub(crate) struct Asked {
     pub(crate) vcpus: Option<u32>,
     pub(crate) numa: Option<u32>,
     pub(crate) memory: Option<u64>,
+    pub(crate) relaxed: Option<u64>,
 }
 
 /// A machine's size, checked.
@@ -40,6 +43,8 @@ pub(crate) struct MachineSize {
     pub(crate) numa_nodes: u32,
     /// Bytes of guest memory, whole pages.
     pub(crate) memory: u64,
+    /// Bytes of relaxed memory, apart from guest memory; 0 for none.
+    pub(crate) relaxed: u64,
 }
 
 /// Why a machine cannot have the size asked for.
@@ -59,6 +64,18 @@ pub(crate) enum MachineSizeError {
     TooLarge { asked: u64, host: u64 },
     #[error("--mem {asked} is not a multiple of the page size of {PAGE} bytes: round it, or use a suffix K, M, G, T")]
     NotWholePages { asked: u64 },
+    #[error(
+        "--relaxed {}: relaxed memory comes in multiples of {}, up to {}: round it, or leave it away for none",
+        Bytes(*.asked), Bytes(RELAXED_ALIGNMENT), Bytes(MAX_RELAXED)
+    )]
+    Relaxed { asked: u64 },
+    #[error(
+        "--relaxed {} on top of {} of guest memory is more than this host's memory of {}: ask for less, here or with --mem",
+        Bytes(*.asked), Bytes(*.memory), Bytes(*.host)
+    )]
+    RelaxedTooLarge { asked: u64, memory: u64, host: u64 },
+    #[error("--relaxed {}: a machine of {ranks} ranks has no relaxed memory yet: leave it away, or use one rank", Bytes(*.asked))]
+    RelaxedRanks { asked: u64, ranks: u32 },
 }
 
 /// The machine's size: what was asked for, or the default.
@@ -93,7 +110,23 @@ pub(crate) fn machine_size(asked: Asked, limits: Limits) -> Result<MachineSize, 
     if !memory.is_multiple_of(PAGE) {
         return Err(MachineSizeError::NotWholePages { asked: memory });
     }
-    Ok(MachineSize { vcpus, numa_nodes, memory })
+    let relaxed = asked.relaxed.map_or(Ok(0), |asked| relaxed_size(asked, memory, limits))?;
+    Ok(MachineSize { vcpus, numa_nodes, memory, relaxed })
+}
+
+/// Relaxed memory that was asked for, beside so much guest memory.
+fn relaxed_size(asked: u64, memory: u64, limits: Limits) -> Result<u64, MachineSizeError> {
+    let (host, ranks) = (limits.host_memory, limits.ranks);
+    if ranks > 1 {
+        return Err(MachineSizeError::RelaxedRanks { asked, ranks });
+    }
+    if asked == 0 || asked > MAX_RELAXED || !asked.is_multiple_of(RELAXED_ALIGNMENT) {
+        return Err(MachineSizeError::Relaxed { asked });
+    }
+    if asked > host.saturating_sub(memory) {
+        return Err(MachineSizeError::RelaxedTooLarge { asked, memory, host });
+    }
+    Ok(asked)
 }
 
 #[cfg(test)]
@@ -102,13 +135,19 @@ mod tests {
 
     const LIMITS: Limits =
         Limits { max_vcpus: 64, min_memory: 64 << 20, host_memory: 16 << 30, host_cpus: 8, ranks: 1 };
-    const NOTHING: Asked = Asked { vcpus: None, numa: None, memory: None };
+    const NOTHING: Asked = Asked { vcpus: None, numa: None, memory: None, relaxed: None };
 
     #[test]
     fn the_default_is_the_hosts_processors_and_a_gigabyte() {
-        assert_eq!(machine_size(NOTHING, LIMITS), Ok(MachineSize { vcpus: 8, numa_nodes: 1, memory: 1 << 30 }));
+        assert_eq!(
+            machine_size(NOTHING, LIMITS),
+            Ok(MachineSize { vcpus: 8, numa_nodes: 1, memory: 1 << 30, relaxed: 0 })
+        );
         let small = Limits { host_memory: (1 << 30) + 4096, host_cpus: 500, ..LIMITS };
-        assert_eq!(machine_size(NOTHING, small), Ok(MachineSize { vcpus: 64, numa_nodes: 1, memory: 512 << 20 }));
+        assert_eq!(
+            machine_size(NOTHING, small),
+            Ok(MachineSize { vcpus: 64, numa_nodes: 1, memory: 512 << 20, relaxed: 0 })
+        );
     }
 
     #[test]
@@ -122,7 +161,7 @@ mod tests {
     #[test]
     fn every_node_has_a_processor() {
         let ask = |numa| {
-            machine_size(Asked { vcpus: Some(4), numa: Some(numa), memory: None }, LIMITS).map(|size| size.numa_nodes)
+            machine_size(Asked { vcpus: Some(4), numa: Some(numa), ..NOTHING }, LIMITS).map(|size| size.numa_nodes)
         };
         assert_eq!((ask(1), ask(4)), (Ok(1), Ok(4)));
         assert_eq!(ask(0), Err(MachineSizeError::Numa { asked: 0, vcpus: 4 }));
@@ -133,7 +172,7 @@ mod tests {
     fn every_rank_has_a_processor_and_is_a_node() {
         let limits = Limits { ranks: 4, ..LIMITS };
         let ask = |vcpus, numa| {
-            machine_size(Asked { vcpus, numa, memory: None }, limits).map(|size| (size.vcpus, size.numa_nodes))
+            machine_size(Asked { vcpus, numa, ..NOTHING }, limits).map(|size| (size.vcpus, size.numa_nodes))
         };
         assert_eq!((ask(None, None), ask(Some(4), Some(4)), ask(Some(9), None)), (Ok((4, 4)), Ok((4, 4)), Ok((9, 4))));
         assert_eq!(ask(Some(3), None), Err(MachineSizeError::FewerThanRanks { asked: 3, ranks: 4 }));
@@ -152,6 +191,21 @@ mod tests {
         assert_eq!(ask((64 << 20) - 1), Err(MachineSizeError::TooSmall { asked: (64 << 20) - 1, min: 64 << 20 }));
         assert_eq!(ask((16 << 30) + 1), Err(MachineSizeError::TooLarge { asked: (16 << 30) + 1, host: 16 << 30 }));
         assert_eq!(ask((1 << 30) + 1), Err(MachineSizeError::NotWholePages { asked: (1 << 30) + 1 }));
+    }
+
+    #[test]
+    fn relaxed_memory_is_whole_pieces_and_fits_beside_the_rest() {
+        let ask = |bytes| machine_size(Asked { relaxed: Some(bytes), ..NOTHING }, LIMITS).map(|size| size.relaxed);
+        assert_eq!((ask(2 << 20), ask(15 << 30)), (Ok(2 << 20), Ok(15 << 30)));
+        for asked in [0, 4096, (2 << 20) - 1, (2 << 20) + 1, MAX_RELAXED + RELAXED_ALIGNMENT, u64::MAX] {
+            assert_eq!(ask(asked), Err(MachineSizeError::Relaxed { asked }));
+        }
+        let (asked, memory, host) = ((15 << 30) + (2 << 20), 1 << 30, 16 << 30);
+        let error = ask(asked).unwrap_err();
+        assert_eq!(error, MachineSizeError::RelaxedTooLarge { asked, memory, host });
+        assert!(error.to_string().starts_with("--relaxed 15362M on top of 1G of guest memory is more than"), "{error}");
+        let ranks = machine_size(Asked { relaxed: Some(2 << 20), ..NOTHING }, Limits { ranks: 2, ..LIMITS });
+        assert_eq!(ranks, Err(MachineSizeError::RelaxedRanks { asked: 2 << 20, ranks: 2 }));
     }
 
     #[test]

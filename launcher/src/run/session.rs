@@ -102,6 +102,7 @@ impl Session {
             kvm: machine.kvm,
             topology: machine.topology,
             memory: machine.size.memory,
+            relaxed: machine.size.relaxed,
             kernel: machine.kernel,
             initrd: machine.initrd,
             cmdline: machine.cmdline,

@@ -89,7 +89,7 @@ fn topology(vcpus: u32, nodes: u32) -> Result<Topology, RunError> {
 
 fn config(program: Program, topology: Topology, role: Role) -> MachineConfig {
     let memory = program.memory(topology.vcpus());
-    MachineConfig { kvm: PathBuf::from(DEFAULT_KVM_PATH), topology, memory, role }
+    MachineConfig { kvm: PathBuf::from(DEFAULT_KVM_PATH), topology, memory, relaxed: 0, role }
 }
 
 fn equipment(program: Program, vcpus: u32, device: &Arc<HostDevice>) -> Result<Equipment, RunError> {

@@ -67,6 +67,15 @@ case_ disk-locked bash -c 'exec 9<disk; flock -x 9; vincs --vcpus 1 --disk disk 
 mkdir "$work/read-only" && echo seen >"$work/read-only/file"
 small share-ro --share read-only:ro -- sh -c 'cat read-only/file; echo x >read-only/new'
 
+# Relaxed memory: by itself, and by the library for programs in the guest.
+gcc -O2 -o "$work/relaxed" "$here/relaxed.c"
+library=$here/../../../guest
+gcc -O2 -o "$work/team" -I "$library/include" "$library/tests/team.c" "$(dirname "$(command -v vincs)")/libvincs_guest.a" -lpthread -ldl -lm
+head -c 2000000 /dev/urandom >"$work/two-megabytes"
+# shellcheck disable=SC2016 # expanded in the guest
+case_ relaxed vincs --vcpus 2 --mem 512M --relaxed 128M -- sh -c '
+    ./relaxed two-megabytes && ./team && awk "/MemTotal/{print \"memory\", \$2}" /proc/meminfo'
+
 # Machines that end by themselves, and boots that fail.
 small panic -- sh -c 'echo c >/proc/sysrq-trigger; sleep 60'
 small power-off -- sh -c 'echo o >/proc/sysrq-trigger; sleep 60'

@@ -18,7 +18,9 @@ pub(super) fn build(config: &AcpiConfig) -> Vec<u8> {
     // Elements: SLP_TYPa, SLP_TYPb, two reserved (ACPI section 7.4.2). Hardware-reduced machines use the first.
     let s5 = Package::new(vec![&SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]);
     let mut body = serialise(&Name::new(Path::new("_S5_"), &s5));
-    let devices = [serial(config.serial)].into_iter().chain(config.virtio.iter().enumerate().map(virtio));
+    let nvdimm = (!config.relaxed.is_empty()).then(nvdimm_root);
+    let devices = [serial(config.serial)].into_iter().chain(nvdimm);
+    let devices = devices.chain(config.virtio.iter().enumerate().map(virtio));
     let scope = Bytes(devices.flatten().collect());
     body.extend(serialise(&Scope::new(Path::new("_SB_"), vec![&scope])));
     table(*b"DSDT", DSDT_REVISION, &body)
@@ -35,6 +37,11 @@ fn serial(port: SerialPort) -> Vec<u8> {
             &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&ports, &interrupt])),
         ],
     ))
+}
+
+/// The NVDIMM root device (ACPI section 9.20.2), to which Linux's driver for the NFIT binds. It has no methods, as there are no modules.
+fn nvdimm_root() -> Vec<u8> {
+    serialise(&Device::new(Path::new("NVDR"), vec![&Name::new(Path::new("_HID"), &"ACPI0012")]))
 }
 
 /// Linux's virtio-mmio driver binds to the `_HID`; `_CCA` says that the device sees the processors' caches.

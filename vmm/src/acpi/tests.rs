@@ -19,6 +19,7 @@ fn machine(processors: u32, nodes: u32) -> AcpiConfig {
             .map(|node| MemoryRange { start: 0x1_0000_0000 + (u64::from(node) << 30), len: 1 << 30, node })
             .chain([MemoryRange { start: 0, len: 0xA_0000, node: 0 }])
             .collect(),
+        relaxed: Vec::new(),
         nodes,
         node_distance: OTHER_RANK_DISTANCE,
         io_apic: IoApic { id: 0, address: 0xFEC0_0000, gsi_base: 0 },
@@ -161,8 +162,33 @@ fn slit_is_10_to_itself_and_as_said_elsewhere() {
 }
 
 #[test]
+fn relaxed_memory_is_in_the_nfit_and_has_its_root_device() {
+    let mut config = machine(2, 2);
+    let without = tables(&build(&config).unwrap());
+    assert!(!without.iter().any(|(name, _)| name == "NFIT"));
+    config.relaxed = vec![
+        MemoryRange { start: 4 << 30, len: 66 << 20, node: 0 },
+        MemoryRange { start: 5 << 30, len: 4 << 20, node: 1 },
+    ];
+    let nfit = table(&config, "NFIT");
+    assert_eq!((nfit[8], u32_at(&nfit, 36), nfit.len()), (1, 0, 40 + 2 * 56), "revision, reserved");
+    for (entry, (index, range)) in nfit[40..].chunks_exact(56).zip((1..).zip(&config.relaxed)) {
+        assert_eq!((u32_at(entry, 0), u32_at(entry, 4)), (56 << 16, 2 << 16 | index), "kind, length; index, flags");
+        assert_eq!((u32_at(entry, 8), u32_at(entry, 12)), (0, range.node));
+        assert_eq!(u32_at(entry, 16), 0x66f0_d379, "the GUID's first field");
+        assert_eq!(entry[20..32], [0xf3, 0xb4, 0x74, 0x40, 0xac, 0x43, 0x0d, 0x33, 0x18, 0xb7, 0x8c, 0xdb]);
+        assert_eq!((u64_at(entry, 32), u64_at(entry, 40), u64_at(entry, 48)), (range.start, range.len, 0x8008));
+    }
+    let dsdt = |config| table(config, "DSDT").windows(8).any(|window| window == b"ACPI0012");
+    assert!(dsdt(&config) && !dsdt(&machine(2, 2)));
+    config.relaxed[1].node = 2;
+    assert!(matches!(build(&config), Err(AcpiError::NoSuchNode { node: 2, .. })));
+}
+
+#[test]
 fn the_largest_machine_fits_and_one_byte_less_does_not() {
     let mut config = machine(255, MAX_NODES);
+    config.relaxed = (0..MAX_NODES).map(|node| MemoryRange { start: u64::from(node) << 40, len: 1, node }).collect();
     let size = build(&config).unwrap().len() as u64;
     config.base = (AREA_END - size) / STEP * STEP;
     assert!(build(&config).is_ok());
@@ -241,7 +267,9 @@ fn disassemble(config: &AcpiConfig, folder: &Path) -> Vec<(String, String)> {
 fn iasl_reads_every_table_and_compiles_the_dsdt_again() {
     for (processors, nodes) in [(1, 1), (255, 8)] {
         let folder = tempfile::tempdir().unwrap();
-        let sources = disassemble(&machine(processors, nodes), folder.path());
+        let mut config = machine(processors, nodes);
+        config.relaxed = vec![MemoryRange { start: 4 << 30, len: 66 << 20, node: 0 }];
+        let sources = disassemble(&config, folder.path());
         let source = |signature: &str| &sources.iter().find(|(name, _)| name == signature).unwrap().1;
         for (signature, line) in [
             ("FACP", "Hardware Reduced (V5) : 1"),
@@ -253,6 +281,10 @@ fn iasl_reads_every_table_and_compiles_the_dsdt_again() {
             ("SRAT", "[Processor Local x2APIC Affinity]"),
             ("SRAT", "[Memory Affinity]"),
             ("SLIT", "System Locality Information Table"),
+            ("NFIT", "[System Physical Address Range]"),
+            ("NFIT", "66F0D379-B4F3-4074-AC43-0D3318B78CDB"),
+            ("NFIT", "Proximity Domain Valid : 1"),
+            ("DSDT", "Device (NVDR)"),
             ("DSDT", "Name (_S5, Package (0x04)"),
             ("DSDT", "Device (COM1)"),
             ("DSDT", "Name (_HID, EisaId (\"PNP0501\")"),

@@ -24,6 +24,8 @@ pub const MAX_COMMAND_LINE: usize = LINUX_COMMAND_LINE - CLOCK_ARGUMENT;
 
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
+/// Persistent memory, which the kernel leaves to the drivers for what the NFIT describes. Relaxed memory does not persist; nobody there asks.
+const E820_PERSISTENT: u32 = 7;
 /// "Undefined": no registered boot loader.
 const LOADER_TYPE: u8 = 0xff;
 /// Highest address of an initramfs when the kernel does not tell: boot protocol before 2.03.
@@ -66,6 +68,8 @@ pub struct BootPlan<'a> {
     initrd_start: u64,
     command_line: &'a str,
     memory: u64,
+    /// Start and length of the relaxed memory, if there is some.
+    relaxed: Option<(GuestAddress, u64)>,
 }
 
 impl<'a> BootPlan<'a> {
@@ -91,9 +95,15 @@ impl<'a> BootPlan<'a> {
         let initrd_len = initrd.len() as u64;
         let start = top.checked_sub(initrd_len).map(|start| start & !(PAGE_SIZE - 1));
         match start.filter(|start| *start >= kernel_end) {
-            Some(initrd_start) => Ok(Self { kernel, initrd, initrd_start, command_line, memory }),
+            Some(initrd_start) => Ok(Self { kernel, initrd, initrd_start, command_line, memory, relaxed: None }),
             None => Err(BootError::NoRoom { kernel: kernel_end >> 20, initrd: initrd_len >> 20, memory: low >> 20 }),
         }
+    }
+
+    /// The same with relaxed memory, which the kernel is told of: start and length in bytes.
+    #[must_use]
+    pub fn with_relaxed(self, relaxed: Option<(GuestAddress, u64)>) -> Self {
+        Self { relaxed, ..self }
     }
 
     /// Puts kernel, initramfs and boot parameters into guest memory; returns how the kernel is entered. `tsc_khz` is the
@@ -121,7 +131,7 @@ impl<'a> BootPlan<'a> {
             params.hdr.ramdisk_image = low_half(self.initrd_start);
             params.hdr.ramdisk_size = low_half(self.initrd.len() as u64);
         }
-        let map = memory_map(self.memory);
+        let map = memory_map(self.memory, self.relaxed);
         params.e820_entries = map.len().to_le_bytes()[0];
         params.e820_table[..map.len()].copy_from_slice(&map);
         params
@@ -143,7 +153,7 @@ fn low_half(value: u64) -> u32 {
 }
 
 /// The memory map as firmware would report it (ACPI specification, section 15).
-fn memory_map(memory: u64) -> Vec<boot_e820_entry> {
+fn memory_map(memory: u64, relaxed: Option<(GuestAddress, u64)>) -> Vec<boot_e820_entry> {
     let entry = |addr, size, kind| boot_e820_entry { addr, size, r#type: kind };
     let mut map =
         vec![entry(0, LOW_RAM_END, E820_RAM), entry(LOW_RAM_END, HIGH_RAM_START - LOW_RAM_END, E820_RESERVED)];
@@ -151,6 +161,7 @@ fn memory_map(memory: u64) -> Vec<boot_e820_entry> {
         let from = start.0.max(HIGH_RAM_START);
         map.push(entry(from, start.0 + len - from, E820_RAM));
     }
+    map.extend(relaxed.map(|(start, len)| entry(start.0, len, E820_PERSISTENT)));
     map
 }
 
@@ -185,10 +196,14 @@ mod tests {
 
     #[test]
     fn the_memory_map_leaves_out_firmware_and_devices() {
-        let map: Vec<_> = memory_map(5 << 30).iter().map(|entry| (entry.addr, entry.size, entry.r#type)).collect();
+        let map = |relaxed| -> Vec<_> {
+            memory_map(5 << 30, relaxed).iter().map(|entry| (entry.addr, entry.size, entry.r#type)).collect()
+        };
         let high = (3 << 30) - HIGH_RAM_START;
-        let expected = [(0, 0xa_0000, 1), (0xa_0000, 0x6_0000, 2), (0x10_0000, high, 1), (4 << 30, 2 << 30, 1)];
-        assert_eq!(map, expected);
+        let expected = vec![(0, 0xa_0000, 1), (0xa_0000, 0x6_0000, 2), (0x10_0000, high, 1), (4 << 30, 2 << 30, 1)];
+        assert_eq!(map(None), expected);
+        let with_relaxed = [expected, vec![(6 << 30, 66 << 20, 7)]].concat();
+        assert_eq!(map(Some((GuestAddress(6 << 30), 66 << 20))), with_relaxed);
     }
 
     #[test]

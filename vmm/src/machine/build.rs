@@ -8,14 +8,14 @@ use std::time::Duration;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vincs_coherence::id::Rank;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use super::config::{Equipment, MachineConfig, MachineError, Role};
 use super::devices::{self, Rest};
 use super::ranks::{self, FirstRank, RankBase, Ranks};
 use super::running::{Event, Parts, Running};
 use super::vcpus::{self, Raw};
-use crate::acpi::{self, AREA_START};
+use crate::acpi::{self, AREA_START, MemoryRange};
 use crate::apic::{Mailbox, Router};
 use crate::boot::{BootError, BootPlan, enter_long_mode};
 use crate::clock::GuestClock;
@@ -23,9 +23,9 @@ use crate::cluster::{
     Cluster, ClusterEvent, Control, ControlLink, ControlNotes, DEVICE_RANK, Devices, Forwarder, notes,
 };
 use crate::kvm::{self, Hypervisor, KvmError};
-use crate::layout::ram_regions;
+use crate::layout::{ram_regions, relaxed_region};
 use crate::memory::engine::Engine;
-use crate::memory::{GuestRam, HoldError};
+use crate::memory::{GuestRam, HoldError, RelaxedMemory};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, Io, Platform, ResetState, Samples, Vcpu, VcpuHandle, spawn};
 
@@ -47,10 +47,10 @@ impl Machine {
     /// [`MachineError`] naming what is wrong or cannot be had; the other ranks are told.
     pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
         config.check()?;
-        let MachineConfig { kvm, topology, memory, role } = config;
+        let MachineConfig { kvm, topology, memory, relaxed, role } = config;
         let ground = |node| Ground::new(&kvm, topology, memory, node);
         match role {
-            Role::Whole(equipment) => ground(None)?.whole(equipment),
+            Role::Whole(equipment) => ground(None)?.with_relaxed(relaxed)?.whole(equipment),
             Role::First(equipment, cluster) => {
                 let link = ranks::link(&cluster);
                 let built = ground(None).and_then(|ground| ground.first(equipment, cluster, &link));
@@ -145,6 +145,7 @@ struct Ground {
     memory: u64,
     vm: VmFd,
     ram: GuestRam,
+    relaxed: Option<RelaxedMemory>,
     raw: Vec<Raw>,
     handles: Vec<VcpuHandle>,
     samples: Arc<Samples>,
@@ -169,7 +170,21 @@ impl Ground {
         let samples = Arc::new(Samples::default());
         let (raw, handles) = vcpus::create(&vm, &own, &samples)?;
         let (ended, events) = channel();
-        Ok(Self { hypervisor, topology, memory, vm, ram, raw, handles, samples, ended, events })
+        let relaxed = None;
+        Ok(Self { hypervisor, topology, memory, vm, ram, relaxed, raw, handles, samples, ended, events })
+    }
+
+    /// With so many bytes of relaxed memory, for KVM and for devices.
+    fn with_relaxed(mut self, bytes: u64) -> Result<Self, MachineError> {
+        if let Some((start, len)) = relaxed_region(self.memory, bytes) {
+            let relaxed = RelaxedMemory::new(start, len)?;
+            self.ram.add_relaxed(&relaxed)?;
+            let slot =
+                u32::try_from(self.ram.guest_mapping().num_regions()).map_err(|_| MachineError::Relaxed(bytes))?;
+            give_memory(&self.vm, slot, relaxed.guest())?;
+            self.relaxed = Some(relaxed);
+        }
+        Ok(self)
     }
 
     fn own_processors(&self) -> Vec<(u32, Arc<Mailbox>)> {
@@ -223,7 +238,7 @@ impl Ground {
         let platform = Arc::new(Platform { io: Io::There(forwarder), router, spread });
         let Self { topology, vm, ram, handles, ended, events, .. } = self;
         let ranks = Some(ranks);
-        let parts = Parts { topology, handles, ranks, platform: Arc::clone(&platform), clock, vm, ram };
+        let parts = Parts { topology, handles, ranks, platform: Arc::clone(&platform), clock, vm, ram, relaxed: None };
         Ok(Machine { vcpus, platform, ended, events, parts })
     }
 
@@ -236,11 +251,14 @@ impl Ground {
         clock: GuestClock,
         ranks: Option<Ranks>,
     ) -> Result<Machine, MachineError> {
-        let Self { hypervisor, topology, memory, vm, ram, raw, handles, ended, events, .. } = self;
+        let Self { hypervisor, topology, memory, vm, ram, relaxed, raw, handles, ended, events, .. } = self;
         let vcpus = vcpus::equip(&hypervisor, &topology, raw, clock, false)?;
         let Rest { kernel, initrd, command_line, virtio } = rest;
-        let tables = acpi::build(&devices::acpi_config(&topology, memory, virtio, ranks.is_some()))?;
-        let plan = BootPlan::new(&kernel, &initrd, &command_line, memory)?;
+        let region = relaxed.as_ref().map(RelaxedMemory::region);
+        let mut described = devices::acpi_config(&topology, memory, virtio, ranks.is_some());
+        described.relaxed = region.iter().map(|&(start, len)| MemoryRange { start: start.0, len, node: 0 }).collect();
+        let tables = acpi::build(&described)?;
+        let plan = BootPlan::new(&kernel, &initrd, &command_line, memory)?.with_relaxed(region);
         let window = ranks.as_ref().map_or_else(|| ram.device_memory(), Ranks::device_memory);
         let loaded = window.write(GuestAddress(AREA_START), &tables).map_err(MachineError::GuestMemory);
         let entry = loaded.and_then(|()| Ok(plan.load(&window, clock.khz())?));
@@ -252,7 +270,7 @@ impl Ground {
         }
         let spread = ranks.as_ref().map(Ranks::processors);
         let platform = Arc::new(Platform { io: Io::Here(devices), router, spread });
-        let parts = Parts { topology, handles, ranks, platform: Arc::clone(&platform), clock, vm, ram };
+        let parts = Parts { topology, handles, ranks, platform: Arc::clone(&platform), clock, vm, ram, relaxed };
         Ok(Machine { vcpus, platform, ended, events, parts })
     }
 }
@@ -265,16 +283,21 @@ fn create_ram(vm: &VmFd, bytes: u64) -> Result<GuestRam, MachineError> {
         .collect();
     let ram = GuestRam::new(&regions?)?;
     for (slot, region) in (0u32..).zip(ram.guest_mapping().iter()) {
-        let region = kvm_userspace_memory_region {
-            slot,
-            flags: 0,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
-        };
-        // SAFETY: the mapping is as long as the region says and lives as long as the machine: `Running` drops the
-        // vCPUs and the VM before it.
-        unsafe { vm.set_user_memory_region(region) }.map_err(KvmError::ioctl("take guest memory"))?;
+        give_memory(vm, slot, region)?;
     }
     Ok(ram)
+}
+
+/// Gives KVM a region of guest memory.
+fn give_memory(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), KvmError> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: region.start_addr().0,
+        memory_size: region.len(),
+        userspace_addr: region.as_ptr() as u64,
+    };
+    // SAFETY: the mapping is as long as the region says and lives as long as the machine: `Running` drops the
+    // vCPUs and the VM before it.
+    unsafe { vm.set_user_memory_region(region) }.map_err(KvmError::ioctl("take guest memory"))
 }

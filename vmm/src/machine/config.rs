@@ -13,7 +13,7 @@ use crate::boot::{BootError, BootPlan, KernelImage};
 use crate::bus::{Overlap, PioDevice};
 use crate::cluster::{ClockError, Cluster, ClusterError};
 use crate::kvm::KvmError;
-use crate::layout::{MAX_MEMORY, MAX_VIRTIO_DEVICES, MIN_MEMORY};
+use crate::layout::{MAX_MEMORY, MAX_RELAXED, MAX_VIRTIO_DEVICES, MIN_MEMORY, RELAXED_ALIGNMENT};
 use crate::memory::engine::EngineError;
 use crate::memory::{HoldError, RamError};
 use crate::topology::Topology;
@@ -29,6 +29,8 @@ pub struct MachineConfig {
     pub topology: Topology,
     /// RAM of the whole machine in bytes.
     pub memory: u64,
+    /// Bytes of relaxed memory that the guest's programs get, apart from RAM; 0 for none.
+    pub relaxed: u64,
     /// What this rank is in the machine.
     pub role: Role,
 }
@@ -88,6 +90,14 @@ pub enum MachineError {
     /// Too little or too much RAM.
     #[error("{0} bytes of memory: a machine has {MIN_MEMORY} bytes (64M) to {MAX_MEMORY} bytes (32T); change --mem")]
     Memory(u64),
+    /// Too much relaxed memory, or not in whole pieces.
+    #[error(
+        "{0} bytes of relaxed memory: a machine has multiples of {RELAXED_ALIGNMENT} bytes (2M) up to {MAX_RELAXED} bytes (16T); change --relaxed"
+    )]
+    Relaxed(u64),
+    /// Relaxed memory is not spread over ranks yet.
+    #[error("a machine of several ranks has no relaxed memory yet; leave --relaxed away, or use one rank")]
+    RelaxedRanks,
     /// More vCPUs than this host's KVM takes.
     #[error("{vcpus} vCPUs: this host's KVM takes up to {limit}; use fewer with --vcpus")]
     Vcpus {
@@ -170,12 +180,18 @@ impl MachineConfig {
         if !(MIN_MEMORY..=MAX_MEMORY).contains(&self.memory) {
             return Err(MachineError::Memory(self.memory));
         }
+        if self.relaxed > MAX_RELAXED || !self.relaxed.is_multiple_of(RELAXED_ALIGNMENT) {
+            return Err(MachineError::Relaxed(self.relaxed));
+        }
         let (equipment, cluster) = match &self.role {
             Role::Whole(equipment) => (Some(equipment), None),
             Role::First(equipment, cluster) => (Some(equipment), Some(cluster)),
             Role::Member(cluster) => (None, Some(cluster)),
         };
         if let Some(cluster) = cluster {
+            if self.relaxed > 0 {
+                return Err(MachineError::RelaxedRanks);
+            }
             cluster.check(&self.topology, equipment.is_some())?;
         }
         if let Some(equipment) = equipment {

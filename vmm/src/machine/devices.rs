@@ -116,7 +116,7 @@ fn register_notifications(vm: &VmFd, transport: &MmioTransport, address: u32) ->
     Ok(())
 }
 
-/// What the ACPI tables are to say.
+/// What the ACPI tables are to say, but for relaxed memory.
 pub(super) fn acpi_config(topology: &Topology, memory: u64, virtio: Vec<VirtioMmio>, is_spread: bool) -> AcpiConfig {
     let processor = |id| Processor { x2apic_id: topology.apic_id(id), node: topology.node(id) };
     let range = |(start, len, node)| MemoryRange { start, len, node };
@@ -124,6 +124,7 @@ pub(super) fn acpi_config(topology: &Topology, memory: u64, virtio: Vec<VirtioMm
         base: AREA_START,
         processors: topology.ids().map(processor).collect(),
         memory: node_ranges(memory, topology.nodes()).into_iter().map(range).collect(),
+        relaxed: Vec::new(),
         nodes: topology.nodes(),
         node_distance: if is_spread { OTHER_RANK_DISTANCE } else { SAME_HOST_DISTANCE },
         io_apic: acpi::IoApic { id: 0, address: IO_APIC_ADDRESS, gsi_base: 0 },

@@ -15,7 +15,7 @@ use crate::apic::IoApic;
 use crate::clock::GuestClock;
 use crate::cluster::{ClusterEvent, VcpuFailure};
 use crate::legacy::PowerEvent;
-use crate::memory::{DeviceMemory, GuestRam};
+use crate::memory::{DeviceMemory, GuestRam, RelaxedMemory};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, Io, Platform, VcpuHandle, VcpuStatsSnapshot};
 
@@ -106,6 +106,8 @@ pub(super) struct Parts {
     #[expect(dead_code, reason = "kept until the devices are gone")]
     pub(super) vm: VmFd,
     pub(super) ram: GuestRam,
+    #[expect(dead_code, reason = "kept until KVM's machine is gone")]
+    pub(super) relaxed: Option<RelaxedMemory>,
 }
 
 /// A machine at work. Dropping it stops it and waits for its threads.

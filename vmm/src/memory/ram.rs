@@ -12,7 +12,7 @@ use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
 };
 
-use super::DeviceMemory;
+use super::{DeviceMemory, RelaxedMemory};
 use crate::layout::PAGE_SIZE;
 
 /// Why guest RAM cannot be set up.
@@ -20,7 +20,7 @@ use crate::layout::PAGE_SIZE;
 pub enum RamError {
     /// The kernel refused the memory file.
     #[error(
-        "cannot create {bytes} bytes of guest memory: {source}; give less with --mem, or raise the limit on file size (ulimit -f)"
+        "cannot create {bytes} bytes of guest memory: {source}; give less with --mem or --relaxed, or raise the limit on file size (ulimit -f)"
     )]
     Create {
         /// Size asked for.
@@ -29,11 +29,16 @@ pub enum RamError {
         source: rustix::io::Errno,
     },
     /// The memory file cannot be mapped.
-    #[error("cannot map guest memory: {0}; give less with --mem, or raise the limit on address space (ulimit -v)")]
+    #[error(
+        "cannot map guest memory: {0}; give less with --mem or --relaxed, or raise the limit on address space (ulimit -v)"
+    )]
     Map(#[from] FromRangesError),
     /// A region is larger than this host can address.
     #[error("cannot map a region of guest memory: {0}")]
     Region(#[from] MmapRegionError),
+    /// Relaxed memory that has no room for its header, or is larger than this host can address.
+    #[error("a machine cannot have {0} bytes of relaxed memory; change --relaxed")]
+    Relaxed(u64),
 }
 
 /// Guest RAM of the whole machine.
@@ -51,10 +56,7 @@ impl GuestRam {
     /// [`RamError`] when the host refuses the memory file or a mapping of it.
     pub fn new(regions: &[(GuestAddress, usize)]) -> Result<Self, RamError> {
         let bytes = regions.iter().map(|&(_, len)| len as u64).sum();
-        let create = |source| RamError::Create { bytes, source };
-        let memfd: OwnedFd = memfd_create("vincs-guest-ram", MemfdFlags::CLOEXEC).map_err(create)?;
-        ftruncate(&memfd, bytes).map_err(create)?;
-        let file = Arc::new(File::from(memfd));
+        let file = memory_file("vincs-guest-ram", bytes)?;
         let mapping = || {
             let mut offset = 0;
             let ranges = regions.iter().map(|&(start, len)| {
@@ -103,11 +105,32 @@ impl GuestRam {
         &self.alias
     }
 
+    /// Lets devices reach relaxed memory as well: programs may have them read and write it (O_DIRECT).
+    ///
+    /// # Errors
+    /// [`RamError::Map`] when it overlaps RAM.
+    pub fn add_relaxed(&mut self, relaxed: &RelaxedMemory) -> Result<(), RamError> {
+        let alias = self.alias.insert_region(Arc::clone(relaxed.alias())).map_err(FromRangesError::from)?;
+        self.alias = Arc::new(alias);
+        Ok(())
+    }
+
     /// A window for a device, on the alias mapping.
     #[must_use]
     pub fn device_memory(&self) -> DeviceMemory {
         DeviceMemory::new(Arc::clone(&self.alias))
     }
+}
+
+/// A file of so many zero bytes in memory. Nothing is resident until it is touched.
+///
+/// # Errors
+/// [`RamError::Create`] when the host refuses it.
+pub(super) fn memory_file(name: &str, bytes: u64) -> Result<Arc<File>, RamError> {
+    let create = |source| RamError::Create { bytes, source };
+    let memfd: OwnedFd = memfd_create(name, MemfdFlags::CLOEXEC).map_err(create)?;
+    ftruncate(&memfd, bytes).map_err(create)?;
+    Ok(Arc::new(File::from(memfd)))
 }
 
 #[cfg(test)]

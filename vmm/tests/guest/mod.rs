@@ -13,7 +13,7 @@ use vincs_vmm::boot::KernelImage;
 use vincs_vmm::bus::PioDevice;
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
 use vincs_vmm::legacy::PowerRegisters;
-use vincs_vmm::machine::{Equipment, Machine, MachineConfig, PortDevice, Role, Running};
+use vincs_vmm::machine::{Equipment, Machine, MachineConfig, MachineError, PortDevice, Role, Running};
 use vincs_vmm::topology::Topology;
 
 /// Where the instructions are.
@@ -74,11 +74,22 @@ impl PioDevice for Probe {
 
 /// A machine of `vcpus` that runs `code` on the first of them, and what it writes to the probe.
 pub(crate) fn machine(code: &[u8], vcpus: u32) -> (Machine, Receiver<u32>) {
+    let (machine, written) = machine_with_relaxed(code, vcpus, 0);
+    (machine.unwrap(), written)
+}
+
+/// The same with so many bytes of relaxed memory, if it can be had.
+pub(crate) fn machine_with_relaxed(
+    code: &[u8],
+    vcpus: u32,
+    relaxed: u64,
+) -> (Result<Machine, MachineError>, Receiver<u32>) {
     let (sender, written) = channel();
     let config = MachineConfig {
         kvm: DEFAULT_KVM_PATH.into(),
         topology: Topology::new(vcpus, 1).unwrap(),
         memory: 64 << 20,
+        relaxed,
         role: Role::Whole(Equipment {
             kernel: KernelImage::from_bytes(Path::new("test"), elf(code)).unwrap(),
             initrd: Vec::new(),
@@ -89,7 +100,7 @@ pub(crate) fn machine(code: &[u8], vcpus: u32) -> (Machine, Receiver<u32>) {
             ports: vec![PortDevice { start: PROBE_PORT.into(), len: 1, device: Arc::new(Probe(sender)) }],
         }),
     };
-    (Machine::new(config).unwrap(), written)
+    (Machine::new(config), written)
 }
 
 /// The same, started.

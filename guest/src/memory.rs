@@ -1,0 +1,290 @@
+//! The relaxed memory: a mapping of the device, or of ordinary memory, given out piece by piece.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+use crate::array::{Array, Element};
+
+/// Environment variable with the path of the machine's relaxed memory. vincs sets it for the command of a machine that has some.
+pub const RELAXED_VARIABLE: &str = "VINCS_RELAXED";
+
+/// Bytes at the start of a device that no array gets: kept for vincs's own dealings with the program (its doorbell and a page of commands for
+/// each processor).
+pub const CONTROL_BYTES: usize = 2 << 20;
+
+/// Arrays start at multiples of this: pages are what moves between ranks, and two arrays never share one.
+const PAGE: usize = 4096;
+
+/// Why relaxed memory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The device cannot be opened or asked for its size.
+    #[error("relaxed memory {} cannot be opened: {source}; check {RELAXED_VARIABLE}, or unset it to do without", path.display())]
+    Device {
+        /// What the variable names.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Another program has it: both would give out the same memory.
+    #[error("relaxed memory {} is in use by another program; run one at a time", .0.display())]
+    InUse(PathBuf),
+    /// It is too small to hold anything.
+    #[error("relaxed memory {} has {bytes} bytes, of which the first {CONTROL_BYTES} are vincs's own; give more with --relaxed", path.display())]
+    TooSmall {
+        /// What the variable names.
+        path: PathBuf,
+        /// Its size.
+        bytes: usize,
+    },
+    /// The kernel refuses a mapping.
+    #[error("{bytes} bytes of relaxed memory cannot be mapped: {source}; raise the limit on address space (ulimit -v)")]
+    Map {
+        /// Bytes asked for.
+        bytes: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// There is not so much relaxed memory left.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("out of relaxed memory: {asked} bytes asked for, {left} left; give more with --relaxed")]
+pub struct OutOfRelaxed {
+    /// Bytes asked for; `usize::MAX` when they are more than can be counted.
+    pub asked: usize,
+    /// Bytes there are still, in one piece.
+    pub left: usize,
+}
+
+/// The relaxed memory of the machine, as this process has it. It is given back when this and all arrays are gone.
+#[derive(Debug)]
+pub struct Relaxed(Arc<Mapping>);
+
+/// A mapping that arrays keep alive.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    /// Bytes given out from the start.
+    used: AtomicUsize,
+    /// Its lock says that the device is in use.
+    device: Option<File>,
+}
+
+// SAFETY: the mapping stays where it is until it is dropped, on whatever thread; what is given out of it is given once.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; giving out is atomic.
+unsafe impl Sync for Mapping {}
+
+impl Relaxed {
+    /// The device that [`RELAXED_VARIABLE`] names; ordinary memory, as much as the machine has, when it is not set or empty.
+    ///
+    /// # Errors
+    /// [`OpenError`]: a device that is named must be there, and nobody else's.
+    pub fn open() -> Result<Self, OpenError> {
+        Self::open_named(std::env::var_os(RELAXED_VARIABLE))
+    }
+
+    fn open_named(name: Option<OsString>) -> Result<Self, OpenError> {
+        match name.filter(|name| !name.is_empty()) {
+            Some(path) => Self::open_device(Path::new(&path)),
+            None => Self::ordinary(usize::try_from(rustix::system::sysinfo().totalram).unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// The device, or a file, of this path. A file's size is a multiple of 4096.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_device(path: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Device { path: path.to_owned(), source };
+        let device = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+        match flock(&device, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse(path.to_owned())),
+            locked => locked.map_err(|error| failed(error.into()))?,
+        }
+        let bytes = size_of_device(&device).map_err(failed)? / PAGE * PAGE;
+        if bytes <= CONTROL_BYTES {
+            return Err(OpenError::TooSmall { path: path.to_owned(), bytes });
+        }
+        // SAFETY: a new mapping, at an address that the kernel chooses.
+        let start =
+            unsafe { mmap(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &device, 0) };
+        Self::new(start, bytes, CONTROL_BYTES, Some(device))
+    }
+
+    /// Ordinary memory of so many bytes, of which nothing is resident until it is touched.
+    ///
+    /// # Errors
+    /// [`OpenError::Map`].
+    pub fn ordinary(bytes: usize) -> Result<Self, OpenError> {
+        let bytes = bytes.max(PAGE);
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping, at an address that the kernel chooses.
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags) };
+        Self::new(start, bytes, 0, None)
+    }
+
+    fn new(
+        start: rustix::io::Result<*mut std::ffi::c_void>,
+        len: usize,
+        used: usize,
+        device: Option<File>,
+    ) -> Result<Self, OpenError> {
+        let failed = |errno: rustix::io::Errno| OpenError::Map { bytes: len, source: errno.into() };
+        let start = NonNull::new(start.map_err(failed)?.cast()).ok_or_else(|| failed(rustix::io::Errno::FAULT))?;
+        Ok(Self(Arc::new(Mapping { start, len, used: AtomicUsize::new(used), device })))
+    }
+
+    /// Whether it is a device, and not ordinary memory.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.0.device.is_some()
+    }
+
+    /// Bytes of it, all together.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.len
+    }
+
+    /// Bytes that are left to be given out.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.0.len - self.0.used.load(Ordering::Relaxed).min(self.0.len)
+    }
+
+    /// An array of `len` zeroes, at the start of a page of its own.
+    ///
+    /// # Errors
+    /// [`OutOfRelaxed`] when there is not so much left. What has been given out is not reused before all of it is given back.
+    pub fn array<T: Element>(&self, len: usize) -> Result<Array<T>, OutOfRelaxed> {
+        let bytes = len.saturating_mul(size_of::<T>());
+        let start = self.bytes(bytes)?;
+        Ok(Array::new(Arc::clone(&self.0), start.cast(), len))
+    }
+
+    /// So many zero bytes, at the start of a page of their own. They stay as long as this or an array does.
+    pub(crate) fn bytes(&self, bytes: usize) -> Result<NonNull<u8>, OutOfRelaxed> {
+        let mapping = &*self.0;
+        let end =
+            |used: usize| used.checked_add(bytes)?.checked_next_multiple_of(PAGE).filter(|end| *end <= mapping.len);
+        let taken = mapping.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end);
+        let at = taken.map_err(|used| OutOfRelaxed { asked: bytes, left: mapping.len - used })?;
+        // SAFETY: `at` and the bytes after it are within the mapping.
+        let start = unsafe { mapping.start.add(at) };
+        if mapping.device.is_some() {
+            // An earlier program may have left something there.
+            // SAFETY: the bytes are mapped, and given to nobody else.
+            unsafe { start.write_bytes(0, bytes) };
+        }
+        Ok(start)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: nobody has a pointer into it any more: arrays keep the mapping.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok(), "the mapping is ours");
+    }
+}
+
+/// The size of a character device of memory (Linux Documentation, ABI/testing/sysfs-bus-dax), or of a file.
+fn size_of_device(device: &File) -> io::Result<usize> {
+    let metadata = device.metadata()?;
+    let bytes = if metadata.file_type().is_char_device() {
+        let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+        let text = std::fs::read_to_string(format!("/sys/dev/char/{major}:{minor}/size"))?;
+        text.trim().parse().map_err(io::Error::other)?
+    } else {
+        metadata.len()
+    };
+    usize::try_from(bytes).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of so many bytes, all of them sevens.
+    fn file(bytes: usize) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![7; bytes]).unwrap();
+        file
+    }
+
+    #[test]
+    fn without_a_device_it_is_ordinary_memory() {
+        for name in [None, Some(OsString::new())] {
+            let relaxed = Relaxed::open_named(name).unwrap();
+            assert!(!relaxed.is_device());
+            assert!(relaxed.size() > 64 << 20, "as much as the machine has");
+        }
+    }
+
+    #[test]
+    fn arrays_are_zero_even_where_another_program_was() {
+        let file = file(CONTROL_BYTES + 3 * PAGE);
+        let relaxed = Relaxed::open_named(Some(file.path().into())).unwrap();
+        assert!(relaxed.is_device());
+        assert_eq!((relaxed.size(), relaxed.left()), (CONTROL_BYTES + 3 * PAGE, 3 * PAGE));
+        let mut array = relaxed.array::<u64>(PAGE / 8 + 1).unwrap();
+        assert!(array.as_mut_slice().iter().all(|word| *word == 0));
+        assert_eq!(array.as_mut_slice().as_ptr() as usize % PAGE, 0);
+        array.set(0, u64::MAX);
+        drop((array, relaxed));
+        let bytes = std::fs::read(file.path()).unwrap();
+        assert!(bytes[..CONTROL_BYTES].iter().all(|byte| *byte == 7), "vincs's own part is left alone");
+        assert_eq!(bytes[CONTROL_BYTES..CONTROL_BYTES + 9], [255, 255, 255, 255, 255, 255, 255, 255, 0]);
+    }
+
+    #[test]
+    fn what_is_left_can_be_had_to_the_last_byte_and_no_more() {
+        let relaxed = Relaxed::ordinary(4 * PAGE).unwrap();
+        relaxed.array::<u8>(1).unwrap();
+        let rest = relaxed.array::<u8>(3 * PAGE + 1).unwrap_err();
+        assert_eq!(rest, OutOfRelaxed { asked: 3 * PAGE + 1, left: 3 * PAGE });
+        assert!(rest.to_string().contains("--relaxed"));
+        assert_eq!(relaxed.array::<u64>(usize::MAX).unwrap_err().asked, usize::MAX, "more than can be counted");
+        assert_eq!(relaxed.array::<u8>(3 * PAGE).unwrap().len(), 3 * PAGE);
+        assert_eq!(relaxed.left(), 0);
+        assert!(relaxed.array::<u8>(1).is_err());
+        assert!(relaxed.array::<u8>(0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn two_programs_do_not_get_the_same_memory() {
+        let file = file(CONTROL_BYTES + PAGE);
+        let first = Relaxed::open_device(file.path()).unwrap();
+        let array = first.array::<u8>(1).unwrap();
+        assert!(matches!(Relaxed::open_device(file.path()), Err(OpenError::InUse(_))));
+        drop(first);
+        assert!(matches!(Relaxed::open_device(file.path()), Err(OpenError::InUse(_))), "an array is left");
+        drop(array);
+        assert!(Relaxed::open_device(file.path()).is_ok());
+    }
+
+    #[test]
+    fn a_device_that_is_missing_or_too_small_is_named() {
+        let missing = Relaxed::open_device(Path::new("/dev/no-such-dax")).unwrap_err().to_string();
+        assert!(missing.contains("/dev/no-such-dax") && missing.contains(RELAXED_VARIABLE), "{missing}");
+        let file = file(CONTROL_BYTES + PAGE - 1);
+        let small = Relaxed::open_device(file.path()).unwrap_err();
+        assert!(matches!(small, OpenError::TooSmall { bytes: CONTROL_BYTES, .. }), "{small}");
+        assert!(
+            matches!(Relaxed::open_device(Path::new("/dev/null")), Err(OpenError::Device { .. })),
+            "it has no size"
+        );
+    }
+}
