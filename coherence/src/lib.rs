@@ -5,6 +5,7 @@
 //! - [`message`]: what nodes tell each other; [`codec`]: how that looks on the wire.
 //! - [`node`]: one rank's share of the strict protocol.
 //! - [`sim`]: a simulated machine to prove it on, from a seed.
+//! - [`window`]: the memory in which a home shows clean pages, to be read without its processor.
 //! - [`transport`]: the port to whatever carries messages.
 //!
 //! Nothing here does I/O, reads a clock or starts a thread; page bytes never come in. Whoever drives a
@@ -19,3 +20,4 @@ pub mod message;
 pub mod node;
 pub mod sim;
 pub mod transport;
+pub mod window;
