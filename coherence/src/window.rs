@@ -30,11 +30,11 @@ pub const SLOT_BYTES: usize = PAGE + PAGE_BYTES;
 pub const MARK: u8 = 1;
 
 /// Most slots of a window: 64 MiB, which a NIC keeps locked in memory for each shard of a rank.
-pub const MAX_SLOTS: u32 = ((64 << 20) / SLOT_BYTES) as u32;
+pub const MAX_SLOTS: u32 = 15_887;
 
 const _: () = assert!(WORD + size_of::<Word>() <= MARKS && MARKS + MARKS_BYTES <= PAGE && PAGE.is_multiple_of(64));
 const _: () = assert!(SLOT_BYTES.is_multiple_of(64) && MARK != 0);
-const _: () = assert!(MAX_SLOTS as usize * SLOT_BYTES <= 64 << 20 && MAX_SLOTS > 15_000);
+const _: () = assert!(MAX_SLOTS as usize == (64 << 20) / SLOT_BYTES);
 
 /// Where things are in a window of so many slots.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

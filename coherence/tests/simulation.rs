@@ -73,7 +73,7 @@ fn without_windows(test: &str, seed: u64, mishaps: Mishaps) {
 fn readers_and_writers_meet_in_windows() {
     let test = "readers_and_writers_meet_in_windows";
     let (mut hits, mut misses, mut seeds) = (0, 0, 0);
-    for seed in Seeds::new(12, RUNS) {
+    for seed in Seeds::new(12, RUNS / 5) {
         seeds += 1;
         match simulate_readers(seed) {
             Ok(outcome) => {
@@ -90,7 +90,7 @@ fn readers_and_writers_meet_in_windows() {
 /// With several nodes at each rank, each with a window of its own.
 #[test]
 fn windows_of_several_nodes_are_apart() {
-    for seed in Seeds::new(13, RUNS / 10) {
+    for seed in Seeds::new(13, RUNS / 30) {
         let scenario = readers(&mut Rng::new(seed)).unwrap();
         run_given("windows_of_several_nodes_are_apart", seed, &scenario.split(2));
     }

@@ -15,7 +15,7 @@ use vincs_coherence::transport::{
     Capabilities, Event, GuardedRead, MAX_BODY, OperationId, Outcome, Segment, SendError, Transport,
 };
 
-use crate::frame::{Frame, FrameFault, Kind, header as header_of, words};
+use crate::frame::{Frame, FrameFault, Kind, header, words};
 use crate::herald::Unpolled;
 use crate::inbox::{Inbox, Received};
 use crate::outbound::{AnswerFault, Connection, MAX_OPERATIONS, Pending};
@@ -251,7 +251,7 @@ impl TcpTransport {
                 }
                 let bytes = scratch.get_mut(..bytes).unwrap_or_default();
                 match segment.and_then(|segment| guarded_read(segment, [mark_at, mark, word_at, bytes_at], bytes)) {
-                    Some(seen) => connection.answer(Kind::Guarded, &header_of::<2, 16>(seen), bytes)?,
+                    Some(seen) => connection.answer(Kind::Guarded, &crate::frame::header::<2, 16>(seen), bytes)?,
                     None => connection.answer(Kind::Refused, &[], &[])?,
                 }
             }
@@ -364,7 +364,7 @@ fn guarded_read(
 
 fn answer_word(connection: &Connection, word: Option<u64>) -> Result<(), AnswerFault> {
     match word {
-        Some(word) => connection.answer(Kind::Old, &header_of::<1, 8>([word]), &[]),
+        Some(word) => connection.answer(Kind::Old, &header::<1, 8>([word]), &[]),
         None => connection.answer(Kind::Refused, &[], &[]),
     }
 }
@@ -381,12 +381,12 @@ impl Transport for TcpTransport {
     fn get(&self, id: OperationId, target: Rank, offset: u64, len: usize) -> Result<(), SendError> {
         let length = u64::try_from(len).ok().filter(|_| len <= MAX_BODY).ok_or(SendError::Bounds(len))?;
         let operation = Pending { id, answer: Kind::Got, length: len };
-        self.request(target, Kind::Get, &header_of::<2, 16>([offset, length]), &[], operation)
+        self.request(target, Kind::Get, &header::<2, 16>([offset, length]), &[], operation)
     }
 
     fn put(&self, id: OperationId, target: Rank, offset: u64, bytes: &[u8]) -> Result<(), SendError> {
         let operation = Pending { id, answer: Kind::Done, length: 0 };
-        self.request(target, Kind::Put, &header_of::<1, 8>([offset]), bytes, operation)
+        self.request(target, Kind::Put, &header::<1, 8>([offset]), bytes, operation)
     }
 
     fn compare_and_swap(
@@ -398,19 +398,19 @@ impl Transport for TcpTransport {
         new: u64,
     ) -> Result<(), SendError> {
         let operation = Pending { id, answer: Kind::Old, length: 0 };
-        self.request(target, Kind::Swap, &header_of::<3, 24>([offset, expected, new]), &[], operation)
+        self.request(target, Kind::Swap, &header::<3, 24>([offset, expected, new]), &[], operation)
     }
 
     fn fetch_and_add(&self, id: OperationId, target: Rank, offset: u64, add: u64) -> Result<(), SendError> {
         let operation = Pending { id, answer: Kind::Old, length: 0 };
-        self.request(target, Kind::Add, &header_of::<2, 16>([offset, add]), &[], operation)
+        self.request(target, Kind::Add, &header::<2, 16>([offset, add]), &[], operation)
     }
 
     fn guarded_read(&self, id: OperationId, target: Rank, read: GuardedRead) -> Result<(), SendError> {
         let GuardedRead { mark_at, mark, word_at, bytes_at, len } = read;
         let length = u64::try_from(len).ok().filter(|_| (1..=MAX_BODY).contains(&len)).ok_or(SendError::Bounds(len))?;
         let operation = Pending { id, answer: Kind::Guarded, length: len };
-        let header = header_of::<5, 40>([mark_at, mark.into(), word_at, bytes_at, length]);
+        let header = header::<5, 40>([mark_at, mark.into(), word_at, bytes_at, length]);
         self.request(target, Kind::Guard, &header, &[], operation)
     }
 

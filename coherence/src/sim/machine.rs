@@ -1,5 +1,6 @@
 //! The simulated machine: events in the order of their time, chance from one seed, checkers after every step.
 
+mod checks;
 mod devices;
 mod windows;
 
@@ -14,7 +15,7 @@ use super::checkers::hold_time::HoldTimes;
 use super::checkers::linearizable::Truth;
 use super::checkers::pins::Pins;
 use super::checkers::versions::Versions;
-use super::checkers::{Checker, Violation, agreement, directory, exclusive, marks, progress, quiescence, values};
+use super::checkers::{Checker, Violation, progress, quiescence};
 use super::guest::{Performed, Stepped, Vcpu, Waiting};
 use super::memory::{Effect, Words, leave_out_zeros};
 use super::mutants::{Given, Order, Planted};
@@ -650,26 +651,6 @@ impl<'a> Machine<'a> {
             self.host(rank).timer = Some(at);
             self.schedule(at, Event::Timer { rank, due: at });
         }
-    }
-
-    fn check_page(&self, page: Page) -> Checked {
-        exclusive::check(&self.sites, page)?;
-        values::check(&self.sites, self.truth.last(page), page)?;
-        self.pins.check(&self.sites, page)
-    }
-
-    fn check_between_inputs(&self, page: Page) -> Checked {
-        directory::check(&self.sites, &self.scenario.homes, page)?;
-        marks::check(&self.sites, &self.scenario.homes, page)?;
-        agreement::check(&self.sites, page)
-    }
-
-    fn check_all(&self) -> Checked {
-        for page in (0..self.scenario.homes.pages()).map(Page) {
-            self.check_page(page)?;
-            self.check_between_inputs(page)?;
-        }
-        Ok(())
     }
 }
 
