@@ -4,6 +4,7 @@
 //! - [`home`]: which rank is the home of a page.
 //! - [`message`]: what nodes tell each other; [`codec`]: how that looks on the wire.
 //! - [`node`]: one rank's share of the strict protocol.
+//! - [`window`]: the memory in which a home shows clean pages, to be read without its processor.
 //! - [`hlrc`]: the relaxed protocol, for memory whose programs synchronise where that can be seen.
 //! - [`sim`]: a simulated machine to prove the strict one on, from a seed.
 //! - [`transport`]: the port to whatever carries messages.
@@ -21,3 +22,4 @@ pub mod message;
 pub mod node;
 pub mod sim;
 pub mod transport;
+pub mod window;

@@ -6,7 +6,7 @@
 //! pages; they work by themselves but for [`Node::awaited`] and [`Node::handle_awaited`].
 //!
 //! The home's side is in `home.rs` with its states in `directory.rs`, the cacher's side with its states in `cache.rs`, with `eviction.rs` and
-//! `read_ahead.rs`. Both give pages up through `deferral.rs`, later when `patience.rs` says so, and devices keep pages through `holds.rs`. docs/coherence.md
+//! `read_ahead.rs`; `window.rs` has both sides of reading without the home's processor. Both give pages up through `deferral.rs`, later when `patience.rs` says so, and devices keep pages through `holds.rs`. docs/coherence.md
 //! has the protocol as tables.
 
 mod action;
@@ -16,6 +16,7 @@ mod config;
 mod deferral;
 mod directory;
 mod eviction;
+mod hints;
 mod holds;
 mod home;
 mod inspect;
@@ -26,12 +27,13 @@ mod stats;
 mod table;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::hash::{Hash, Hasher};
 
 pub use action::{Action, Body, HoldId, Source};
 pub use companions::MAX_COMPANIONS;
-pub use config::{Config, ConfigError, MIN_CACHE_PAGES};
+pub use config::{Config, ConfigError, MIN_CACHE_PAGES, WindowConfig};
 pub use holds::{MAX_HOLD_PAGES, MAX_HOLDS};
 pub use inspect::DirectoryView;
 pub use patience::Awaited;
@@ -39,6 +41,7 @@ pub use stats::Stats;
 
 use crate::id::{Access, MAX_RUN, Page, Rank, RankSet, Run, Tick};
 use crate::message::Message;
+use crate::window::Seen;
 
 /// A message that the sender had no right to send.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -89,6 +92,8 @@ pub struct Node {
     streams: read_ahead::Streams,
     patience: patience::Patience,
     companions: companions::Companions,
+    shown: window::Shown,
+    hints: hints::Hints,
 }
 
 impl Node {
@@ -111,6 +116,8 @@ impl Node {
             streams: read_ahead::Streams::default(),
             patience: patience::Patience::default(),
             companions: companions::Companions::default(),
+            shown: window::Shown::default(),
+            hints: hints::Hints::default(),
         })
     }
 
@@ -172,6 +179,18 @@ impl Node {
     /// A device is done with its pages, or gives up waiting for them. An unknown hold is none.
     pub fn handle_release(&mut self, now: Tick, id: HoldId) {
         self.release_pages(now, id);
+        self.settle(now);
+    }
+
+    /// The marks of a page's slot after [`Action::Hide`]: the ranks that may have read it in the window.
+    pub fn handle_collected(&mut self, now: Tick, page: Page, marks: RankSet) {
+        self.collected(now, page, marks);
+        self.settle(now);
+    }
+
+    /// A read that [`Action::GuardedRead`] began has ended. The bytes are at hand as those of a message's body are: one page.
+    pub fn handle_guarded_read(&mut self, now: Tick, page: Page, seen: Seen) {
+        self.guarded_read_ended(now, page, seen);
         self.settle(now);
     }
 
@@ -253,12 +272,26 @@ impl Node {
 
 impl PartialEq for Node {
     fn eq(&self, other: &Self) -> bool {
-        let Self { config: _, hold, stats: _, out, directory, cache, deferrals, holds, streams, patience, companions } =
-            self;
+        let Self {
+            config: _,
+            hold,
+            stats: _,
+            out,
+            directory,
+            cache,
+            deferrals,
+            holds,
+            streams,
+            patience,
+            companions,
+            shown,
+            hints,
+        } = self;
         (hold, out, directory, cache, deferrals)
             == (&other.hold, &other.out, &other.directory, &other.cache, &other.deferrals)
             && (holds, streams, patience, companions)
                 == (&other.holds, &other.streams, &other.patience, &other.companions)
+            && (shown, hints) == (&other.shown, &other.hints)
     }
 }
 
@@ -278,7 +311,9 @@ impl Hash for Node {
             streams,
             patience,
             companions,
+            shown,
+            hints,
         } = self;
-        (directory, cache, deferrals, holds, streams, patience, companions).hash(state);
+        (directory, cache, deferrals, holds, streams, patience, companions, shown, hints).hash(state);
     }
 }

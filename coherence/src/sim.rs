@@ -2,7 +2,7 @@
 //! from one seed.
 //!
 //! - [`scenario`]: what a simulation is about; [`workload`] makes random ones, [`litmus`] those of x86-TSO's tests.
-//! - [`machine`]: the events in the order of their time; [`network`], [`rank`], [`memory`], [`guest`]: its parts.
+//! - [`machine`]: the events in the order of their time; [`network`], [`rank`], [`memory`], [`window`], [`guest`]: its parts.
 //! - [`checkers`]: what must hold after every step.
 //! - [`mutants`]: planted bugs that the checkers have to find.
 //! - [`rng`], [`trace`]: chance, and how a failure explains itself.
@@ -22,6 +22,7 @@ pub mod rng;
 pub mod scenario;
 pub mod timing;
 pub mod trace;
+pub mod window;
 pub mod workload;
 
 use std::fmt;
@@ -67,13 +68,33 @@ pub fn simulate(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Failure>> {
     run(seed, &scenario, &rng, None, None)
 }
 
+/// Runs the same scenario without windows.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_without_windows(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Failure>> {
+    let (scenario, rng) = random_scenario(seed, mishaps)?;
+    run(seed, &Scenario { window: None, ..scenario }, &rng, None, None)
+}
+
 /// Runs a random scenario in which one rank has a bug.
 ///
 /// # Errors
 /// [`Failure`] when a checker has found it.
 pub fn simulate_mutant(seed: u64, mutant: &Mutant) -> Result<Outcome, Box<Failure>> {
-    let (scenario, rng) = random_scenario(seed, Mishaps::None)?;
+    let mut rng = Rng::new(seed);
+    let scenario = (mutant.scenario)(&mut rng).map_err(|error| impossible(seed, &error))?;
     run(seed, &scenario, &rng, Some(mutant), None)
+}
+
+/// Runs a scenario of [`workload::readers`].
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_readers(seed: u64) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let scenario = workload::readers(&mut rng).map_err(|error| impossible(seed, &error))?;
+    run(seed, &scenario, &rng, None, None)
 }
 
 /// Runs a given scenario.

@@ -32,8 +32,23 @@ pub struct Capabilities {
     pub one_sided_by_nic: bool,
     /// Longest body and transfer in bytes, at most [`MAX_BODY`].
     pub max_transfer: usize,
-    /// Most one-sided operations under way at once to one rank.
+    /// Most one-sided operations under way at once to one rank. A guarded read may count as several.
     pub max_operations: usize,
+}
+
+/// What a guarded read does at the target's segment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct GuardedRead {
+    /// Where a byte is put, before all else.
+    pub mark_at: u64,
+    /// The byte.
+    pub mark: u8,
+    /// Where the aligned word is that is read before and after the bytes.
+    pub word_at: u64,
+    /// Where the bytes are.
+    pub bytes_at: u64,
+    /// How many, at least one.
+    pub len: usize,
 }
 
 /// Why something was not sent or started. Nothing of it was, then.
@@ -66,6 +81,15 @@ pub enum Outcome<'a> {
     Put,
     /// A compare-and-swap or fetch-and-add: what was there before.
     Old(u64),
+    /// A guarded read.
+    Read {
+        /// The word before the bytes were read.
+        first: u64,
+        /// The word after that.
+        second: u64,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
     /// The target has no such memory.
     Refused,
 }
@@ -164,6 +188,14 @@ pub trait Transport: Send + Sync + Debug {
     /// # Errors
     /// [`SendError`]; nothing was started then.
     fn fetch_and_add(&self, id: OperationId, target: Rank, offset: u64, add: u64) -> Result<(), SendError>;
+
+    /// Starts to put a byte, to read an aligned word, to read bytes, and to read the word again: each of the four is done at the target
+    /// when the one before it is, as if somebody there did one after the other. If something of it is not in the target's segment, the
+    /// byte may have been put all the same.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was started then.
+    fn guarded_read(&self, id: OperationId, target: Rank, read: GuardedRead) -> Result<(), SendError>;
 
     /// Goes on with everything under way and hands out what has happened; says whether there was anything to do. Does not wait. The sink
     /// may send and start operations on this endpoint; a poll from within it does nothing.

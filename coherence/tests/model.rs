@@ -23,6 +23,7 @@ fn bounds() -> Bounds {
         cache_pages: None,
         read_ahead: 0,
         first_touch: 1,
+        slots: None,
     }
 }
 
@@ -78,6 +79,22 @@ fn devices_and_processors_share_two_pages() {
 fn pages_are_asked_for_ahead() {
     let bounds = Bounds { pages: vec![4, 0], accesses: vec![2, 3], read_ahead: 2, first_touch: 2, ..bounds() };
     exhaust("2 ranks, 4 pages, 2 and 3 accesses, with read-ahead", bounds);
+}
+
+/// The home's driver and the readers' NICs are interleaved step by step.
+#[test]
+fn pages_are_read_in_windows_while_others_write_them() {
+    let bounds = Bounds { pages: vec![1, 0, 0], slots: Some(1), ..bounds() };
+    exhaust("a window, 1, 3 and 3 accesses", Bounds { accesses: vec![1, 3, 3], ..bounds });
+}
+
+/// Two pages share a slot, and ranks have room for one.
+#[test]
+fn pages_take_turns_in_a_window() {
+    let bounds = Bounds { pages: vec![2, 0, 0], accesses: vec![0, 3, 3], slots: Some(1), ..bounds() };
+    exhaust("a window for 2 pages, 3 and 3 accesses", bounds.clone());
+    let bounds = Bounds { pages: vec![2, 0], accesses: vec![2, 5], cache_pages: Some(1), ..bounds };
+    exhaust("a window for 2 pages, 2 ranks, 2 and 5 accesses, with evictions", bounds);
 }
 
 #[test]

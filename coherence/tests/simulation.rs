@@ -11,8 +11,8 @@ use vincs_coherence::sim::guest::{Instruction, Op, Touch};
 use vincs_coherence::sim::network::Delays;
 use vincs_coherence::sim::rng::Rng;
 use vincs_coherence::sim::scenario::{Program, Scenario};
-use vincs_coherence::sim::workload::{Mishaps, random};
-use vincs_coherence::sim::{run_scenario, simulate};
+use vincs_coherence::sim::workload::{Mishaps, random, readers};
+use vincs_coherence::sim::{run_scenario, simulate, simulate_readers, simulate_without_windows};
 
 /// Simulations of each kind, unless `VINCS_SIM_RUNS` says otherwise: as many as take about ten seconds in a debug build.
 const RUNS: u64 = 3000;
@@ -54,9 +54,53 @@ fn stalls_slow_ranks_partitions_and_crashes_do_no_harm() {
 }
 
 #[test]
+fn random_programs_run_without_windows() {
+    let test = "random_programs_run_without_windows";
+    for seed in Seeds::new(11, RUNS / 4) {
+        without_windows(test, seed, Mishaps::Any);
+    }
+}
+
+#[expect(clippy::panic, reason = "the tests are calls of this")]
+fn without_windows(test: &str, seed: u64, mishaps: Mishaps) {
+    if let Err(failure) = simulate_without_windows(seed, mishaps) {
+        panic!("{failure}\n{}", replay("simulation", test, seed));
+    }
+}
+
+/// They come upon pages that are shown, hidden and replaced while they read them.
+#[test]
+fn readers_and_writers_meet_in_windows() {
+    let test = "readers_and_writers_meet_in_windows";
+    let (mut hits, mut misses, mut seeds) = (0, 0, 0);
+    for seed in Seeds::new(12, RUNS / 5) {
+        seeds += 1;
+        match simulate_readers(seed) {
+            Ok(outcome) => {
+                hits += outcome.stats.iter().map(|stats| stats.guarded_hits).sum::<u64>();
+                misses += outcome.stats.iter().map(|stats| stats.guarded_misses).sum::<u64>();
+            }
+            Err(failure) => panic!("{failure}\n{}", replay("simulation", test, seed)),
+        }
+    }
+    println!("{hits} hits, {misses} misses");
+    assert!(seeds == 1 || (hits > seeds && misses > seeds), "{hits} hits and {misses} misses in {seeds} simulations");
+}
+
+/// With several nodes at each rank, each with a window of its own.
+#[test]
+fn windows_of_several_nodes_are_apart() {
+    for seed in Seeds::new(13, RUNS / 30) {
+        let scenario = readers(&mut Rng::new(seed)).unwrap();
+        run_given("windows_of_several_nodes_are_apart", seed, &scenario.split(2));
+    }
+}
+
+/// They are of a time before there were windows.
+#[test]
 fn seeds_that_once_failed_pass() {
     for (seed, mishaps) in REGRESSIONS {
-        run("seeds_that_once_failed_pass", *seed, *mishaps);
+        without_windows("seeds_that_once_failed_pass", *seed, *mishaps);
     }
 }
 
@@ -114,6 +158,8 @@ fn contended(rng: &mut Rng) -> Scenario {
         read_ahead: 0,
         first_touch: 1,
         companions: 8,
+        window: None,
+        nic_pause: 0,
         delays: Delays { shortest: 1, longest: 10, slow: 20 },
         partitions: Vec::new(),
         stalls: Vec::new(),

@@ -3,6 +3,7 @@
 //!
 //! - [`messages`]: order, exactly once, sizes, back-pressure, readiness;
 //! - [`one_sided`]: get, put, compare-and-swap, fetch-and-add, capabilities;
+//! - [`guarded`]: guarded reads;
 //! - [`loss`]: what is told of a lost rank, and when.
 //!
 //! A case drives all ranks from one thread or a few: nothing here waits for longer than [`PATIENCE`].
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{Event, OperationId, Outcome, SendError, Transport, WordSegment};
 
+pub mod guarded;
 pub mod loss;
 pub mod messages;
 pub mod one_sided;
@@ -38,6 +40,8 @@ pub enum Seen {
     Put(OperationId),
     /// A word was this before.
     Old(OperationId, u64),
+    /// A guarded read: the words and the bytes.
+    Read(OperationId, [u64; 2], Vec<u8>),
     /// An operation was refused.
     Refused(OperationId),
     /// A rank is lost, with a reason in words.
@@ -56,6 +60,9 @@ impl Seen {
             Event::Completed { id, outcome: Outcome::Got(bytes) } => Self::Got(id, bytes.to_vec()),
             Event::Completed { id, outcome: Outcome::Put } => Self::Put(id),
             Event::Completed { id, outcome: Outcome::Old(word) } => Self::Old(id, word),
+            Event::Completed { id, outcome: Outcome::Read { first, second, bytes } } => {
+                Self::Read(id, [first, second], bytes.to_vec())
+            }
             Event::Completed { id, outcome: Outcome::Refused } => Self::Refused(id),
             Event::Lost { rank, reason } => {
                 assert!(!reason.is_empty(), "rank {} is lost without a reason", rank.0);
@@ -186,6 +193,11 @@ macro_rules! transport_conformance {
             one_sided: capabilities_are_true,
             one_sided: operations_and_messages_share_a_connection,
             one_sided: the_end_of_an_operation_wakes_who_sleeps,
+            guarded: a_guarded_read_marks_and_brings_what_is_there,
+            guarded: a_guarded_read_of_memory_that_is_not_there_is_refused,
+            guarded: many_guarded_reads_are_under_way_at_once,
+            guarded: equal_words_are_those_of_the_bytes,
+            guarded: who_has_seen_the_word_has_marked_before,
             loss: a_loss_is_told_once_after_everything_that_came_before,
             loss: nothing_goes_to_a_lost_rank_and_the_others_go_on,
             loss: a_loss_is_told_for_every_class,

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::{Capabilities, Event, MAX_BODY, OperationId, Outcome, SendError, Transport};
+use vincs_coherence::transport::{
+    Capabilities, Event, GuardedRead, MAX_BODY, OperationId, Outcome, SendError, Transport,
+};
 
 use crate::lifeline::{Happened, Lifeline};
 use crate::peer::{Brings, COMPLETIONS, Done, MAX_OPERATIONS, Operation, Peer};
@@ -261,11 +263,12 @@ impl RdmaTransport {
         }
         if !completion.is_receive() {
             peer.ended(completion, done);
-            for Done { id, brings, claim } in done.drain(..) {
+            for Done { id, brings, claim, words: [first, second] } in done.drain(..) {
                 let bytes = claim.as_deref().unwrap_or_default();
                 let outcome = match brings {
                     Brings::Bytes => Outcome::Got(bytes),
                     Brings::Nothing => Outcome::Put,
+                    Brings::Guarded => Outcome::Read { first, second, bytes },
                     Brings::Word => Outcome::Old(bytes.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word))),
                 };
                 sink(Event::Completed { id, outcome });
@@ -475,6 +478,10 @@ impl Transport for RdmaTransport {
 
     fn fetch_and_add(&self, id: OperationId, target: Rank, offset: u64, add: u64) -> Result<(), SendError> {
         self.with(target, |peer| peer.operate(id, offset, Operation::FetchAndAdd(add)))
+    }
+
+    fn guarded_read(&self, id: OperationId, target: Rank, read: GuardedRead) -> Result<(), SendError> {
+        self.with(target, |peer| peer.guarded_read(id, &read))
     }
 
     fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool {

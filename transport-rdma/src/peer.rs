@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::{MAX_BODY, OperationId, SendError};
+use vincs_coherence::transport::{GuardedRead, MAX_BODY, OperationId, SendError};
 
 use crate::stream::{Credits, HEAD_BYTES, MAX_SLOTS, Pieces, SLOT_BYTES, StreamFault, head, place, prefix, slots};
 use crate::verbs::VerbsError;
@@ -88,6 +88,9 @@ pub(crate) enum Operation<'a> {
     FetchAndAdd(u64),
 }
 
+/// Work requests of a guarded read.
+const GUARDED_READ_PARTS: usize = 4;
+
 impl Operation<'_> {
     /// How many bytes it reads or writes there.
     fn length(&self) -> usize {
@@ -105,6 +108,8 @@ pub(crate) enum Brings {
     Bytes,
     Nothing,
     Word,
+    /// The bytes between two words.
+    Guarded,
 }
 
 /// A one-sided operation that has ended.
@@ -114,6 +119,8 @@ pub(crate) struct Done {
     pub(crate) brings: Brings,
     /// None of no bytes.
     pub(crate) claim: Option<Claim>,
+    /// Of a guarded read, the words.
+    pub(crate) words: [u64; 2],
 }
 
 /// What a work request was for.
@@ -122,6 +129,12 @@ enum Purpose {
     Message,
     Service,
     Operation(OperationId, Brings),
+    /// Of a guarded read: its mark.
+    Mark,
+    /// The word before the bytes.
+    FirstWord,
+    /// The bytes.
+    Bytes,
 }
 
 /// Part of a buffer that is claimed in turn.
@@ -182,6 +195,9 @@ struct Outbound {
     unanswered: u32,
     /// Slots posted since the last one whose end is told.
     quiet: usize,
+    /// Parts of the guarded read that ends next.
+    first_word: u64,
+    bytes: Option<Claim>,
     /// A buffer that lives on.
     work: Vec<Work>,
     /// Why nothing can be sent any more.
@@ -236,6 +252,8 @@ impl Unconnected {
             services_posted: 0,
             unanswered: 0,
             quiet: 0,
+            first_word: 0,
+            bytes: None,
             work: Vec::new(),
             broken: None,
         };
@@ -376,6 +394,40 @@ impl Peer {
         if outbound.post() { Ok(()) } else { Err(SendError::Lost(self.rank)) }
     }
 
+    /// Starts a guarded read of the peer's segment: four work requests with one doorbell. The queue pair keeps their order: a read is
+    /// executed after an earlier write, and reads are executed in order.
+    pub(crate) fn guarded_read(&self, id: OperationId, read: &GuardedRead) -> Result<(), SendError> {
+        let GuardedRead { mark_at, mark, word_at, bytes_at, len } = *read;
+        let mut outbound = self.usable()?;
+        let within = |at: u64, length: usize| {
+            let end = u64::try_from(length).ok().and_then(|length| at.checked_add(length));
+            end.is_some_and(|end| end <= self.memory.length)
+        };
+        let fits = within(mark_at, 1) && within(word_at, size_of::<u64>()) && within(bytes_at, len);
+        if !fits || !word_at.is_multiple_of(8) || !(1..=MAX_BODY).contains(&len) {
+            return Err(SendError::Bounds(len));
+        }
+        if outbound.operations_posted + GUARDED_READ_PARTS > MAX_OPERATIONS {
+            return Err(SendError::Full(self.rank));
+        }
+        let lengths = [1, size_of::<u64>(), len, size_of::<u64>()];
+        let claims = lengths.map(|length| outbound.operations.claim(length));
+        let [Some(mut mark_claim), Some(first), Some(bytes), Some(second)] = claims else {
+            return Err(SendError::Full(self.rank));
+        };
+        mark_claim.fill(mark);
+        let at = |offset| RemoteAddress { address: self.memory.address + offset, key: self.memory.key };
+        let quiet = |task, claim, length| Work { task, claim: Some(claim), length, signaled: false };
+        outbound.operations_posted += GUARDED_READ_PARTS;
+        let last = Purpose::Operation(id, Brings::Guarded);
+        outbound.purposes.extend([Purpose::Mark, Purpose::FirstWord, Purpose::Bytes, last]);
+        outbound.work.push(quiet(Task::Write(at(mark_at)), mark_claim, 1));
+        outbound.work.push(quiet(Task::Read(at(word_at)), first, size_of::<u64>()));
+        outbound.work.push(quiet(Task::Read(at(bytes_at)), bytes, len));
+        outbound.work.push(Work { signaled: true, ..quiet(Task::Read(at(word_at)), second, size_of::<u64>()) });
+        if outbound.post() { Ok(()) } else { Err(SendError::Lost(self.rank)) }
+    }
+
     /// The peer gives back slots of its own.
     pub(crate) fn regain(&self, count: u16) -> Result<(), StreamFault> {
         if count == 0 { Ok(()) } else { self.lock().credits.regain(count) }
@@ -385,15 +437,34 @@ impl Peer {
     pub(crate) fn ended(&self, completion: &Completion, done: &mut Vec<Done>) {
         let mut outbound = self.lock();
         outbound.unanswered = 0;
-        let Outbound { queue, purposes, messages_posted, operations_posted, services_posted, .. } = &mut *outbound;
+        let Outbound {
+            queue, purposes, messages_posted, operations_posted, services_posted, first_word, bytes, ..
+        } = &mut *outbound;
+        let word = |claim: &Option<Claim>| {
+            claim.as_deref().and_then(<[u8]>::first_chunk).map_or(0, |word| u64::from_le_bytes(*word))
+        };
         for claim in queue.ended(completion) {
             match purposes.pop_front() {
                 None => {}
                 Some(Purpose::Message) => *messages_posted -= 1,
                 Some(Purpose::Service) => *services_posted -= 1,
+                Some(Purpose::Operation(id, Brings::Guarded)) => {
+                    *operations_posted -= 1;
+                    let words = [*first_word, word(&claim)];
+                    done.push(Done { id, brings: Brings::Guarded, claim: bytes.take(), words });
+                }
                 Some(Purpose::Operation(id, brings)) => {
                     *operations_posted -= 1;
-                    done.push(Done { id, brings, claim });
+                    done.push(Done { id, brings, claim, words: [0; 2] });
+                }
+                Some(Purpose::Mark) => *operations_posted -= 1,
+                Some(Purpose::FirstWord) => {
+                    *operations_posted -= 1;
+                    *first_word = word(&claim);
+                }
+                Some(Purpose::Bytes) => {
+                    *operations_posted -= 1;
+                    *bytes = claim;
                 }
             }
         }

@@ -4,14 +4,16 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::time::Timespec;
 use vincs_coherence::id::{MAX_RANKS, Rank};
-use vincs_coherence::transport::{Capabilities, Event, MAX_BODY, OperationId, Outcome, Segment, SendError, Transport};
+use vincs_coherence::transport::{
+    Capabilities, Event, GuardedRead, MAX_BODY, OperationId, Outcome, Segment, SendError, Transport,
+};
 
 use crate::frame::{Frame, FrameFault, Kind, header, words};
 use crate::herald::Unpolled;
@@ -250,6 +252,23 @@ impl TcpTransport {
                 let [offset, add] = words(header);
                 answer_word(connection, segment.and_then(|s| s.fetch_and_add(offset, add)))?;
             }
+            Kind::Guard => {
+                let [mark_at, mark, word_at, bytes_at, length] = words(header);
+                let bytes = usize::try_from(length).ok().filter(|length| *length <= MAX_BODY);
+                let bytes = bytes.ok_or(PeerFault::TooMuchAtOnce(length))?;
+                if scratch.len() < bytes {
+                    scratch.resize(bytes, 0);
+                }
+                let bytes = scratch.get_mut(..bytes).unwrap_or_default();
+                match segment.and_then(|segment| guarded_read(segment, [mark_at, mark, word_at, bytes_at], bytes)) {
+                    Some(seen) => connection.answer(Kind::Guarded, &crate::frame::header::<2, 16>(seen), bytes)?,
+                    None => connection.answer(Kind::Refused, &[], &[])?,
+                }
+            }
+            Kind::Guarded => {
+                let [first, second] = words(header);
+                complete(connection, &frame, Outcome::Read { first, second, bytes: body }, sink)?;
+            }
             Kind::Got => complete(connection, &frame, Outcome::Got(body), sink)?,
             Kind::Done => complete(connection, &frame, Outcome::Put, sink)?,
             Kind::Old => {
@@ -330,6 +349,29 @@ fn complete(
     Ok(())
 }
 
+/// Does the four parts of a guarded read, one after the other: whoever works at the segment meanwhile sees the mark before the word was
+/// looked at. Gives the words, or nothing when some of it is not there.
+fn guarded_read(
+    segment: &dyn Segment,
+    [mark_at, mark, word_at, bytes_at]: [u64; 4],
+    bytes: &mut [u8],
+) -> Option<[u64; 2]> {
+    let [mark, ..] = mark.to_le_bytes();
+    let word = || {
+        let mut word = [0; size_of::<u64>()];
+        (word_at.is_multiple_of(8) && segment.read(word_at, &mut word)).then_some(u64::from_le_bytes(word))
+    };
+    if !segment.write(mark_at, &[mark]) {
+        return None;
+    }
+    fence(Ordering::SeqCst);
+    let first = word()?;
+    let is_there = segment.read(bytes_at, bytes);
+    fence(Ordering::SeqCst);
+    let second = word()?;
+    is_there.then_some([first, second])
+}
+
 fn answer_word(connection: &Connection, word: Option<u64>) -> Result<(), AnswerFault> {
     match word {
         Some(word) => connection.answer(Kind::Old, &header::<1, 8>([word]), &[]),
@@ -372,6 +414,14 @@ impl Transport for TcpTransport {
     fn fetch_and_add(&self, id: OperationId, target: Rank, offset: u64, add: u64) -> Result<(), SendError> {
         let operation = Pending { id, answer: Kind::Old, length: 0 };
         self.request(target, Kind::Add, &header::<2, 16>([offset, add]), &[], operation)
+    }
+
+    fn guarded_read(&self, id: OperationId, target: Rank, read: GuardedRead) -> Result<(), SendError> {
+        let GuardedRead { mark_at, mark, word_at, bytes_at, len } = read;
+        let length = u64::try_from(len).ok().filter(|_| (1..=MAX_BODY).contains(&len)).ok_or(SendError::Bounds(len))?;
+        let operation = Pending { id, answer: Kind::Guarded, length: len };
+        let header = header::<5, 40>([mark_at, mark.into(), word_at, bytes_at, length]);
+        self.request(target, Kind::Guard, &header, &[], operation)
     }
 
     fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool {

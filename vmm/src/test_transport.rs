@@ -1,4 +1,4 @@
-//! A transport between threads of one process, for tests: messages only.
+//! A transport between threads of one process, for tests: messages and guarded reads. These are done as a NIC does them, without the target's threads.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::{Capabilities, Event, MAX_BODY, OperationId, SendError, Transport};
+use vincs_coherence::transport::{
+    Capabilities, Event, GuardedRead, MAX_BODY, OperationId, Outcome, Segment, SendError, Transport, WordSegment,
+};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 #[derive(Debug)]
 enum Item {
     Message(Rank, Vec<u8>, Vec<u8>),
     Lost(Rank, String),
+    Read(OperationId, Option<(u64, u64, Vec<u8>)>),
 }
 
 #[derive(Debug)]
@@ -28,6 +31,8 @@ struct Inbox {
 pub(crate) struct End {
     rank: Rank,
     inboxes: Arc<Vec<Inbox>>,
+    /// The segments of all ranks, if they have any.
+    segments: Arc<Vec<Arc<WordSegment>>>,
     /// How many messages may wait at each rank before a sender is told to try again.
     limits: Mutex<Vec<usize>>,
     /// How often this sender was told so.
@@ -44,13 +49,20 @@ pub(crate) struct Hub;
 impl Hub {
     /// The ends of so many ranks.
     pub(crate) fn ends(ranks: u16) -> Vec<Arc<End>> {
+        Self::ends_with(ranks, Vec::new())
+    }
+
+    /// The same with the segments of all ranks.
+    pub(crate) fn ends_with(ranks: u16, segments: Vec<Arc<WordSegment>>) -> Vec<Arc<End>> {
+        let segments = Arc::new(segments);
         let inbox = |_| Inbox { items: Mutex::default(), ready: EventFd::new(EFD_NONBLOCK).unwrap() };
         let inboxes = Arc::new((0..ranks).map(inbox).collect::<Vec<_>>());
         let end = |rank| {
             let limits = Mutex::new(vec![usize::MAX; ranks.into()]);
             let (refused, max_transfer) = (AtomicUsize::new(0), AtomicUsize::new(MAX_BODY));
             let signs = AtomicUsize::new(0);
-            Arc::new(End { rank: Rank(rank), inboxes: Arc::clone(&inboxes), limits, refused, max_transfer, signs })
+            let (inboxes, segments) = (Arc::clone(&inboxes), Arc::clone(&segments));
+            Arc::new(End { rank: Rank(rank), inboxes, segments, limits, refused, max_transfer, signs })
         };
         (0..ranks).map(end).collect()
     }
@@ -101,7 +113,8 @@ impl End {
 impl Transport for End {
     fn capabilities(&self) -> Capabilities {
         let max_transfer = self.max_transfer.load(Ordering::Relaxed);
-        Capabilities { name: "threads", one_sided_by_nic: false, max_transfer, max_operations: 0 }
+        let one_sided_by_nic = !self.segments.is_empty();
+        Capabilities { name: "threads", one_sided_by_nic, max_transfer, max_operations: usize::MAX }
     }
 
     fn send(&self, to: Rank, header: &[u8], body: &[IoSlice<'_>]) -> Result<(), SendError> {
@@ -132,6 +145,26 @@ impl Transport for End {
         Err(SendError::NoPeer(target))
     }
 
+    fn guarded_read(&self, id: OperationId, target: Rank, read: GuardedRead) -> Result<(), SendError> {
+        let segment = self.segments.get(usize::from(target.0)).ok_or(SendError::NoPeer(target))?;
+        let word = || {
+            // The threads of the target have their chance between any two steps.
+            std::thread::yield_now();
+            let mut word = [0; 8];
+            segment.read(read.word_at, &mut word).then(|| u64::from_le_bytes(word))
+        };
+        let mut bytes = vec![0; read.len];
+        let marked = segment.write(read.mark_at, &[read.mark]);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let first = word();
+        std::thread::yield_now();
+        let is_there = segment.read(read.bytes_at, &mut bytes);
+        let second = word();
+        let outcome = first.zip(second).filter(|_| marked && is_there);
+        self.put(self.rank, Item::Read(id, outcome.map(|(first, second)| (first, second, bytes))));
+        Ok(())
+    }
+
     fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool {
         let _ = self.inboxes[usize::from(self.rank.0)].ready.read();
         let items = std::mem::take(&mut *self.own());
@@ -140,6 +173,11 @@ impl Transport for End {
             match item {
                 Item::Message(from, header, body) => sink(Event::Message { from, header: &header, body: &body }),
                 Item::Lost(rank, reason) => sink(Event::Lost { rank, reason }),
+                Item::Read(id, None) => sink(Event::Completed { id, outcome: Outcome::Refused }),
+                Item::Read(id, Some((first, second, bytes))) => {
+                    let outcome = Outcome::Read { first, second, bytes: &bytes };
+                    sink(Event::Completed { id, outcome });
+                }
             }
         }
         any

@@ -59,6 +59,9 @@ fn scenario(ranks: u16, pages: u32, programs: Vec<Program>) -> Result<Scenario, 
         read_ahead: 0,
         first_touch: 1,
         companions: 0,
+        // Guarded reads are told by the closed form alone: the times given to the simulator have none.
+        window: None,
+        nic_pause: 0,
         // Only for how long a fault may wait at most.
         delays: Delays { shortest: 1, longest: 100_000, slow: 100_000 },
         partitions: Vec::new(),

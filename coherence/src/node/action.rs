@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Access, Rank, Run};
+use crate::id::{Access, Page, Rank, Run, Version};
 use crate::message::Message;
 
 /// Names a device's hold on pages; given by the driver, unique while it lasts.
@@ -10,9 +10,9 @@ use crate::message::Message;
 pub struct HoldId(pub u64);
 
 /// Where the bytes of mapped pages come from.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Source {
-    /// The body of the message being handled: its pages from this one on, counted from 0.
+    /// The body of the message being handled, its pages from this one on, counted from 0; or what the guarded read being handled has brought.
     Received {
         /// Index of the first page in the body.
         at: u16,
@@ -22,7 +22,7 @@ pub enum Source {
 }
 
 /// Where the bytes that go with a message come from.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Body {
     /// None go with it.
     None,
@@ -36,7 +36,7 @@ pub enum Body {
 }
 
 /// Something to do. The guest's view of a page is what its processors see of it on this rank.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Action {
     /// Send a message. The bytes of its body are read when this is executed.
     Send {
@@ -82,6 +82,28 @@ pub enum Action {
     Wake {
         /// Which.
         run: Run,
+    },
+    /// Show this rank's own copy of a page in its window, where others may read it: first the bytes, then, so that whoever sees it sees the
+    /// bytes as well, the directory word.
+    Show {
+        /// Which. Nobody may write it, and nothing is shown in its slot.
+        page: Page,
+        /// Its version.
+        version: Version,
+    },
+    /// Show a page no more: set the directory word to busy, then look who has marked the slot. The mark of whoever has seen the word as
+    /// it was has to be seen. [`super::Node::handle_collected`] is told.
+    Hide {
+        /// Which.
+        page: Page,
+    },
+    /// Read a page in its home's window: put this rank's mark, get the directory word, the bytes, and the word again, each after the
+    /// one before. [`super::Node::handle_guarded_read`] is told how it ended, also when it could not be begun.
+    GuardedRead {
+        /// The home, another rank.
+        home: Rank,
+        /// Which.
+        page: Page,
     },
     /// A device has all its pages.
     HoldReady {

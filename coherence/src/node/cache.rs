@@ -25,6 +25,10 @@ pub(super) enum CacheState {
     AheadWait,
     /// No copy; asked for one to read on a guess, and meanwhile somebody waits for it.
     AheadWanted,
+    /// No copy; it is being read in its home's window.
+    GuardedWait,
+    /// No copy; it is being read in its home's window, and the home has invalidated it meanwhile: what comes is not to be used.
+    GuardedLost,
     /// A copy to read.
     Shared,
     /// The only copy.
@@ -35,7 +39,13 @@ impl CacheState {
     /// What this rank may do with the page.
     pub(super) fn access(self) -> Option<Access> {
         match self {
-            Self::Invalid | Self::ReadWait | Self::WriteWait | Self::AheadWait | Self::AheadWanted => None,
+            Self::Invalid
+            | Self::ReadWait
+            | Self::WriteWait
+            | Self::AheadWait
+            | Self::AheadWanted
+            | Self::GuardedWait
+            | Self::GuardedLost => None,
             Self::Shared | Self::UpgradeWait => Some(Access::Read),
             Self::Modified => Some(Access::Write),
         }
@@ -45,7 +55,13 @@ impl CacheState {
     pub(super) fn is_transient(self) -> bool {
         match self {
             Self::Invalid | Self::Shared | Self::Modified => false,
-            Self::ReadWait | Self::WriteWait | Self::UpgradeWait | Self::AheadWait | Self::AheadWanted => true,
+            Self::ReadWait
+            | Self::WriteWait
+            | Self::UpgradeWait
+            | Self::AheadWait
+            | Self::AheadWanted
+            | Self::GuardedWait
+            | Self::GuardedLost => true,
         }
     }
 }
@@ -94,7 +110,14 @@ impl Node {
                 self.stats.late_faults += 1;
                 self.out.push(Action::Wake { run: Run::one(page) });
             }
-            (CacheState::ReadWait | CacheState::WriteWait | CacheState::AheadWanted, Access::Read | Access::Write)
+            (
+                CacheState::ReadWait
+                | CacheState::WriteWait
+                | CacheState::AheadWanted
+                | CacheState::GuardedWait
+                | CacheState::GuardedLost,
+                Access::Read | Access::Write,
+            )
             | (CacheState::UpgradeWait, Access::Write) => self.stats.joined_faults += 1,
             (CacheState::AheadWait, Access::Read | Access::Write) => {
                 self.stats.joined_faults += 1;
@@ -103,7 +126,9 @@ impl Node {
             }
             (CacheState::Invalid, Access::Read) => {
                 self.count_fault(None, access);
-                self.ask(now, home, page, access, Urgency::Demand);
+                if !self.look_into_window(now, home, page) {
+                    self.ask(now, home, page, access, Urgency::Demand);
+                }
                 self.read_ahead(now, home, page);
             }
             (CacheState::Invalid, Access::Write) | (CacheState::Shared, Access::Write) => {
@@ -130,7 +155,9 @@ impl Node {
                 | CacheState::ReadWait
                 | CacheState::WriteWait
                 | CacheState::UpgradeWait
-                | CacheState::AheadWanted,
+                | CacheState::AheadWanted
+                | CacheState::GuardedWait
+                | CacheState::GuardedLost,
                 Access::Read | Access::Write,
             ) => {}
         }
@@ -204,6 +231,8 @@ impl Node {
                 | CacheState::ReadWait
                 | CacheState::WriteWait
                 | CacheState::UpgradeWait
+                | CacheState::GuardedWait
+                | CacheState::GuardedLost
                 | CacheState::Shared
                 | CacheState::Modified => {
                     let what = format!("it refuses page {}, which is not asked for ahead", page.0);
@@ -233,7 +262,12 @@ impl Node {
             | CacheState::ReadWait
             | CacheState::WriteWait
             | CacheState::AheadWait
-            | CacheState::AheadWanted => self.out.send(from, Message::InvalidateAck { page }, Body::None),
+            | CacheState::AheadWanted
+            | CacheState::GuardedLost => self.out.send(from, Message::InvalidateAck { page }, Body::None),
+            CacheState::GuardedWait => {
+                self.set_cache(page, CacheEntry { state: CacheState::GuardedLost, ..entry });
+                self.out.send(from, Message::InvalidateAck { page }, Body::None);
+            }
             CacheState::Shared | CacheState::UpgradeWait => {
                 if self.deferrals.contains(page) {
                     return Err(ProtocolError::new(from, format!("it invalidates page {} twice", page.0)));
@@ -263,7 +297,11 @@ impl Node {
             | CacheState::ReadWait
             | CacheState::WriteWait
             | CacheState::AheadWait
-            | CacheState::AheadWanted => {}
+            | CacheState::AheadWanted
+            | CacheState::GuardedWait
+            | CacheState::GuardedLost => {}
+            // The same, and the page has been read in its home's window since, which messages do not overtake.
+            CacheState::Shared | CacheState::UpgradeWait if self.config.window.is_some() => {}
             CacheState::Shared | CacheState::UpgradeWait => {
                 let what = format!("it recalls page {}, of which there is a copy to read only", page.0);
                 return Err(ProtocolError::new(from, what));
@@ -293,6 +331,8 @@ impl Node {
             | CacheState::WriteWait
             | CacheState::AheadWait
             | CacheState::AheadWanted
+            | CacheState::GuardedWait
+            | CacheState::GuardedLost
             | CacheState::Modified => return,
         };
         self.out.push(Action::Unmap { run: Run::one(page) });
@@ -354,9 +394,14 @@ fn grant_fault(entry: CacheEntry, is_to_go: bool, access: Access, granted: Grant
         return Some("in no version");
     }
     match (entry.state, access) {
-        (CacheState::Invalid | CacheState::Shared | CacheState::Modified, Access::Read | Access::Write) => {
-            Some("which is not asked for")
-        }
+        (
+            CacheState::Invalid
+            | CacheState::GuardedWait
+            | CacheState::GuardedLost
+            | CacheState::Shared
+            | CacheState::Modified,
+            Access::Read | Access::Write,
+        ) => Some("which is not asked for"),
         (CacheState::WriteWait | CacheState::UpgradeWait, Access::Read) => Some("which is asked for to be written"),
         // The home waits for the answer, and the request behind it for what comes then.
         (CacheState::UpgradeWait, Access::Write) if is_to_go => Some("whose copy here it has asked for"),

@@ -1,8 +1,10 @@
 //! What a node is told at its start.
 
 use super::companions::MAX_COMPANIONS;
+use super::hints::MAX_WAIT;
 use crate::home::HomeMap;
 use crate::id::{MAX_RANKS, MAX_RUN, Rank, Tick};
+use crate::window::{Layout, MAX_SLOTS};
 
 /// A node's place and limits.
 #[derive(Clone, Debug)]
@@ -26,6 +28,19 @@ pub struct Config {
     pub first_touch: u16,
     /// Most pages that are asked for together, once ranks have taken them from each other together; 0 turns it off.
     pub companions: u16,
+    /// Windows in which homes show clean pages: all ranks have one for this node's pages, or none has.
+    pub window: Option<WindowConfig>,
+}
+
+/// How windows are used.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct WindowConfig {
+    /// Slots of each window, 1 to [`MAX_SLOTS`]; the same at all ranks.
+    pub slots: u32,
+    /// A home shows a page once so many other ranks may have a copy to read, or one asks again for what it had. At least 1.
+    pub readers: u16,
+    /// Most misses in a block of pages that go by message between two looks into a window in vain; 0 looks each time. At most 63.
+    pub wait: u8,
 }
 
 /// Smallest cache in pages: what one instruction of the guest can need at once, with its page tables, many times over.
@@ -54,6 +69,18 @@ pub enum ConfigError {
     /// Too many companions.
     #[error("{0} pages that are asked for together; give at most {MAX_COMPANIONS}")]
     Companions(u16),
+    /// Windows that cannot be.
+    #[error(
+        "windows of {slots} slots for pages with {readers} readers, after {wait} misses; give 1 to {MAX_SLOTS} slots, at least 1 reader and at most {MAX_WAIT} misses"
+    )]
+    Window {
+        /// Slots.
+        slots: u32,
+        /// Readers.
+        readers: u16,
+        /// Misses.
+        wait: u8,
+    },
     /// Read-ahead or first touch out of bounds.
     #[error("{what} of {pages} pages; give at most {MAX_RUN}, and a power of two for the first touch")]
     Pages {
@@ -88,6 +115,11 @@ impl Config {
         if self.companions > MAX_COMPANIONS {
             return Err(ConfigError::Companions(self.companions));
         }
+        if let Some(WindowConfig { slots, readers, wait }) = self.window
+            && (Layout::new(slots).is_none() || readers == 0 || wait > MAX_WAIT)
+        {
+            return Err(ConfigError::Window { slots, readers, wait });
+        }
         if self.first_touch > MAX_RUN || !self.first_touch.is_power_of_two() {
             return Err(ConfigError::Pages { what: "a first touch", pages: self.first_touch });
         }
@@ -102,7 +134,8 @@ mod tests {
     fn config() -> Config {
         let homes = HomeMap::new([(8, Rank(0)), (8, Rank(1))]).expect("a home map");
         let (hold, cache_pages) = (Tick(0), None);
-        Config { rank: Rank(1), ranks: 2, homes, hold, cache_pages, read_ahead: 0, first_touch: 1, companions: 0 }
+        let (rank, ranks, window) = (Rank(1), 2, None);
+        Config { rank, ranks, homes, hold, cache_pages, read_ahead: 0, first_touch: 1, companions: 0, window }
     }
 
     #[test]
@@ -118,6 +151,7 @@ mod tests {
             read_ahead: MAX_RUN,
             first_touch: MAX_RUN,
             companions: MAX_COMPANIONS,
+            window: Some(WindowConfig { slots: MAX_SLOTS, readers: MAX_RANKS, wait: MAX_WAIT }),
             ..config()
         };
         assert_eq!(most.check(), Ok(()));
@@ -139,6 +173,13 @@ mod tests {
         let small = |config: &mut Config| config.cache_pages = Some(MIN_CACHE_PAGES - 1);
         assert_eq!(refused(small), "a cache of 255 pages is too small; give at least 256");
         assert!(refused(|config| config.read_ahead = MAX_RUN + 1).starts_with("read-ahead of 257 pages"));
+        let window = |slots, readers, wait| {
+            let window = Some(WindowConfig { slots, readers, wait });
+            Config { window, ..config() }.check().map_err(|error| error.to_string().starts_with("windows of"))
+        };
+        assert_eq!(window(1, 1, 0), Ok(()));
+        assert_eq!([window(0, 1, 0), window(MAX_SLOTS + 1, 1, 0)], [Err(true), Err(true)]);
+        assert_eq!([window(1, 0, 0), window(1, 1, MAX_WAIT + 1)], [Err(true), Err(true)]);
         assert!(refused(|config| config.first_touch = 0).starts_with("a first touch of 0 pages"));
         assert!(refused(|config| config.first_touch = 3).starts_with("a first touch of 3 pages"));
         assert!(refused(|config| config.first_touch = 512).starts_with("a first touch of 512 pages"));

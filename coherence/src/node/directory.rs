@@ -27,6 +27,12 @@ pub(super) enum DirectoryState {
         /// Who may still have a copy, or may not lose it yet.
         waiting: RankSet,
     },
+    /// The page is being taken out of the window: these other ranks may have a copy, and whoever has marked its slot. Requests wait until that
+    /// is known.
+    Collecting {
+        /// Who is known to.
+        sharers: RankSet,
+    },
 }
 
 impl DirectoryState {
@@ -35,7 +41,7 @@ impl DirectoryState {
         match self {
             Self::Untouched => None,
             Self::Owned(owner) | Self::Recalling { owner } => (owner == home).then_some(Access::Write),
-            Self::Shared(_) | Self::Invalidating { .. } => Some(Access::Read),
+            Self::Shared(_) | Self::Invalidating { .. } | Self::Collecting { .. } => Some(Access::Read),
         }
     }
 
@@ -43,7 +49,7 @@ impl DirectoryState {
     pub(super) fn is_transient(self) -> bool {
         match self {
             Self::Untouched | Self::Owned(_) | Self::Shared(_) => false,
-            Self::Recalling { .. } | Self::Invalidating { .. } => true,
+            Self::Recalling { .. } | Self::Invalidating { .. } | Self::Collecting { .. } => true,
         }
     }
 }
@@ -57,6 +63,8 @@ pub(super) struct DirectoryEntry {
     pub(super) came: Stamp,
     /// Devices of this rank that hold it.
     pub(super) pins: u16,
+    /// It has been in the window in this version.
+    pub(super) was_shown: bool,
 }
 
 const _: () = assert!(size_of::<DirectoryEntry>() <= MAX_PAGE_STATE);
@@ -73,10 +81,10 @@ pub(super) struct Request {
 }
 
 /// Requests for one page.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub(super) struct Transaction {
-    /// The one under way.
-    pub(super) current: Request,
+    /// The one under way; none while all wait for the page to be taken out of the window.
+    pub(super) current: Option<Request>,
     /// Those behind it, in the order in which they came.
     pub(super) queue: VecDeque<Request>,
 }
@@ -96,13 +104,13 @@ impl Directory {
 
     /// The request under way for a page.
     pub(super) fn current(&self, page: Page) -> Option<Request> {
-        self.transactions.get(&page).map(|transaction| transaction.current)
+        self.transactions.get(&page)?.current
     }
 
     /// Whether a rank has a request for this page that is not answered yet.
     pub(super) fn has_request(&self, page: Page, from: Rank) -> bool {
         let Some(Transaction { current, queue }) = self.transactions.get(&page) else { return false };
-        current.from == from || queue.iter().any(|request| request.from == from)
+        current.iter().chain(queue).any(|request| request.from == from)
     }
 
     /// Who may have a copy of a page.
@@ -110,7 +118,7 @@ impl Directory {
         let (mut ranks, home_has) = match self.table.get(page).state {
             DirectoryState::Untouched => (RankSet::EMPTY, false),
             DirectoryState::Owned(owner) | DirectoryState::Recalling { owner } => (RankSet::one(owner), false),
-            DirectoryState::Shared(sharers) => (sharers, true),
+            DirectoryState::Shared(sharers) | DirectoryState::Collecting { sharers } => (sharers, true),
             DirectoryState::Invalidating { waiting } => {
                 // A requester that has a copy keeps it.
                 let mut ranks = waiting;
@@ -128,22 +136,24 @@ impl Directory {
 
     /// A transaction for this request begins; those behind it, if any, stay behind it.
     pub(super) fn begin(&mut self, page: Page, request: Request) {
-        self.transactions
-            .entry(page)
-            .and_modify(|transaction| transaction.current = request)
-            .or_insert(Transaction { current: request, queue: VecDeque::new() });
+        self.transactions.entry(page).or_default().current = Some(request);
     }
 
-    /// A request waits behind the one under way.
+    /// A request waits behind the one under way, or behind what else the page's state waits for.
     pub(super) fn queue(&mut self, page: Page, request: Request) {
-        if let Some(transaction) = self.transactions.get_mut(&page) {
-            transaction.queue.push_back(request);
-        }
+        self.transactions.entry(page).or_default().queue.push_back(request);
+    }
+
+    /// A request whose turn it is waits for the page to be taken out of the window, before all others.
+    pub(super) fn queue_first(&mut self, page: Page, request: Request) {
+        self.transactions.entry(page).or_default().queue.push_front(request);
     }
 
     /// The next request for a page whose transaction has ended; none is the end of all of them.
     pub(super) fn next(&mut self, page: Page) -> Option<Request> {
-        let next = self.transactions.get_mut(&page)?.queue.pop_front();
+        let transaction = self.transactions.get_mut(&page)?;
+        transaction.current = None;
+        let next = transaction.queue.pop_front();
         if next.is_none() {
             self.transactions.remove(&page);
         }

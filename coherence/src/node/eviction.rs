@@ -43,7 +43,9 @@ impl Node {
             | CacheState::WriteWait
             | CacheState::UpgradeWait
             | CacheState::AheadWait
-            | CacheState::AheadWanted => return false,
+            | CacheState::AheadWanted
+            | CacheState::GuardedWait
+            | CacheState::GuardedLost => return false,
         }
         self.stats.evictions += 1;
         true

@@ -228,9 +228,10 @@ impl Node {
             match self.directory.table.get(page).state {
                 DirectoryState::Owned(owner) => owner == self.rank(),
                 DirectoryState::Shared(_) => access == Access::Read,
-                DirectoryState::Untouched | DirectoryState::Recalling { .. } | DirectoryState::Invalidating { .. } => {
-                    false
-                }
+                DirectoryState::Untouched
+                | DirectoryState::Recalling { .. }
+                | DirectoryState::Invalidating { .. }
+                | DirectoryState::Collecting { .. } => false,
             }
         } else {
             self.cache.table.get(page).state.access() >= Some(access) && !self.deferrals.contains(page)

@@ -90,7 +90,9 @@ impl Node {
                     Some("which it owns")
                 }
                 DirectoryState::Owned(_) => None,
-                DirectoryState::Recalling { .. } | DirectoryState::Invalidating { .. } => {
+                DirectoryState::Recalling { .. }
+                | DirectoryState::Invalidating { .. }
+                | DirectoryState::Collecting { .. } => {
                     self.directory.has_request(page, from).then_some("which it has asked for before")
                 }
             };
@@ -110,7 +112,9 @@ impl Node {
         match entry.state {
             DirectoryState::Untouched | DirectoryState::Shared(_) => true,
             DirectoryState::Owned(owner) => owner == self.rank() && self.is_free(now, page, entry.came, entry.pins),
-            DirectoryState::Recalling { .. } | DirectoryState::Invalidating { .. } => false,
+            DirectoryState::Recalling { .. }
+            | DirectoryState::Invalidating { .. }
+            | DirectoryState::Collecting { .. } => false,
         }
     }
 
@@ -146,8 +150,14 @@ impl Node {
             DirectoryState::Shared(sharers) if request.access == Access::Read => {
                 self.share(page, entry, sharers, request);
             }
+            DirectoryState::Shared(sharers) if self.is_shown(page) => {
+                self.hide(page, entry, sharers);
+                self.directory.queue_first(page, request);
+            }
             DirectoryState::Shared(sharers) => self.invalidate(now, page, entry, sharers, request),
-            DirectoryState::Recalling { .. } | DirectoryState::Invalidating { .. } => {
+            DirectoryState::Recalling { .. }
+            | DirectoryState::Invalidating { .. }
+            | DirectoryState::Collecting { .. } => {
                 self.stats.queued += 1;
                 self.directory.queue(page, request);
             }
@@ -155,7 +165,7 @@ impl Node {
     }
 
     /// Answers the requests behind a transaction that has ended, up to the next that has to wait.
-    fn serve_queue(&mut self, now: Tick, page: Page) {
+    pub(super) fn serve_queue(&mut self, now: Tick, page: Page) {
         while !self.directory.table.get(page).state.is_transient()
             && let Some(request) = self.directory.next(page)
         {
@@ -183,9 +193,10 @@ impl Node {
 
     /// A rank reads a page that the home can read.
     fn share(&mut self, page: Page, entry: DirectoryEntry, mut sharers: RankSet, request: Request) {
-        sharers.insert(request.from);
+        let again = !sharers.insert(request.from);
         self.directory.table.set(page, DirectoryEntry { state: DirectoryState::Shared(sharers), ..entry });
         self.send_grant(page, request.from, Access::Read, Content::Data, false);
+        self.show(page, sharers, again);
     }
 
     /// Somebody is to write a shared page: all others lose their copies, at the same time.
@@ -224,7 +235,10 @@ impl Node {
                 }
             }
             DirectoryState::Invalidating { waiting } => self.is_gone(now, page, entry, waiting, self.rank()),
-            DirectoryState::Untouched | DirectoryState::Owned(_) | DirectoryState::Shared(_) => {}
+            DirectoryState::Untouched
+            | DirectoryState::Owned(_)
+            | DirectoryState::Shared(_)
+            | DirectoryState::Collecting { .. } => {}
         }
     }
 
@@ -253,7 +267,8 @@ impl Node {
             | DirectoryState::Recalling { .. }
             | DirectoryState::Untouched
             | DirectoryState::Owned(_)
-            | DirectoryState::Shared(_) => {
+            | DirectoryState::Shared(_)
+            | DirectoryState::Collecting { .. } => {
                 Err(ProtocolError::new(from, format!("it gives up page {} unasked", page.0)))
             }
         }
@@ -337,7 +352,8 @@ impl Node {
             | DirectoryState::Recalling { .. }
             | DirectoryState::Untouched
             | DirectoryState::Shared(_)
-            | DirectoryState::Invalidating { .. } => wrong("which it does not own"),
+            | DirectoryState::Invalidating { .. }
+            | DirectoryState::Collecting { .. } => wrong("which it does not own"),
         }
     }
 
@@ -375,6 +391,7 @@ impl Node {
                 self.map(page, Access::Read, source);
                 if !is_local {
                     self.forward(page, request.from, Access::Read, Granted { version: entry.version, content }, body);
+                    self.show(page, sharers, false);
                 }
             }
             Access::Write => {
@@ -388,7 +405,8 @@ impl Node {
     /// A new owner, and so a new version.
     fn set_owner(&mut self, page: Page, entry: DirectoryEntry, owner: Rank) {
         let state = DirectoryState::Owned(owner);
-        self.directory.table.set(page, DirectoryEntry { version: entry.version.next(), state, ..entry });
+        let entry = DirectoryEntry { version: entry.version.next(), was_shown: false, state, ..entry };
+        self.directory.table.set(page, entry);
     }
 
     /// The home's own view of a page begins.

@@ -6,6 +6,7 @@ use super::holds::Holds;
 use super::outbox::Outbox;
 use super::{Config, ConfigError, Node};
 use crate::id::{Page, Rank, RankSet};
+use crate::window::Layout;
 
 /// What a home knows of a page.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -14,8 +15,10 @@ pub struct DirectoryView {
     pub owner: Option<Rank>,
     /// Who may have a copy ([`Node::holders`]).
     pub holders: RankSet,
-    /// Whether a request waits for answers.
+    /// Whether requests wait for answers.
     pub is_busy: bool,
+    /// Whether it is in the window, or marks of readers that it had there are not known yet: who has marked its slot may have a copy too.
+    pub is_shown: bool,
 }
 
 impl Node {
@@ -37,9 +40,18 @@ impl Node {
         let state = self.directory.table.get(page).state;
         let owner = match state {
             DirectoryState::Owned(owner) | DirectoryState::Recalling { owner } => Some(owner),
-            DirectoryState::Untouched | DirectoryState::Shared(_) | DirectoryState::Invalidating { .. } => None,
+            DirectoryState::Untouched
+            | DirectoryState::Shared(_)
+            | DirectoryState::Invalidating { .. }
+            | DirectoryState::Collecting { .. } => None,
         };
-        Some(DirectoryView { owner, holders, is_busy: state.is_transient() })
+        Some(DirectoryView { owner, holders, is_busy: state.is_transient(), is_shown: self.is_shown(page) })
+    }
+
+    /// The slot of a page in windows, if there are any.
+    #[must_use]
+    pub fn slot(&self, page: Page) -> Option<u32> {
+        Some(Layout::new(self.config.window?.slots)?.slot(page))
     }
 
     /// What it has begun and not finished, in words; nothing when all is done and forgotten.

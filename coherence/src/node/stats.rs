@@ -35,6 +35,16 @@ pub struct Stats {
     pub companions: u64,
     /// Grants without bytes: to owners of a current copy, and of zero pages.
     pub dataless_grants: u64,
+    /// Reads of pages in their homes' windows.
+    pub guarded_reads: u64,
+    /// Those that brought the page.
+    pub guarded_hits: u64,
+    /// Those that did not, so that the page was asked for by message.
+    pub guarded_misses: u64,
+    /// Times that a page homed here was put into the window.
+    pub shown: u64,
+    /// Times that one was taken out of it.
+    pub hidden: u64,
     /// Requests that waited at this home behind another on the same page.
     pub queued: u64,
 }

@@ -8,3 +8,4 @@ mod machine;
 mod random;
 mod read_ahead;
 mod refusals;
+mod windows;

@@ -5,6 +5,7 @@ pub mod directory;
 pub mod exclusive;
 pub mod hold_time;
 pub mod linearizable;
+pub mod marks;
 pub mod pins;
 pub mod progress;
 pub mod quiescence;
@@ -22,6 +23,8 @@ pub enum Checker {
     Exclusive,
     /// [`directory`]: the home knows of every copy.
     Directory,
+    /// [`marks`]: the home finds every copy of a page in its window.
+    Marks,
     /// [`values`]: every copy that can be read has the last value.
     Values,
     /// [`linearizable`]: every read and locked instruction saw the last write.

@@ -7,6 +7,7 @@
 
 use crate::home::{HomeMap, HomeMapError};
 use crate::id::{Page, Rank, Tick};
+use crate::node::WindowConfig;
 
 use super::checkers::{Checker, Violation};
 use super::guest::{Instruction, Op, Touch};
@@ -208,6 +209,10 @@ pub const LITMUS: &[Litmus] = &[
 /// Rounds of a test in one simulation.
 pub const ROUNDS: usize = 12;
 
+/// Windows of a simulation: none, or such that pages are shown early and looked for often.
+const WINDOWS: [Option<WindowConfig>; 3] =
+    [None, Some(WindowConfig { slots: 3, readers: 1, wait: 0 }), Some(WindowConfig { slots: 64, readers: 1, wait: 0 })];
+
 /// The word of a variable's page that the test uses; the other one serves to bring the page into some state before.
 const WORD: usize = 0;
 const OTHER_WORD: usize = 1;
@@ -253,6 +258,8 @@ impl Litmus {
             read_ahead: rng.pick(&[0, 8]).unwrap_or(0),
             first_touch: rng.pick(&[1, 4]).unwrap_or(1),
             companions: rng.clone().pick(&[0, 8]).unwrap_or(0),
+            window: WINDOWS[rng.clone().index(WINDOWS.len())],
+            nic_pause: longest,
             delays: Delays { shortest: 1, longest, slow: 3 * longest },
             partitions: Vec::new(),
             stalls: Vec::new(),

@@ -1,18 +1,21 @@
 //! The simulated machine: events in the order of their time, chance from one seed, checkers after every step.
 
+mod checks;
 mod devices;
+mod windows;
 
 use std::collections::BTreeMap;
 
-use crate::id::{Access, Page, Rank, Tick};
+use crate::id::{Access, Page, Rank, RankSet, Tick};
 use crate::message::Message;
 use crate::node::{Action, Awaited, Config, Node, Stats};
+use crate::window::Seen;
 
 use super::checkers::hold_time::HoldTimes;
 use super::checkers::linearizable::Truth;
 use super::checkers::pins::Pins;
 use super::checkers::versions::Versions;
-use super::checkers::{Checker, Violation, agreement, directory, exclusive, progress, quiescence, values};
+use super::checkers::{Checker, Violation, progress, quiescence};
 use super::guest::{Performed, Stepped, Vcpu, Waiting};
 use super::memory::{Effect, Words, leave_out_zeros};
 use super::mutants::{Given, Order, Planted};
@@ -22,6 +25,7 @@ use super::rng::Rng;
 use super::scenario::{LONGEST_STEP, Scenario};
 use super::timing::{Costs, FaultTime, Timing};
 use super::trace::Trace;
+use super::window::GuardedRead;
 use devices::hold_id;
 
 /// One in so many times a processor of the rank takes a step between two actions of its node.
@@ -53,6 +57,10 @@ enum Event {
     Use { job: usize, touch: usize },
     /// A hold must be over.
     HoldOver { job: usize },
+    /// A NIC goes on with a guarded read.
+    Nic { reader: Rank, id: u64 },
+    /// A guarded read has ended.
+    Brought { reader: Rank, id: u64 },
     /// A rank is gone.
     Crash { rank: Rank },
 }
@@ -72,6 +80,10 @@ pub enum Input {
     Hold(usize),
     /// The end of it.
     Release(usize),
+    /// The marks of a page that is no more in the window.
+    Collected(Page, RankSet),
+    /// What a guarded read has brought.
+    Brought(Page, Seen, Words),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -91,6 +103,8 @@ struct Host {
     timer: Option<u64>,
     /// What its nodes were told last of whether its processors sleep.
     asleep: bool,
+    /// What its nodes are to be told before anything else.
+    collected: Vec<Input>,
 }
 
 /// What a simulation has come to.
@@ -124,6 +138,9 @@ pub struct Machine<'a> {
     vcpus: Vec<Vcpu>,
     jobs: Vec<JobState>,
     network: Network,
+    /// Guarded reads under way, and how many were begun.
+    reads: BTreeMap<u64, GuardedRead>,
+    begun: u64,
     planted: Option<Planted>,
     truth: Truth,
     hold_times: HoldTimes,
@@ -167,6 +184,8 @@ impl<'a> Machine<'a> {
             vcpus: vcpus.collect(),
             jobs: vec![JobState::Before; scenario.devices.len()],
             network: Network::new(scenario.delays, scenario.partitions.clone()),
+            reads: BTreeMap::new(),
+            begun: 0,
             planted,
             truth: Truth::new(scenario.homes.pages()),
             hold_times: HoldTimes::new(scenario.hold),
@@ -260,6 +279,8 @@ impl<'a> Machine<'a> {
             Event::Arrival { to: rank, .. }
             | Event::Timer { rank, .. }
             | Event::Sleep { rank }
+            | Event::Nic { reader: rank, .. }
+            | Event::Brought { reader: rank, .. }
             | Event::Crash { rank } => *rank,
             Event::Step { vcpu, .. } | Event::Fault { vcpu, .. } | Event::Answered { vcpu, .. } => self.home_of(*vcpu),
             Event::Hold { job } | Event::GiveUp { job } | Event::Use { job, .. } | Event::HoldOver { job } => {
@@ -293,9 +314,11 @@ impl<'a> Machine<'a> {
             | Event::Fault { .. }
             | Event::Timer { .. }
             | Event::Sleep { .. }
+            | Event::Brought { .. }
             | Event::Hold { .. } => (true, false),
             Event::Step { .. } | Event::Use { .. } | Event::GiveUp { .. } => (false, true),
-            Event::Answered { .. } | Event::HoldOver { .. } | Event::Crash { .. } => (false, false),
+            // A NIC works whatever its rank does.
+            Event::Answered { .. } | Event::HoldOver { .. } | Event::Nic { .. } | Event::Crash { .. } => (false, false),
         };
         let stalls = |stall: &&super::scenario::Stall| {
             stall.rank == rank && (stall.from..stall.until).contains(&self.now) && (service || (guest && stall.guest))
@@ -345,6 +368,11 @@ impl<'a> Machine<'a> {
                 Ok(())
             }
             Event::Sleep { rank } => self.look_who_sleeps(rank),
+            Event::Nic { reader, id } => {
+                self.nic(reader, id);
+                Ok(())
+            }
+            Event::Brought { reader, id } => self.brought(reader, id),
             Event::Hold { .. } | Event::GiveUp { .. } | Event::Use { .. } | Event::HoldOver { .. } => {
                 self.device(rank, &event)
             }
@@ -386,7 +414,10 @@ impl<'a> Machine<'a> {
                 processor.token += 1;
                 processor.retries += 1;
                 let (token, retries) = (processor.token, processor.retries);
-                progress::check_retries(rank, vcpu, page, retries)?;
+                if let Err(violation) = progress::check_retries(rank, vcpu, page, retries) {
+                    // Ranks that wait for a page of a lost one are patient without end, and all others with them.
+                    return if self.crashed() { Ok(()) } else { Err(violation) };
+                }
                 self.trace.note(self.now, || format!("rank {} vcpu {vcpu} faults: {waiting:?}", rank.0));
                 self.timing.faults(vcpu, rank, page, access, self.now);
                 let told = self.now + self.timing.costs().map_or_else(|| self.moment(rank), |costs| costs.fault);
@@ -440,6 +471,25 @@ impl<'a> Machine<'a> {
         if !matches!(input, Input::Sleep(_)) {
             self.look_who_sleeps(rank)?;
         }
+        self.told(rank, input)?;
+        // The driver has collected marks meanwhile: nothing comes before these.
+        while let Some(input) = self.host(rank).collected.pop() {
+            self.told(rank, &input)?;
+        }
+        let busy = match self.timing.costs() {
+            None => self.moment(rank),
+            // A word between threads.
+            Some(_) if matches!(input, Input::Sleep(_)) => 0,
+            Some(costs) => costs.service,
+        };
+        let at = self.now + busy;
+        self.host(rank).free_at = at.max(self.host(rank).free_at);
+        self.arm_timer(rank);
+        Ok(())
+    }
+
+    /// A rank's nodes are told something.
+    fn told(&mut self, rank: Rank, input: &Input) -> Checked {
         self.trace.note(self.now, || format!("rank {} is told {input:?}", rank.0));
         let mut given = vec![Given::Node(input.clone())];
         let now = self.rank_tick(rank);
@@ -457,15 +507,6 @@ impl<'a> Machine<'a> {
                 Given::Send(to, parcel) => self.send(rank, to, parcel.message, parcel.body)?,
             }
         }
-        let busy = match self.timing.costs() {
-            None => self.moment(rank),
-            // A word between threads.
-            Some(_) if matches!(input, Input::Sleep(_)) => 0,
-            Some(costs) => costs.service,
-        };
-        let at = self.now + busy;
-        self.host(rank).free_at = at.max(self.host(rank).free_at);
-        self.arm_timer(rank);
         Ok(())
     }
 
@@ -510,6 +551,15 @@ impl<'a> Machine<'a> {
                 held.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
             }
             Input::Release(job) => node.handle_release(now, hold_id(*job)),
+            Input::Collected(page, marks) => {
+                touched.push(*page);
+                node.handle_collected(now, *page, *marks);
+            }
+            Input::Brought(page, seen, words) => {
+                received = std::slice::from_ref(words);
+                touched.push(*page);
+                node.handle_guarded_read(now, *page, *seen);
+            }
         }
         let mut actions: Vec<Action> = Vec::new();
         while let Some(action) = self.site(rank).nodes[place].poll_action() {
@@ -575,6 +625,9 @@ impl<'a> Machine<'a> {
             }
             Effect::Woken(_) => {}
             Effect::Ready(id) => self.hold_ready(rank, id)?,
+            Effect::Shows { page, version, words } => self.shows(rank, page, version, words)?,
+            Effect::Hides(page) => self.hides(rank, page)?,
+            Effect::Reads { home, page } => self.reads(rank, home, page)?,
         }
         for page in &pages {
             self.check_page(*page)?;
@@ -628,25 +681,6 @@ impl<'a> Machine<'a> {
             self.schedule(at, Event::Timer { rank, due: at });
         }
     }
-
-    fn check_page(&self, page: Page) -> Checked {
-        exclusive::check(&self.sites, page)?;
-        values::check(&self.sites, self.truth.last(page), page)?;
-        self.pins.check(&self.sites, page)
-    }
-
-    fn check_between_inputs(&self, page: Page) -> Checked {
-        directory::check(&self.sites, &self.scenario.homes, page)?;
-        agreement::check(&self.sites, page)
-    }
-
-    fn check_all(&self) -> Checked {
-        for page in (0..self.scenario.homes.pages()).map(Page) {
-            self.check_page(page)?;
-            self.check_between_inputs(page)?;
-        }
-        Ok(())
-    }
 }
 
 /// A node for a configuration, with a cache as small as it says.
@@ -658,7 +692,7 @@ fn new_node(config: Config) -> Checked<Node> {
 /// The place of the node that is told this.
 fn place_of(site: &Site, input: &Input) -> usize {
     let page = match input {
-        Input::Fault(page, _) => Some(*page),
+        Input::Fault(page, _) | Input::Collected(page, _) | Input::Brought(page, ..) => Some(*page),
         Input::Message(_, parcel) => Some(parcel.message.run().first),
         Input::Timeout => {
             let timeouts = site.nodes.iter().map(Node::poll_timeout).enumerate();
@@ -680,6 +714,7 @@ fn pages_of_action(action: &Action) -> Vec<Page> {
         | Action::Unmap { run }
         | Action::Wake { run } => run.pages().collect(),
         Action::Send { message, .. } => message.run().pages().collect(),
+        Action::Show { page, .. } | Action::Hide { page } | Action::GuardedRead { page, .. } => vec![*page],
         Action::HoldReady { .. } => Vec::new(),
     }
 }

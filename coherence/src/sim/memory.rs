@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::{Access, Page, Rank, Run};
+use crate::id::{Access, Page, Rank, Run, Version};
 use crate::message::Message;
 use crate::node::{Action, Body, HoldId, Source};
 
@@ -53,6 +53,24 @@ pub enum Effect {
     Woken(Run),
     /// A device has its pages.
     Ready(HoldId),
+    /// A page is shown in the window.
+    Shows {
+        /// Which.
+        page: Page,
+        /// Its version.
+        version: Version,
+        /// Its bytes.
+        words: Words,
+    },
+    /// A page is hidden there.
+    Hides(Page),
+    /// A page is read in its home's window.
+    Reads {
+        /// The home.
+        home: Rank,
+        /// Which.
+        page: Page,
+    },
 }
 
 /// All copies of one rank. A page without an entry is a hole.
@@ -152,6 +170,14 @@ impl Memory {
             }
             Action::Wake { run } => Ok(Effect::Woken(*run)),
             Action::HoldReady { id } => Ok(Effect::Ready(*id)),
+            Action::Show { page, version } => match self.copy(*page) {
+                Some(PageCopy { view: View::Read, words }) => {
+                    Ok(Effect::Shows { page: *page, version: *version, words })
+                }
+                other => Err(format!("shows page {}, of which there is {other:?}", page.0)),
+            },
+            Action::Hide { page } => Ok(Effect::Hides(*page)),
+            Action::GuardedRead { home, page } => Ok(Effect::Reads { home: *home, page: *page }),
         }
     }
 

@@ -10,9 +10,11 @@ mod cacher;
 mod device;
 mod driver;
 mod home;
+mod window;
 
 use std::fmt::Debug;
 
+use crate::home::HomeMapError;
 use crate::id::{Rank, Run};
 use crate::message::Message;
 use crate::node::{Action, Config, Node};
@@ -21,6 +23,10 @@ use super::checkers::Checker;
 use super::machine::Input;
 use super::memory::Words;
 use super::network::Parcel;
+use super::rng::Rng;
+use super::scenario::Scenario;
+use super::window::{HomeStep, NicStep};
+use super::workload::{Mishaps, random, readers};
 
 /// What a filter makes of an input.
 #[derive(Clone, Debug)]
@@ -60,6 +66,16 @@ pub trait Mutation: Debug {
         actions.into_iter().map(Order::Do).collect()
     }
 
+    /// Changes what the driver does at the rank's window.
+    fn home_steps(&mut self, steps: Vec<HomeStep>) -> Vec<HomeStep> {
+        steps
+    }
+
+    /// Changes what the rank's NIC does at the windows of others.
+    fn nic_steps(&mut self, steps: Vec<NicStep>) -> Vec<NicStep> {
+        steps
+    }
+
     /// Changes the bytes that go with a message.
     fn body(&mut self, message: &Message, body: &mut [Words]) {
         let _ = (message, body);
@@ -82,8 +98,15 @@ pub struct Mutant {
     pub name: &'static str,
     /// Makes the filter.
     pub plant: fn() -> Box<dyn Mutation>,
+    /// Makes the machines in which it is found.
+    pub scenario: fn(&mut Rng) -> Result<Scenario, HomeMapError>,
     /// The checkers that may be the first to find it.
     pub found_by: &'static [Checker],
+}
+
+/// Anything, without mishaps.
+fn anything(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
+    random(rng, Mishaps::None)
 }
 
 /// All bugs.
@@ -91,108 +114,189 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a home takes an invalidation for acknowledged without sending it",
         plant: || Box::new(home::LosesInvalidation::default()),
+        scenario: anything,
         found_by: &[Checker::Directory, Checker::Exclusive],
     },
     Mutant {
         name: "a home grants before all acknowledgements are in",
         plant: || Box::new(home::GrantsEarly::default()),
+        scenario: anything,
         found_by: &[Checker::Directory, Checker::Exclusive],
     },
     Mutant {
         name: "a home drops a request that should wait behind another",
         plant: || Box::new(home::DropsQueued),
+        scenario: anything,
         found_by: &[Checker::Progress],
     },
     Mutant {
         name: "a home says that a stale copy is current",
         plant: || Box::new(home::SaysCurrent),
+        scenario: anything,
         found_by: &[Checker::Protocol],
     },
     Mutant {
         name: "a home says that a page is zero which is not",
         plant: || Box::new(home::SaysZero),
+        scenario: anything,
         found_by: &[Checker::Values],
     },
     Mutant {
         name: "a home grants an old version to read",
         plant: || Box::new(home::OldVersion),
+        scenario: anything,
         found_by: &[Checker::Versions],
     },
     Mutant {
         name: "a rank sends older bytes of a page",
         plant: || Box::new(home::OldBytes::default()),
+        scenario: anything,
         found_by: &[Checker::Values],
     },
     Mutant {
         name: "a rank acknowledges an invalidation and keeps its copy",
         plant: || Box::new(cacher::KeepsInvalidated),
+        scenario: anything,
         found_by: &[Checker::Directory, Checker::Exclusive],
     },
     Mutant {
         name: "a rank acknowledges an invalidation twice",
         plant: || Box::new(cacher::AcksTwice),
+        scenario: anything,
         found_by: &[Checker::Protocol],
     },
     Mutant {
         name: "a rank evicts a modified page without giving it back",
         plant: || Box::new(cacher::EvictsSilently::default()),
+        scenario: anything,
         found_by: &[Checker::Progress, Checker::Protocol],
     },
     Mutant {
         name: "a rank allows itself to write when it asks for it",
         plant: || Box::new(cacher::AllowsEarly),
+        scenario: anything,
         found_by: &[Checker::Exclusive, Checker::Agreement],
     },
     Mutant {
         name: "a rank skips the hold time",
         plant: || Box::new(cacher::SkipsHold),
+        scenario: anything,
         found_by: &[Checker::HoldTime],
     },
     Mutant {
         name: "a rank takes its processors for asleep when they are not any more",
         plant: || Box::new(cacher::SleepsOn),
+        scenario: anything,
         found_by: &[Checker::HoldTime],
     },
     Mutant {
         name: "a rank forgets what waits for the end of the hold time",
         plant: || Box::new(cacher::LosesTimeouts),
+        scenario: anything,
         found_by: &[Checker::Progress],
     },
     Mutant {
         name: "a page given back to be shared can still be written",
         plant: || Box::new(driver::ForgetsProtect),
+        scenario: anything,
         found_by: &[Checker::Memory],
     },
     Mutant {
         name: "a page given back is still in view",
         plant: || Box::new(driver::KeepsDetached),
+        scenario: anything,
         found_by: &[Checker::Memory, Checker::Agreement, Checker::Exclusive],
     },
     Mutant {
         name: "the bytes of a page are dropped before they are sent",
         plant: || Box::new(driver::UnmapsFirst),
+        scenario: anything,
         found_by: &[Checker::Memory],
     },
     Mutant {
         name: "a page to be read is mapped to be written",
         plant: || Box::new(driver::MapsToWrite),
+        scenario: anything,
         found_by: &[Checker::Exclusive, Checker::Agreement],
     },
     Mutant {
         name: "nobody is woken",
         plant: || Box::new(driver::WakesNobody),
+        scenario: anything,
         // It goes on waiting, so the page that was not held for it may be missed first.
         found_by: &[Checker::Progress, Checker::HoldTime],
     },
     Mutant {
         name: "a device is told that it has its pages when it asks",
         plant: || Box::new(device::ReadyEarly::default()),
+        scenario: anything,
         found_by: &[Checker::Pins],
     },
     Mutant {
         name: "a device's pages are given up while it has them",
         plant: || Box::new(device::ForgetsPins::default()),
+        scenario: anything,
         found_by: &[Checker::Pins],
+    },
+    Mutant {
+        name: "a home does not set the word to busy",
+        plant: || Box::new(window::NeverBusy),
+        scenario: readers,
+        found_by: &[Checker::Values, Checker::Directory, Checker::Exclusive],
+    },
+    Mutant {
+        name: "a home collects the marks before it sets the word to busy",
+        plant: || Box::new(window::CollectsFirst),
+        scenario: readers,
+        found_by: &[Checker::Directory, Checker::Exclusive],
+    },
+    Mutant {
+        name: "a home ignores the marks",
+        plant: || Box::new(window::IgnoresMarks),
+        scenario: readers,
+        found_by: &[Checker::Directory, Checker::Exclusive],
+    },
+    Mutant {
+        name: "a home shows a page before its bytes are there",
+        plant: || Box::new(window::PublishesFirst),
+        scenario: readers,
+        found_by: &[Checker::Values],
+    },
+    Mutant {
+        name: "a reader marks a slot after it has looked at the word again",
+        plant: || Box::new(window::MarksLate),
+        scenario: readers,
+        found_by: &[Checker::Directory, Checker::Exclusive],
+    },
+    Mutant {
+        name: "a reader does not mark what it reads",
+        plant: || Box::new(window::NeverMarks),
+        scenario: readers,
+        found_by: &[Checker::Marks, Checker::Directory],
+    },
+    Mutant {
+        name: "a reader looks at the word twice before the bytes come",
+        plant: || Box::new(window::LooksTwiceBefore),
+        scenario: readers,
+        found_by: &[Checker::Values],
+    },
+    Mutant {
+        name: "a reader does not compare the word with what it was before",
+        plant: || Box::new(window::IgnoresSecondWord),
+        scenario: readers,
+        found_by: &[Checker::Values],
+    },
+    Mutant {
+        name: "a reader takes another page in the slot for its own",
+        plant: || Box::new(window::IgnoresTag),
+        scenario: readers,
+        found_by: &[Checker::Values, Checker::Directory],
+    },
+    Mutant {
+        name: "a reader uses a page that was invalidated while it read it",
+        plant: || Box::new(window::UsesLost::default()),
+        scenario: readers,
+        found_by: &[Checker::Directory, Checker::Exclusive],
     },
 ];
 

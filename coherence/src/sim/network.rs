@@ -93,6 +93,16 @@ impl Network {
         arrives
     }
 
+    /// When a NIC's work between two ranks has arrived, which goes beside the messages.
+    pub fn delay(&self, rng: &mut Rng, now: u64, from: Rank, to: Rank) -> u64 {
+        let longest = if rng.one_in(SLOW_ONE_IN) { self.delays.slow } else { self.delays.longest };
+        let mut arrives = now + rng.between(self.delays.shortest, longest);
+        while let Some(cut) = self.partitions.iter().find(|partition| partition.cuts(from, to, arrives)) {
+            arrives = cut.until;
+        }
+        arrives
+    }
+
     /// Takes the oldest message of a channel.
     pub fn deliver(&mut self, from: Rank, to: Rank) -> Option<Parcel> {
         self.channels.get_mut(&(from, to))?.parcels.pop_front()

@@ -5,6 +5,7 @@ use crate::id::{Page, Rank};
 use crate::node::Node;
 
 use super::memory::Memory;
+use super::window::{Slot, Window};
 
 /// A rank's protocol state and memory.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -13,13 +14,16 @@ pub struct Site {
     pub nodes: Vec<Node>,
     /// What their actions have made of the rank's memory.
     pub memory: Memory,
+    /// The windows of its nodes.
+    pub windows: Vec<Window>,
 }
 
 impl Site {
     /// A rank that has nothing yet.
     #[must_use]
     pub fn new(nodes: Vec<Node>) -> Self {
-        Self { nodes, memory: Memory::default() }
+        let windows = vec![Window::default(); nodes.len()];
+        Self { nodes, memory: Memory::default(), windows }
     }
 
     /// The place of the node that a page belongs to.
@@ -32,6 +36,24 @@ impl Site {
     #[must_use]
     pub fn node_of(&self, page: Page) -> &Node {
         &self.nodes[self.place_of(page)]
+    }
+
+    /// The number of a page's slot in windows.
+    #[must_use]
+    pub fn slot_number(&self, page: Page) -> u32 {
+        self.node_of(page).slot(page).unwrap_or_default()
+    }
+
+    /// What is in the slot of a page that is homed here.
+    #[must_use]
+    pub fn slot_of(&self, page: Page) -> Slot {
+        self.windows[self.place_of(page)].slot(self.slot_number(page))
+    }
+
+    /// The window that a page homed here has its slot in.
+    pub fn window_of(&mut self, page: Page) -> &mut Window {
+        let place = self.place_of(page);
+        &mut self.windows[place]
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::home::HomeMap;
 use crate::id::{Access, Rank, Run, Tick};
-use crate::node::Config;
+use crate::node::{Config, WindowConfig};
 
 use super::guest::{Instruction, Touch};
 use super::network::{Delays, Partition};
@@ -67,6 +67,10 @@ pub struct Scenario {
     pub first_touch: u16,
     /// Most pages asked for together.
     pub companions: u16,
+    /// Windows, if there are any.
+    pub window: Option<WindowConfig>,
+    /// Longest time between two steps of a guarded read, in microseconds.
+    pub nic_pause: u64,
     /// The network.
     pub delays: Delays,
     /// Its partitions.
@@ -109,6 +113,7 @@ impl Scenario {
             read_ahead: self.read_ahead,
             first_touch: self.first_touch,
             companions: self.companions,
+            window: self.window,
         }
     }
 
@@ -120,7 +125,8 @@ impl Scenario {
         let cut = self.partitions.iter().map(|partition| partition.until.saturating_sub(partition.from)).sum::<u64>();
         let stalled = self.stalls.iter().map(|stall| stall.until.saturating_sub(stall.from)).sum::<u64>();
         let kept = self.devices.iter().map(|device| device.keeps).sum::<u64>();
-        let turn = self.hold.0 + 8 * (self.delays.slow + slowest * LONGEST_STEP * 8);
+        let guarded = if self.window.is_some() { 8 * (self.delays.slow + self.nic_pause) } else { 0 };
+        let turn = self.hold.0 + 8 * (self.delays.slow + slowest * LONGEST_STEP * 8) + guarded;
         let others = self.programs.len() as u64 + 4 * self.devices.len() as u64 + u64::from(self.ranks);
         4 * (cut + stalled + kept) + 8 * turn * others
     }

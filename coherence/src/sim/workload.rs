@@ -2,6 +2,7 @@
 
 use crate::home::{HomeMap, HomeMapError};
 use crate::id::{Access, Page, Rank, Run, Tick};
+use crate::node::WindowConfig;
 
 use super::guest::{Instruction, Op, Touch};
 use super::memory::WORDS;
@@ -31,6 +32,9 @@ enum Pattern {
 
 /// Pages that everybody wants in [`Pattern::Hot`].
 const HOT_PAGES: u32 = 3;
+
+/// Rounds of [`readers`].
+const ROUNDS: u32 = 36;
 
 struct Author<'a> {
     rng: &'a mut Rng,
@@ -79,6 +83,8 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
         first_touch: rng.pick(&[1, 2, 8]).unwrap_or(1),
         // A look ahead, so that all that follows is as it was before there were companions, for the seeds that are kept.
         companions: rng.clone().pick(&[0, 3, 32]).unwrap_or(0),
+        window: window(&mut rng.clone()),
+        nic_pause: longest,
         delays,
         partitions: Vec::new(),
         stalls: Vec::new(),
@@ -93,6 +99,67 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
         add_mishaps(rng, &mut scenario);
     }
     Ok(scenario)
+}
+
+/// A machine in which many read a few pages again and again, and one or the other writes them: what windows are for, and what goes
+/// wrong in them if anything does.
+///
+/// # Errors
+/// [`HomeMapError`] never, as there are pages; it is passed on rather than ignored.
+pub fn readers(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
+    let ranks = 3 + rng.below_u16(3);
+    let (pages, slots) = rng.pick(&[(2, 1), (4, 1), (24, 6), (24, 24)]).unwrap_or((2, 1));
+    let writes = rng.pick(&[4, 8, 16]).unwrap_or(4);
+    let longest = rng.pick(&[2, 6, 20]).unwrap_or(2);
+    let mut value = 0;
+    let mut program = |rank| {
+        let mut instructions = Vec::new();
+        // All are at the same few pages of one home at about the same time.
+        for round in 0..ROUNDS {
+            if round % 4 == 0 {
+                instructions.push(Instruction::Meet);
+            }
+            for _ in 0..rng.between(1, 4) {
+                value += 1;
+                let op = if rng.one_in(writes) { Op::Write(value) } else { Op::Read };
+                let page = Page(round % u32::from(ranks) * pages + (round + rng.below_u32(3)) % pages);
+                instructions.push(Instruction::Touch(vec![Touch { page, word: rng.index(WORDS), op }]));
+            }
+        }
+        Program { rank, instructions, buffer: 0 }
+    };
+    let programs = (0..ranks).chain(1..ranks).map(Rank).map(&mut program).collect();
+    let window = WindowConfig { slots, readers: 1, wait: rng.pick(&[0, 1, 3]).unwrap_or(0) };
+    Ok(Scenario {
+        ranks,
+        nodes: 1,
+        homes: HomeMap::new((0..ranks).map(|rank| (pages, Rank(rank))))?,
+        hold: Tick(0),
+        cache_pages: rng.pick(&[None, Some(1), Some(1), Some(2)]).flatten(),
+        read_ahead: 0,
+        first_touch: 1,
+        companions: 0,
+        window: Some(window),
+        nic_pause: rng.pick(&[longest, 8 * longest, 30 * longest]).unwrap_or(longest),
+        delays: Delays { shortest: 1, longest, slow: 3 * longest },
+        partitions: Vec::new(),
+        stalls: Vec::new(),
+        crash: None,
+        slowness: vec![1; ranks.into()],
+        clocks: vec![0; ranks.into()],
+        zeros_left_out_one_in: 0,
+        programs,
+        devices: Vec::new(),
+    })
+}
+
+/// Windows of random sizes, or none.
+fn window(rng: &mut Rng) -> Option<WindowConfig> {
+    // The first number is that of the companions.
+    rng.next_u64();
+    let slots = rng.pick(&[None, Some(1), Some(3), Some(64)]).flatten()?;
+    let (readers, wait) = (rng.pick(&[1, 1, 2])?, rng.pick(&[0, 0, 2])?);
+    Some(WindowConfig { slots, readers, wait })
 }
 
 /// What a rank's clock shows at the start: at times shortly before 32 bits of it overflow.

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use stateright::{Model, Property};
 use vincs_coherence::home::HomeMap;
-use vincs_coherence::id::{Access, Page, Rank, Run, Tick};
-use vincs_coherence::node::{Config, HoldId, Node};
-use vincs_coherence::sim::checkers::{agreement, directory, exclusive, quiescence, values};
+use vincs_coherence::id::{Access, Page, Rank, RankSet, Run, Tick};
+use vincs_coherence::node::{Action, Config, HoldId, Node, WindowConfig};
+use vincs_coherence::sim::checkers::{agreement, directory, exclusive, marks, quiescence, values};
 use vincs_coherence::sim::memory::{Effect, Words, ZEROS};
 use vincs_coherence::sim::network::Parcel;
 use vincs_coherence::sim::rank::Site;
+use vincs_coherence::sim::window::{GuardedRead, HomeStep, HomeWork, NicStep};
 
 /// The one property: nothing is wrong in any state.
 pub(crate) const RIGHT: &str = "nothing is wrong";
@@ -33,6 +34,8 @@ pub(crate) struct Bounds {
     pub(crate) read_ahead: u16,
     /// Pages of a first touch.
     pub(crate) first_touch: u16,
+    /// Slots of each rank's window; none without windows.
+    pub(crate) slots: Option<u32>,
 }
 
 /// Something that may happen next.
@@ -48,6 +51,12 @@ pub(crate) enum Step {
     Hold(Rank),
     /// A device, which has them, writes the first and releases all.
     Release(Rank),
+    /// A rank's driver goes on at its window.
+    Work(Rank),
+    /// A rank's NIC goes on at the window of another.
+    Nic(Rank),
+    /// A rank is told what its NIC has brought.
+    Brought(Rank),
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -64,6 +73,17 @@ struct Host {
     accesses_left: u8,
     waiting: Option<(Page, Access)>,
     device: Device,
+    /// What the driver is doing at the window; it does nothing else meanwhile.
+    work: Option<HomeWork>,
+    /// What it is to do after that, with which bytes at hand.
+    actions: VecDeque<Action>,
+    received: Vec<Words>,
+    /// Marks that it has found, to be told when all is done.
+    collected: Vec<(Page, RankSet)>,
+    /// The processor goes on then.
+    woken: bool,
+    /// The guarded read of the processor.
+    read: Option<GuardedRead>,
 }
 
 /// A state of the machine.
@@ -137,6 +157,24 @@ impl State {
                 self.node(rank).handle_release(Tick(0), HoldId(0));
                 self.execute(rank, &[])
             }
+            Step::Work(rank) => self.work(rank),
+            Step::Nic(rank) => {
+                let mut read = self.host(rank).read.take().ok_or("no read")?;
+                let home = self.site(read.home);
+                let slot = home.slot_number(read.page);
+                read.step(home.window_of(read.page), slot);
+                // The words of a page are got together.
+                while matches!(read.steps.front(), Some(NicStep::Get(1..))) {
+                    read.step(home.window_of(read.page), slot);
+                }
+                self.host(rank).read = Some(read);
+                Ok(())
+            }
+            Step::Brought(rank) => {
+                let GuardedRead { page, seen, words, .. } = self.host(rank).read.take().ok_or("no read")?;
+                self.node(rank).handle_guarded_read(Tick(0), page, seen);
+                self.execute(rank, &[words])
+            }
         }
     }
 
@@ -167,20 +205,85 @@ impl State {
     }
 
     fn execute(&mut self, rank: Rank, received: &[Words]) -> Right {
-        let mut woken = false;
-        while let Some(action) = self.node(rank).poll_action() {
-            match self.site(rank).memory.execute(&action, received)? {
-                Effect::None => {}
-                Effect::Sent { to, message, body } => {
-                    let channel = self.channels.entry((rank, to)).or_default();
-                    channel.push_back(Parcel { message, body });
-                }
-                Effect::Woken(run) => woken |= self.host(rank).waiting.is_some_and(|(page, _)| run.contains(page)),
-                Effect::Ready(_) => self.host(rank).device = Device::Has,
+        self.host(rank).received = received.to_vec();
+        self.go_on(rank)
+    }
+
+    /// Does what a node wants done, until there is something to do at the window step by step.
+    fn go_on(&mut self, rank: Rank) -> Right {
+        loop {
+            while let Some(action) = self.node(rank).poll_action() {
+                self.host(rank).actions.push_back(action);
             }
-            self.check_pages()?;
+            if let Some(action) = self.host(rank).actions.pop_front() {
+                self.execute_one(rank, &action)?;
+                self.check_pages()?;
+                if self.host(rank).work.is_some() {
+                    return Ok(());
+                }
+            } else if let Some((page, marks)) = self.host(rank).collected.pop() {
+                self.node(rank).handle_collected(Tick(0), page, marks);
+            } else {
+                break;
+            }
         }
-        if woken { self.access(rank) } else { Ok(()) }
+        self.host(rank).received.clear();
+        if std::mem::take(&mut self.host(rank).woken) { self.access(rank) } else { Ok(()) }
+    }
+
+    fn execute_one(&mut self, rank: Rank, action: &Action) -> Right {
+        let received = std::mem::take(&mut self.host(rank).received);
+        let effect = self.site(rank).memory.execute(action, &received)?;
+        self.host(rank).received = received;
+        let work = |page, shows, steps: Vec<HomeStep>| {
+            Some(HomeWork { page, shows, steps: steps.into(), marks: RankSet::EMPTY })
+        };
+        match effect {
+            Effect::None => {}
+            Effect::Sent { to, message, body } => {
+                let channel = self.channels.entry((rank, to)).or_default();
+                channel.push_back(Parcel { message, body });
+            }
+            Effect::Woken(run) => {
+                let host = self.host(rank);
+                host.woken |= host.waiting.is_some_and(|(page, _)| run.contains(page));
+            }
+            Effect::Ready(_) => self.host(rank).device = Device::Has,
+            Effect::Shows { page, version, words } => {
+                self.host(rank).work = work(page, Some((version, words)), HomeStep::to_show());
+            }
+            Effect::Hides(page) => {
+                let ranks = u16::try_from(self.sites.len()).unwrap();
+                self.host(rank).work = work(page, None, HomeStep::to_hide(rank, ranks));
+            }
+            Effect::Reads { home, page } => {
+                let read = GuardedRead::new(rank, home, page, NicStep::guarded_read());
+                if self.host(rank).read.replace(read).is_some() {
+                    return Err(format!("rank {} has a second read under way", rank.0));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next step at the rank's own window.
+    fn work(&mut self, rank: Rank) -> Right {
+        let mut work = self.host(rank).work.take().ok_or("no work")?;
+        let site = self.site(rank);
+        let slot = site.slot_number(work.page);
+        work.step(site.window_of(work.page), slot);
+        // The words of a page are copied together.
+        while matches!(work.steps.front(), Some(HomeStep::Copy(1..))) {
+            work.step(site.window_of(work.page), slot);
+        }
+        if !work.steps.is_empty() {
+            self.host(rank).work = Some(work);
+            return Ok(());
+        }
+        if work.shows.is_none() {
+            self.host(rank).collected.push((work.page, work.marks));
+        }
+        self.go_on(rank)
     }
 
     fn check_pages(&self) -> Right {
@@ -194,8 +297,14 @@ impl State {
 
     fn check_between_steps(&self, homes: &HomeMap) -> Right {
         for page in self.all_pages().pages() {
+            let agrees = || {
+                // While actions are under way a node is ahead of its guest.
+                let is_busy = self.hosts.iter().any(|host| host.work.is_some());
+                if is_busy { Ok(()) } else { agreement::check(&self.sites, page) }
+            };
             directory::check(&self.sites, homes, page)
-                .and_then(|()| agreement::check(&self.sites, page))
+                .and_then(|()| marks::check(&self.sites, homes, page))
+                .and_then(|()| agrees())
                 .map_err(|violation| violation.to_string())?;
         }
         for (rank, host) in self.hosts.iter().enumerate() {
@@ -204,7 +313,11 @@ impl State {
                 return Err(format!("the device of rank {rank} has lost a page"));
             }
         }
-        if self.channels.is_empty() && self.sites.iter().all(|site| site.nodes[0].poll_timeout().is_none()) {
+        let is_at_rest = self.hosts.iter().all(|host| host.work.is_none() && host.read.is_none());
+        if is_at_rest
+            && self.channels.is_empty()
+            && self.sites.iter().all(|site| site.nodes[0].poll_timeout().is_none())
+        {
             self.check_rest()?;
         }
         Ok(())
@@ -257,13 +370,24 @@ impl Machine {
             read_ahead: self.bounds.read_ahead,
             first_touch: self.bounds.first_touch,
             companions: 0,
+            window: self.bounds.slots.map(|slots| WindowConfig { slots, readers: 1, wait: 0 }),
         };
         Site::new(vec![Node::with_any_cache(config).unwrap()])
     }
 
     fn host(&self, rank: Rank) -> Host {
         let device = if self.bounds.devices.contains(&rank) { Device::Before } else { Device::None };
-        Host { accesses_left: self.bounds.accesses[usize::from(rank.0)], waiting: None, device }
+        Host {
+            accesses_left: self.bounds.accesses[usize::from(rank.0)],
+            waiting: None,
+            device,
+            work: None,
+            actions: VecDeque::new(),
+            received: Vec::new(),
+            collected: Vec::new(),
+            woken: false,
+            read: None,
+        }
     }
 }
 
@@ -285,8 +409,19 @@ impl Model for Machine {
         if state.problem.is_some() {
             return;
         }
-        steps.extend(state.channels.keys().map(|(from, to)| Step::Deliver(*from, *to)));
+        let is_busy = |rank: Rank| state.hosts[usize::from(rank.0)].work.is_some();
+        let deliveries = state.channels.keys().filter(|(_, to)| !is_busy(*to));
+        steps.extend(deliveries.map(|(from, to)| Step::Deliver(*from, *to)));
         for ((rank, host), site) in self.ranks().zip(&state.hosts).zip(&state.sites) {
+            match &host.read {
+                Some(read) if read.steps.is_empty() && host.work.is_none() => steps.push(Step::Brought(rank)),
+                Some(read) if !read.steps.is_empty() => steps.push(Step::Nic(rank)),
+                Some(_) | None => {}
+            }
+            if host.work.is_some() {
+                steps.push(Step::Work(rank));
+                continue;
+            }
             if site.nodes[0].poll_timeout().is_some() {
                 steps.push(Step::Timeout(rank));
             }

@@ -1,19 +1,20 @@
 //! A machine of several ranks within this process, connected over TCP on the loopback interface.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::panic;
 use std::sync::Arc;
 use std::thread;
 
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::Transport;
+use vincs_coherence::transport::{Segment, Transport};
 use vincs_transport_tcp::endpoint::Timing;
 use vincs_transport_tcp::fabric::{CONNECT_TIME, ConnectError, FabricConfig, connect};
 use vincs_transport_tcp::listener::{ListenError, Listener};
 use vincs_transport_tcp::secret::{MachineId, Secret};
 use vincs_vmm::cluster::Cluster;
 use vincs_vmm::machine::{Machine, MachineConfig, MachineError, Running};
-use vincs_vmm::memory::engine::MemorySettings;
+use vincs_vmm::memory::engine::{MemorySettings, windows_with};
 
 /// How a machine is spread over ranks.
 #[derive(Clone, Debug)]
@@ -24,13 +25,15 @@ pub struct Ranks {
     pub shards: u16,
     /// How memory is spread.
     pub memory: MemorySettings,
+    /// Slots of the windows in which ranks show clean pages; without them there are none.
+    pub window_slots: Option<NonZeroU32>,
 }
 
 impl Ranks {
     /// So many ranks with one shard, the rest as fits this host.
     #[must_use]
     pub fn new(ranks: u16) -> Self {
-        Self { ranks, shards: 1, memory: MemorySettings::default() }
+        Self { ranks, shards: 1, memory: MemorySettings::default(), window_slots: None }
     }
 }
 
@@ -54,13 +57,21 @@ pub(crate) fn connected(ranks: &Ranks) -> Result<Vec<Cluster>, RanksError> {
     let listeners = (0..ranks.ranks).map(bind).collect::<Result<Vec<_>, _>>()?;
     let addresses: Vec<_> = listeners.iter().map(Listener::address).collect();
     let (machine, secret) = (MachineId::random()?, Secret::random()?);
+    let windows: Vec<_> =
+        (0..ranks.ranks).map(|_| ranks.window_slots.map(|slots| windows_with(ranks.shards, slots))).collect();
     let start = |(rank, listener): (u16, Listener)| {
+        // The first class is the control channel's.
+        let mut segments: Vec<Option<Arc<dyn Segment>>> = vec![None; 1 + usize::from(ranks.shards)];
+        let of_rank = windows.get(usize::from(rank)).and_then(Option::as_ref);
+        for (segment, window) in segments.iter_mut().skip(1).zip(of_rank.into_iter().flatten()) {
+            *segment = Some(Arc::clone(window) as _);
+        }
         let config = FabricConfig {
             rank: Rank(rank),
             addresses: addresses.clone(),
             machine,
             secret: secret.clone(),
-            segments: vec![None; 1 + usize::from(ranks.shards)],
+            segments,
             connect_time: CONNECT_TIME,
             timing: Timing::default(),
         };
@@ -73,7 +84,8 @@ pub(crate) fn connected(ranks: &Ranks) -> Result<Vec<Cluster>, RanksError> {
         let mut ends = ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>);
         // The first class is the control channel's; each rank has asked for it.
         let Some(control) = ends.next() else { continue };
-        let (coherence, memory) = (ends.collect(), ranks.memory.clone());
+        let windows = windows.get(usize::from(rank)).cloned().flatten().unwrap_or_default();
+        let (coherence, memory) = (ends.collect(), MemorySettings { windows, ..ranks.memory.clone() });
         clusters.push(Cluster { rank: Rank(rank), ranks: ranks.ranks, coherence, control, memory });
     }
     Ok(clusters)

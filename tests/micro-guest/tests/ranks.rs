@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use common::{LIMIT, turn};
+use vincs_coherence::node::Stats as Protocol;
 use vincs_micro_guest::{Litmus, Order, Program, Ranks, Report, Session, Shape};
 use vincs_vmm::machine::{MachineStats, Running, StopReason};
 use vincs_vmm::memory::engine::{HOLD_LIMITS, MemorySettings};
@@ -88,8 +89,8 @@ fn processors_go_on_where_they_are_moved_to() {
     }
 }
 
-/// Runs a test of memory order so often; what came out, and how often ranks took pages from each other meanwhile.
-fn litmus(test: Litmus, iterations: u64, ranks: u16) -> ([u64; 16], u64) {
+/// Runs a test of memory order so often; what came out, and what the protocol has counted on all ranks. With windows these have so many slots.
+fn litmus(test: Litmus, iterations: u64, ranks: u16, window_slots: Option<NonZeroU32>) -> ([u64; 16], Vec<Protocol>) {
     let seed = u64::from(ranks) << 8 | test.number() as u64;
     let program = |patience| Program::Litmus { test, iterations, patience, seed };
     let session = if ranks == 1 {
@@ -97,13 +98,18 @@ fn litmus(test: Litmus, iterations: u64, ranks: u16) -> ([u64; 16], u64) {
     } else {
         // As short as is allowed, so that pages change hands often.
         let memory = MemorySettings { hold: Some(*HOLD_LIMITS.start()), ..MemorySettings::default() };
-        Session::start_on(program(2000), ranks.into(), &Ranks { memory, ..Ranks::new(ranks) }).unwrap()
+        Session::start_on(program(2000), ranks.into(), &Ranks { memory, window_slots, ..Ranks::new(ranks) }).unwrap()
     };
     let Report::Litmus { outcomes } = session.wait_here(LIMIT).unwrap() else { panic!("a report of another program") };
     assert!(outcomes.iter().sum::<u64>() >= iterations);
     let memory = |stats: MachineStats| stats.ranks.map(|ranks| ranks.memory.protocol);
-    let lost = session.machines().filter_map(|machine| memory(machine.stats()));
-    (outcomes, lost.map(|protocol| protocol.invalidations + protocol.recalls).sum())
+    let counted = session.machines().filter_map(|machine| memory(machine.stats())).collect();
+    (outcomes, counted)
+}
+
+/// How often ranks took pages from each other.
+fn lost(counted: &[Protocol]) -> u64 {
+    counted.iter().map(|protocol| protocol.invalidations + protocol.recalls).sum()
 }
 
 #[test]
@@ -112,10 +118,32 @@ fn what_x86_forbids_is_never_seen_across_ranks() {
     let started = Instant::now();
     for test in Litmus::ALL {
         let ranks = u16::try_from(test.processors()).unwrap();
-        let (outcomes, lost) = litmus(test, MILLION, ranks);
+        let (outcomes, counted) = litmus(test, MILLION, ranks, None);
+        let lost = lost(&counted);
         println!("{test:?} on {ranks} ranks: {outcomes:?}, {lost} pages lost to others, {:?}", started.elapsed());
         assert!(lost > 1000, "the ranks were at it at the same time");
     }
+}
+
+/// Pages that ranks read in each other's windows are as fresh as others.
+#[test]
+fn what_x86_forbids_is_never_seen_in_windows() {
+    let Some(_turn) = turn("litmus tests over ranks with windows") else { return };
+    let started = Instant::now();
+    let mut looks = 0;
+    for test in Litmus::ALL {
+        let ranks = u16::try_from(test.processors()).unwrap();
+        let (outcomes, counted) = litmus(test, MILLION / 4, ranks, NonZeroU32::new(64));
+        let (hits, misses): (Vec<u64>, Vec<u64>) =
+            counted.iter().map(|protocol| (protocol.guarded_hits, protocol.guarded_misses)).unzip();
+        println!(
+            "{test:?} on {ranks} ranks: {outcomes:?}, {} pages lost to others, {hits:?} hits, {misses:?} misses, {:?}",
+            lost(&counted),
+            started.elapsed()
+        );
+        looks += hits.iter().chain(&misses).sum::<u64>();
+    }
+    assert!(looks > 100, "{looks} guarded reads");
 }
 
 #[test]
@@ -123,11 +151,11 @@ fn the_harness_sees_stores_that_are_buffered() {
     let Some(_turn) = turn("litmus tests on one rank") else { return };
     let buffering = Litmus { shape: Shape::StoreBuffering, order: Order::Plain };
     // On a busy host the two processors may hardly ever run at the same time: then again.
-    let seen = (0..10).map(|_| litmus(buffering, MILLION, 1).0).find(|outcomes| outcomes[0b00] > 0);
+    let seen = (0..10).map(|_| litmus(buffering, MILLION, 1, None).0).find(|outcomes| outcomes[0b00] > 0);
     println!("{buffering:?}: {seen:?}");
     assert!(seen.is_some(), "this processor reorders a store and a younger load");
     let fenced = Litmus { order: Order::Fenced, ..buffering };
-    println!("{fenced:?}: {:?}", litmus(fenced, MILLION, 1).0);
+    println!("{fenced:?}: {:?}", litmus(fenced, MILLION, 1, None).0);
 }
 
 #[test]

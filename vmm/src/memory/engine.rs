@@ -9,6 +9,7 @@
 //!   work for a while, then sleeps.
 //! - `view`: what the guest sees, and the system calls that change it; `uffd`, `frames`: what that stands on.
 //! - `service`: the thread; `outgoing`: messages that wait; `mailbox`, `holds`: what devices want.
+//! - `windows`: what this rank shows the others, to be read without its threads.
 //! - `awaited`: what shards tell each other.
 //! - `processors`: whether any of the rank's executes anything.
 //! - `stats`, `latency`, `hot`: what is counted; `calibrate`: the minimum hold time; `binding`: where the threads run; `caches`: how
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use vincs_coherence::id::Tick;
 use vincs_coherence::node::{Config, Node};
-use vincs_coherence::transport::{MAX_BODY, Transport};
+use vincs_coherence::transport::{MAX_BODY, Segment, Transport, WordSegment};
 
 use super::{DeviceMemory, GuestRam};
 use binding::Binding;
@@ -30,6 +31,7 @@ use mailbox::{Command, Mailbox};
 use service::{Parts, Service, Shared};
 use stats::Recorder;
 use view::View;
+use windows::Window;
 
 mod awaited;
 mod binding;
@@ -47,6 +49,7 @@ mod service;
 mod stats;
 mod uffd;
 mod view;
+mod windows;
 mod zero;
 
 #[cfg(test)]
@@ -61,6 +64,7 @@ pub use latency::Latencies;
 pub use processors::Processors;
 pub use stats::{Count, EngineStats, HOTTEST, Traffic, Waits};
 pub use view::ViewError;
+pub use windows::{windows, windows_with};
 
 /// Guest memory at work. Dropping it stops it.
 #[derive(Debug)]
@@ -103,6 +107,13 @@ impl Engine {
         if frames.in_use() {
             return Err(EngineError::InUse);
         }
+        let fits = |window: &Arc<WordSegment>| {
+            windows::config(window).is_some() && memory.windows.first().map(|first| first.len()) == Some(window.len())
+        };
+        let are_all = memory.windows.is_empty() || memory.windows.len() == usize::from(config.shards);
+        if !are_all || !memory.windows.iter().all(fits) {
+            return Err(EngineError::Windows { windows: memory.windows.len(), shards: config.shards });
+        }
         let hold = match memory.hold {
             Some(hold) => hold,
             None => calibrate::hold(memory.spin)?,
@@ -116,6 +127,7 @@ impl Engine {
             read_ahead: memory.read_ahead,
             first_touch: memory.first_touch,
             companions: memory.companions,
+            window: memory.windows.first().and_then(|window| windows::config(window)),
         };
         whole.check()?;
         let part = |cache| caches::caches(&whole.homes, whole.rank, config.shards, cache);
@@ -136,6 +148,7 @@ impl Engine {
                 shard,
                 node: Node::new(Config { cache_pages: parts.get(usize::from(index)).copied(), ..whole.clone() })?,
                 view: View::new(Arc::clone(&frames), shard)?,
+                window: memory.windows.get(usize::from(index)).and_then(|of| Window::new(Arc::clone(of), whole.rank)),
                 transport,
                 mailbox: Arc::clone(mailbox),
                 recorder,

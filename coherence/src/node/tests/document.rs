@@ -12,6 +12,7 @@ use crate::node::cache::CacheState;
 use crate::node::directory::DirectoryState;
 use crate::node::table::MAX_PAGE_STATE;
 use crate::node::{Action, Body, HoldId, MAX_HOLD_PAGES, MAX_HOLDS, MIN_CACHE_PAGES, Node, Source};
+use crate::window::{Seen as SeenWords, Word};
 
 fn document() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/coherence.md");
@@ -70,18 +71,22 @@ fn cache_name(state: CacheState) -> &'static str {
         CacheState::UpgradeWait => "UpgradeWait",
         CacheState::AheadWait => "AheadWait",
         CacheState::AheadWanted => "AheadWanted",
+        CacheState::GuardedWait => "GuardedWait",
+        CacheState::GuardedLost => "GuardedLost",
         CacheState::Shared => "Shared",
         CacheState::Modified => "Modified",
     }
 }
 
-const CACHE_STATES: [CacheState; 8] = [
+const CACHE_STATES: [CacheState; 10] = [
     CacheState::Invalid,
     CacheState::ReadWait,
     CacheState::WriteWait,
     CacheState::UpgradeWait,
     CacheState::AheadWait,
     CacheState::AheadWanted,
+    CacheState::GuardedWait,
+    CacheState::GuardedLost,
     CacheState::Shared,
     CacheState::Modified,
 ];
@@ -95,10 +100,11 @@ fn directory_name(state: DirectoryState, home: Rank) -> &'static str {
         DirectoryState::Recalling { owner } if owner == home => "Recalling home",
         DirectoryState::Recalling { .. } => "Recalling other",
         DirectoryState::Invalidating { .. } => "Invalidating",
+        DirectoryState::Collecting { .. } => "Collecting",
     }
 }
 
-fn directory_states() -> [DirectoryState; 7] {
+fn directory_states() -> [DirectoryState; 8] {
     [
         DirectoryState::Untouched,
         DirectoryState::Owned(Rank(0)),
@@ -107,6 +113,7 @@ fn directory_states() -> [DirectoryState; 7] {
         DirectoryState::Recalling { owner: Rank(0) },
         DirectoryState::Recalling { owner: Rank(1) },
         DirectoryState::Invalidating { waiting: RankSet::EMPTY },
+        DirectoryState::Collecting { sharers: RankSet::EMPTY },
     ]
 }
 
@@ -120,6 +127,9 @@ fn action_name(action: &Action) -> &'static str {
         Action::Unmap { .. } => "Unmap",
         Action::Wake { .. } => "Wake",
         Action::HoldReady { .. } => "HoldReady",
+        Action::Show { .. } => "Show",
+        Action::Hide { .. } => "Hide",
+        Action::GuardedRead { .. } => "GuardedRead",
     }
 }
 
@@ -162,6 +172,9 @@ fn the_lists_of_messages_and_actions_are_those_of_the_code() {
         Action::Unmap { run },
         Action::Wake { run },
         Action::HoldReady { id: HoldId(0) },
+        Action::Show { page: Page(0), version: Version(1) },
+        Action::Hide { page: Page(0) },
+        Action::GuardedRead { home: Rank(0), page: Page(0) },
     ];
     assert_eq!(column("action"), actions.each_ref().map(action_name));
 }
@@ -196,6 +209,10 @@ fn the_limits_are_those_of_the_code() {
         ("MAX_STREAMS", crate::node::read_ahead::MAX_STREAMS as u64),
         ("MAX_PATIENCE", u64::from(crate::node::patience::MAX_PATIENCE)),
         ("MAX_COMPANIONS", u64::from(crate::node::MAX_COMPANIONS)),
+        ("MAX_SLOTS", u64::from(crate::window::MAX_SLOTS)),
+        ("SLOT_BYTES", crate::window::SLOT_BYTES as u64),
+        ("MAX_HINTS", u64::from(crate::node::hints::MAX_HINTS)),
+        ("MAX_WAIT", u64::from(crate::node::hints::MAX_WAIT)),
         ("MAX_SCAN", crate::node::eviction::MAX_SCAN as u64),
         ("MAX_PAGE_STATE", MAX_PAGE_STATE as u64),
     ];
@@ -218,6 +235,10 @@ fn primary(input: &Input, page: Page) -> Option<String> {
     match input {
         Input::Fault(at, access) => (*at == page).then(|| access_name(*access).to_owned()),
         Input::Message(_, message) => message.run().contains(page).then(|| event(message).1),
+        Input::Collected(at, _) => (*at == page).then(|| "marks".to_owned()),
+        Input::GuardedRead(at, seen) => {
+            (*at == page).then(|| if seen.version_of(page).is_some() { "hit" } else { "miss" }.to_owned())
+        }
         Input::Hold(..) | Input::Release(_) | Input::Timeout => None,
     }
 }
@@ -239,7 +260,7 @@ fn watch(seen: &mut Seen, input: &Input, before: &Node, after: &Node) {
 /// Everything seen in random histories, and in nodes of these that are given a message that may or may not be.
 fn seen() -> Seen {
     let mut seen = Seen::new();
-    for seed in 1..=300 {
+    for seed in 1..=400 {
         let (mut random, mut machine) = random_machine(seed);
         machine.watch = Some(watch);
         let mut holds = 0;
@@ -257,7 +278,11 @@ fn seen() -> Seen {
             let sent = messages(page, version).into_iter().map(|message| Input::Message(from, message));
             // Also faults on pages that are there, as those that were on their way to the node when the page came.
             let faults = [Access::Read, Access::Write].map(|access| Input::Fault(page, access));
-            for input in sent.chain(faults) {
+            // And reads that end although the node has been told something else meanwhile.
+            let word = Word::shown(page, Version(1)).expect("a word");
+            let is_read = state(node, page).1.starts_with("Guarded");
+            let read = is_read.then_some(Input::GuardedRead(page, SeenWords { first: word, second: word }));
+            for input in sent.chain(faults).chain(read) {
                 let mut after = node.clone();
                 if input.happen(&mut after, machine.now).is_ok() {
                     watch(&mut machine.seen, &input, node, &after);
@@ -313,7 +338,7 @@ fn faults(rows: &[Row], beside: &[&str], seen: &[Row]) -> Vec<String> {
 /// Events that an input may cause beside the one it is: devices ask again, room is made, guesses are made, waiting ends.
 const BESIDE_AT_CACHER: [&str; 5] = ["read", "write", "ahead", "room", "free"];
 /// The same at the home, where the queue is served as well.
-const BESIDE_AT_HOME: [&str; 6] = ["read", "write", "touch", "free", "Acquire Read", "Acquire Write"];
+const BESIDE_AT_HOME: [&str; 7] = ["read", "write", "touch", "free", "slot", "Acquire Read", "Acquire Write"];
 
 #[test]
 fn the_transitions_are_those_of_the_code() {
@@ -324,7 +349,7 @@ fn the_transitions_are_those_of_the_code() {
         if cells[0] == "true" { at_home.push(row) } else { at_cacher.push(row) }
     }
     let (home, cacher) = (rows("home in"), rows("cacher in"));
-    assert!(home.len() > 50 && cacher.len() > 45, "{} and {} rows", home.len(), cacher.len());
+    assert!(home.len() > 60 && cacher.len() > 60, "{} and {} rows", home.len(), cacher.len());
     let mut all = faults(&home, &BESIDE_AT_HOME, &at_home);
     all.extend(faults(&cacher, &BESIDE_AT_CACHER, &at_cacher));
     assert!(all.is_empty(), "{}", all.join("\n"));

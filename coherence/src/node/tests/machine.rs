@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::codec;
 use crate::home::HomeMap;
-use crate::id::{Access, Page, Rank, Run, Tick};
+use crate::id::{Access, Page, Rank, RankSet, Run, Tick, Version};
 use crate::message::{Content, Message};
 use crate::node::{Action, Body, Config, HoldId, Node, ProtocolError, Source};
+use crate::window::{Seen as SeenWords, Word};
 
 /// A message on its way, and the bytes of its pages.
 pub(super) type Letter = (Message, Vec<u64>);
@@ -31,6 +32,26 @@ pub(super) enum Input {
     Hold(HoldId, Vec<(Run, Access)>),
     Release(HoldId),
     Timeout,
+    Collected(Page, RankSet),
+    GuardedRead(Page, SeenWords),
+}
+
+/// A slot of a window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    word: Word,
+    marks: RankSet,
+    value: u64,
+}
+
+/// A guarded read: its reader and page, what it has seen, and how many of its four steps it has taken.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    reader: u16,
+    page: Page,
+    seen: SeenWords,
+    value: u64,
+    steps: u8,
 }
 
 impl Input {
@@ -42,6 +63,8 @@ impl Input {
             Self::Hold(id, runs) => node.handle_hold(now, *id, runs).expect("a hold"),
             Self::Release(id) => node.handle_release(now, *id),
             Self::Timeout => node.handle_timeout(now),
+            Self::Collected(page, marks) => node.handle_collected(now, *page, *marks),
+            Self::GuardedRead(page, seen) => node.handle_guarded_read(now, *page, *seen),
         }
         Ok(())
     }
@@ -62,6 +85,14 @@ pub(super) struct Machine {
     pub(super) holds: Vec<BTreeMap<HoldId, Wanted>>,
     /// What each page was last written.
     written: BTreeMap<Page, u64>,
+    /// Windows by rank and slot.
+    windows: Vec<BTreeMap<u32, Slot>>,
+    /// Guarded reads under way.
+    reading: Vec<Reading>,
+    /// Marks are not told before [`Self::tell_marks`].
+    pub(super) marks_are_late: bool,
+    /// Marks to be told to a rank.
+    collected: Vec<(u16, Page, RankSet)>,
     /// Everything executed since it was taken last.
     pub(super) log: Vec<(Rank, Action)>,
     /// Told of every input with the node before and after it.
@@ -88,6 +119,7 @@ impl Machine {
                 read_ahead: 0,
                 first_touch: 1,
                 companions: 0,
+                window: None,
             };
             change(&mut config);
             Node::new(config).expect("a node")
@@ -103,6 +135,10 @@ impl Machine {
             woken: vec![BTreeSet::new(); each],
             holds: vec![BTreeMap::new(); each],
             written: BTreeMap::new(),
+            windows: vec![BTreeMap::new(); each],
+            reading: Vec::new(),
+            marks_are_late: false,
+            collected: Vec::new(),
             log: Vec::new(),
             watch: None,
             seen: Seen::new(),
@@ -175,6 +211,46 @@ impl Machine {
         true
     }
 
+    /// A guarded read goes on by a step; false when there is no such read.
+    pub(super) fn read_on(&mut self, at: usize) -> bool {
+        let Some(read) = self.reading.get_mut(at) else { return false };
+        let home = self.nodes[usize::from(read.reader)].config.homes.home(read.page).expect("a home");
+        let slot = self.nodes[usize::from(home.0)].slot(read.page).expect("a slot");
+        let slot = self.windows[usize::from(home.0)].entry(slot).or_default();
+        read.steps += 1;
+        match read.steps {
+            1 => _ = slot.marks.insert(Rank(read.reader)),
+            2 => read.seen.first = slot.word,
+            3 => read.value = slot.value,
+            4 => read.seen.second = slot.word,
+            _ => {
+                let Reading { reader, page, seen, value, .. } = self.reading.remove(at);
+                self.input(reader, &Input::GuardedRead(page, seen), &[value]);
+            }
+        }
+        true
+    }
+
+    /// How many guarded reads are under way.
+    pub(super) fn reads(&self) -> usize {
+        self.reading.len()
+    }
+
+    /// A page is shown with this value, or hidden.
+    fn show(&mut self, rank: u16, page: Page, shown: Option<(Version, u64)>) {
+        let slot = self.nodes[usize::from(rank)].slot(page).expect("a slot");
+        let slot = self.windows[usize::from(rank)].entry(slot).or_default();
+        if let Some((version, value)) = shown {
+            assert_eq!(slot.word, Word::BUSY, "rank {rank} shows page {} over another", page.0);
+            (slot.value, slot.word) = (value, Word::shown(page, version).expect("a word"));
+        } else {
+            assert!(slot.word.version_of(page).is_some(), "rank {rank} hides page {}, which is not shown", page.0);
+            slot.word = Word::BUSY;
+            let marks = slot.marks;
+            self.collected.push((rank, page, marks));
+        }
+    }
+
     /// Something happens to a node, and what it wants is done.
     fn input(&mut self, rank: u16, input: &Input, body: &[u64]) {
         let node = &mut self.nodes[usize::from(rank)];
@@ -186,6 +262,16 @@ impl Machine {
             watch(&mut self.seen, input, &before, node);
         }
         self.execute(rank, body);
+        if !self.marks_are_late {
+            self.tell_marks();
+        }
+    }
+
+    /// Tells the marks that were collected.
+    pub(super) fn tell_marks(&mut self) {
+        while let Some((rank, page, marks)) = self.collected.pop() {
+            self.input(rank, &Input::Collected(page, marks), &[]);
+        }
     }
 
     /// Delivers everything in some order, without letting time pass or trying again.
@@ -209,6 +295,8 @@ impl Machine {
     pub(super) fn run(&mut self) {
         for _ in 0..100_000 {
             self.deliver_all();
+            while self.read_on(0) {}
+            self.tell_marks();
             self.retry();
             if self.links.values().all(VecDeque::is_empty) {
                 let Some(due) = self.nodes.iter().filter_map(Node::poll_timeout).min() else {
@@ -307,6 +395,17 @@ impl Machine {
                     assert!(run.pages().all(|page| self.sees(rank, page) >= Some(access)), "{run:?}");
                 }
             }
+            Action::Show { page, version } => {
+                let view = self.views[at][&page];
+                assert_eq!(view.access, Access::Read, "rank {rank} shows page {}", page.0);
+                self.show(rank, page, Some((version, view.value)));
+            }
+            Action::Hide { page } => self.show(rank, page, None),
+            Action::GuardedRead { home, page } => {
+                assert_eq!(self.nodes[at].config.homes.home(page), Some(home));
+                let seen = SeenWords::NOTHING;
+                self.reading.push(Reading { reader: rank, page, seen, value: 0, steps: 0 });
+            }
         }
     }
 
@@ -356,7 +455,13 @@ impl Machine {
                 (0..).zip(&self.views).filter_map(|(rank, views)| Some((rank, *views.get(&page)?))).collect();
             let writers = seen.iter().filter(|(_, view)| view.access == Access::Write).count();
             assert!(writers == 0 || seen.len() == 1, "page {}: {seen:?}", page.0);
-            let holders = self.nodes.iter().find_map(|node| node.holders(page)).expect("a home");
+            let (home, known) =
+                (0..).zip(&self.nodes).find_map(|(rank, node)| Some((rank, node.directory(page)?))).expect("a home");
+            let mut holders = known.holders;
+            if known.is_shown {
+                let slot = self.nodes[home].slot(page).and_then(|slot| self.windows[home].get(&slot));
+                slot.into_iter().flat_map(|slot| slot.marks.iter()).for_each(|rank| _ = holders.insert(rank));
+            }
             for (rank, view) in seen {
                 assert!(holders.contains(Rank(rank)), "rank {rank} has page {}, the home knows {holders:?}", page.0);
                 assert_eq!(self.nodes[usize::from(rank)].access(page), Some(view.access));

@@ -3,6 +3,7 @@
 use super::machine::Machine;
 use crate::id::{Access, Page, Run, Version};
 use crate::message::{Content, Granted, Keep, Message, Urgency};
+use crate::node::WindowConfig;
 
 /// A xorshift generator (Marsaglia, "Xorshift RNGs", 2003).
 pub(super) struct Random(u64);
@@ -36,7 +37,7 @@ const STEPS: u32 = 400;
 pub(super) fn step(machine: &mut Machine, random: &mut Random, holds: &mut u64) {
     let rank = random.rank(RANKS);
     let page = u32::try_from(random.below((u32::from(RANKS) * PAGES).into())).expect("a page");
-    match random.below(20) {
+    match random.below(24) {
         0..8 => {
             machine.deliver(rank, random.rank(RANKS));
         }
@@ -62,6 +63,12 @@ pub(super) fn step(machine: &mut Machine, random: &mut Random, holds: &mut u64) 
                 }
             }
         }
+        18 => {
+            let reads = machine.reads() as u64;
+            machine.read_on(usize::try_from(random.below(reads.max(1))).expect("an index"));
+        }
+        19..22 => _ = machine.read_on(0),
+        22 => machine.tell_marks(),
         _ => {
             // A reader of pages in order.
             (0..PAGES).for_each(|at| machine.touch(rank, at, Access::Read));
@@ -89,12 +96,15 @@ fn end(machine: &mut Machine) {
 pub(super) fn random_machine(seed: u64) -> (Random, Machine) {
     let mut random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
     let (hold, ahead) = (random.pick(&[0, 7, 20]), random.pick(&[0, 1, 3, 8]));
+    let window = random.pick(&[None, Some(1), Some(3)]);
     let (first_touch, cache) = (random.pick(&[1, 2, 4]), random.pick(&[None, Some(2), Some(4)]));
     let mut machine = Machine::new(RANKS, PAGES, |config| {
         config.hold.0 = hold;
         config.read_ahead = ahead;
         config.first_touch = first_touch;
+        config.window = window.map(|slots| WindowConfig { slots, readers: 1, wait: 0 });
     });
+    machine.marks_are_late = random.below(2) == 0;
     // Smaller than a real cache may be.
     machine.nodes.iter_mut().for_each(|node| node.config.cache_pages = cache);
     (random, machine)

@@ -53,7 +53,12 @@ impl HoldTimes {
                     self.granted.remove(&(rank, page));
                 }
             }
-            Action::Send { .. } | Action::Wake { .. } | Action::HoldReady { .. } => {}
+            Action::Send { .. }
+            | Action::Wake { .. }
+            | Action::HoldReady { .. }
+            | Action::Show { .. }
+            | Action::Hide { .. }
+            | Action::GuardedRead { .. } => {}
         }
         Ok(())
     }

@@ -54,6 +54,8 @@ impl Machine<'_> {
             | Event::Answered { .. }
             | Event::Timer { .. }
             | Event::Sleep { .. }
+            | Event::Nic { .. }
+            | Event::Brought { .. }
             | Event::Crash { .. } => Ok(()),
         }
     }

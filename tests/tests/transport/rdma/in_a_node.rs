@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::{Capabilities, Event, OperationId, Segment, SendError, Transport, WordSegment};
+use vincs_coherence::transport::{
+    Capabilities, Event, GuardedRead, OperationId, Segment, SendError, Transport, WordSegment,
+};
 use vincs_transport_rdma::devices::find_device;
 use vincs_transport_rdma::endpoint::RdmaTransport;
 use vincs_transport_rdma::fabric::{ConnectError, FabricConfig, connect};
@@ -195,6 +197,10 @@ impl Transport for Tampered {
 
     fn fetch_and_add(&self, id: OperationId, target: Rank, offset: u64, add: u64) -> Result<(), SendError> {
         self.0.fetch_and_add(id, target, offset, add)
+    }
+
+    fn guarded_read(&self, id: OperationId, target: Rank, read: GuardedRead) -> Result<(), SendError> {
+        self.0.guarded_read(id, target, read)
     }
 
     fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use vincs_coherence::home::HomeMap;
 use vincs_coherence::id::{Access, Page, Rank};
 use vincs_coherence::node::ConfigError;
-use vincs_coherence::transport::MAX_BODY;
+use vincs_coherence::transport::{MAX_BODY, WordSegment};
+use vincs_coherence::window::MAX_SLOTS;
 
 use super::frames::FramesError;
 use super::view::ViewError;
@@ -56,6 +57,9 @@ pub struct MemorySettings {
     /// At one of so many faults the instruction is noted that ran into it, for the statistics; it costs the vCPU an exit.
     /// None: at no fault.
     pub sample_every: Option<NonZeroU32>,
+    /// This rank's windows, one for each shard: the segments that the shards' channels were given ([`super::windows()`]). All ranks have
+    /// windows with the same number of slots, or none has.
+    pub windows: Vec<Arc<WordSegment>>,
 }
 
 /// Pages asked for ahead of a sequential reader unless the user says otherwise: 128 KiB, Linux's own read-ahead, which hides a
@@ -81,6 +85,7 @@ impl Default for MemorySettings {
             spin: if alone { Duration::ZERO } else { SPIN },
             bind: false,
             sample_every: None,
+            windows: Vec::new(),
         }
     }
 }
@@ -127,6 +132,16 @@ pub enum EngineError {
     Transports {
         /// Number of transports.
         transports: usize,
+        /// Number of shards.
+        shards: u16,
+    },
+    /// Windows that are none, or not one for each shard.
+    #[error(
+        "{windows} windows for {shards} shards of memory; give each shard one with 1 to {MAX_SLOTS} slots, or none has any"
+    )]
+    Windows {
+        /// Number of windows.
+        windows: usize,
         /// Number of shards.
         shards: u16,
     },

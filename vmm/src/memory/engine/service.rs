@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vincs_coherence::codec;
-use vincs_coherence::id::{PAGE_BYTES, Rank, Run, Tick};
+use vincs_coherence::id::{PAGE_BYTES, Page, Rank, RankSet, Run, Tick};
 use vincs_coherence::node::{Awaited, HoldId, Node};
-use vincs_coherence::transport::{Event, Transport};
+use vincs_coherence::transport::{Event, OperationId, Outcome, Transport};
+use vincs_coherence::window::{Seen, Word};
 
 use super::awaited::Board;
 use super::config::{EngineEvent, EventSink, FaultSampler};
@@ -20,6 +21,7 @@ use super::outgoing::Outgoing;
 use super::processors::Processors;
 use super::stats::Recorder;
 use super::view::{Fault, View, ViewError};
+use super::windows::Window;
 
 mod execute;
 
@@ -65,6 +67,7 @@ pub(super) struct Parts {
     pub(super) shard: Shard,
     pub(super) node: Node,
     pub(super) view: View,
+    pub(super) window: Option<Window>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) recorder: Arc<Recorder>,
@@ -82,6 +85,9 @@ pub(super) struct Service {
     /// What the other shards were told last.
     told: Awaited,
     view: View,
+    window: Option<Window>,
+    /// What the node has to be told before anything else: marks of pages that it has hidden, and reads that could not be begun.
+    untold: Vec<Untold>,
     transport: Arc<dyn Transport>,
     outgoing: Outgoing,
     mailbox: Arc<Mailbox>,
@@ -101,6 +107,15 @@ pub(super) struct Service {
     header: Vec<u8>,
 }
 
+/// What a node is told after its actions have been done.
+#[derive(Clone, Copy, Debug)]
+enum Untold {
+    /// The ranks that may have read a page in the window.
+    Collected(Page, RankSet),
+    /// A page cannot be read in its home's window.
+    NotRead(Page),
+}
+
 /// Where something may have to be done.
 #[derive(Clone, Copy, Debug)]
 struct Ready {
@@ -110,12 +125,15 @@ struct Ready {
 
 impl Service {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { shard, node, view, transport, mailbox, recorder, shared, processors, sampling, spin } = parts;
+        let Parts { shard, node, view, window, transport, mailbox, recorder, shared, processors, sampling, spin } =
+            parts;
         Self {
             shard,
             node,
             told: Awaited::NOTHING,
             view,
+            window,
+            untold: Vec::new(),
             outgoing: Outgoing::new(Arc::clone(&transport)),
             transport,
             mailbox,
@@ -303,9 +321,24 @@ impl Service {
         match event {
             Event::Message { from, header, body } => self.message(from, header, body),
             Event::Lost { rank, reason } => self.shared.end(EngineEvent::RankLost { rank, reason }),
-            // This engine starts no one-sided operations.
-            Event::Completed { .. } => {}
+            Event::Completed { id, outcome } => self.completed(id, &outcome),
         }
+    }
+
+    /// A guarded read has ended: this engine starts no other one-sided operations.
+    fn completed(&mut self, id: OperationId, outcome: &Outcome<'_>) {
+        let Ok(page) = u32::try_from(id.0).map(Page) else { return };
+        let (seen, bytes) = match *outcome {
+            Outcome::Read { first, second, bytes } if bytes.len() == PAGE_BYTES => {
+                (Seen { first: Word(first), second: Word(second) }, bytes)
+            }
+            Outcome::Read { .. } | Outcome::Got(_) | Outcome::Put | Outcome::Old(_) | Outcome::Refused => {
+                (Seen::NOTHING, &[][..])
+            }
+        };
+        let now = self.input_time();
+        self.node.handle_guarded_read(now, page, seen);
+        self.act(bytes);
     }
 
     fn message(&mut self, from: Rank, header: &[u8], body: &[u8]) {

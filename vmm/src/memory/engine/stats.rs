@@ -144,6 +144,11 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
         refused,
         companions,
         dataless_grants,
+        guarded_reads,
+        guarded_hits,
+        guarded_misses,
+        shown,
+        hidden,
         queued,
     } = other;
     sum.read_faults += read_faults;
@@ -161,6 +166,11 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
     sum.refused += refused;
     sum.companions += companions;
     sum.dataless_grants += dataless_grants;
+    sum.guarded_reads += guarded_reads;
+    sum.guarded_hits += guarded_hits;
+    sum.guarded_misses += guarded_misses;
+    sum.shown += shown;
+    sum.hidden += hidden;
     sum.queued += queued;
 }
 

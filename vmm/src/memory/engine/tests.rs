@@ -1,5 +1,6 @@
 //! Engines of several ranks in one process, each with its own guest memory, and threads that use it.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, ScopedJoinHandle};
@@ -11,13 +12,14 @@ use vincs_coherence::transport::Transport;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::mailbox::locked;
-use super::{Engine, EngineConfig, EngineEvent, EngineStats, MemorySettings};
+use super::{Engine, EngineConfig, EngineEvent, EngineStats, MemorySettings, windows_with};
 use crate::memory::GuestRam;
 use crate::test_transport::{End, Hub};
 
 mod devices;
 mod endings;
 mod sharing;
+mod windows;
 
 /// A machine of several ranks in this process.
 struct Cluster {
@@ -41,16 +43,23 @@ struct Setup {
     read_ahead: u16,
     first_touch: u16,
     hold: Duration,
+    /// Slots of each window; none without windows.
+    slots: Option<NonZeroU32>,
 }
 
 impl Setup {
     fn of(ranks: u16, pages: u32) -> Self {
         let hold = Duration::from_micros(50);
-        Self { ranks, pages, shards: 1, cache_pages: None, read_ahead: 8, first_touch: 4, hold }
+        Self { ranks, pages, shards: 1, cache_pages: None, read_ahead: 8, first_touch: 4, hold, slots: None }
     }
 
     fn start(self) -> Cluster {
-        let channels: Vec<_> = (0..self.shards).map(|_| Hub::ends(self.ranks)).collect();
+        // By rank and shard.
+        let windows: Vec<Vec<_>> = (0..self.ranks)
+            .map(|_| self.slots.map_or_else(Vec::new, |slots| windows_with(self.shards, slots)))
+            .collect();
+        let of_shard = |shard| windows.iter().filter_map(|of| of.get(usize::from(shard)).cloned()).collect();
+        let channels: Vec<_> = (0..self.shards).map(|shard| Hub::ends_with(self.ranks, of_shard(shard))).collect();
         let one = |rank| {
             let bytes = self.pages as usize * usize::from(self.ranks) * PAGE_BYTES;
             let ram = GuestRam::new(&[(GuestAddress(0), bytes)]).unwrap();
@@ -66,6 +75,7 @@ impl Setup {
                     first_touch: self.first_touch,
                     companions: 8,
                     spin: Duration::ZERO,
+                    windows: windows[usize::from(rank.0)].clone(),
                     ..MemorySettings::default()
                 },
                 processors: 1,

@@ -3,11 +3,13 @@
 use std::io::IoSlice;
 
 use vincs_coherence::codec;
-use vincs_coherence::id::{Access, PAGE_BYTES, Rank, Run};
+use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, RankSet, Run};
 use vincs_coherence::message::Message;
 use vincs_coherence::node::{Action, Body, Source};
+use vincs_coherence::transport::{OperationId, SendError};
+use vincs_coherence::window::Seen;
 
-use super::Service;
+use super::{Service, Untold};
 use crate::memory::engine::config::EngineEvent;
 use crate::memory::engine::view::{Bytes, View, ViewError};
 use crate::memory::engine::zero::is_zero;
@@ -15,6 +17,18 @@ use crate::memory::engine::zero::is_zero;
 impl Service {
     /// Does what the protocol wants after an input; `received` is the body of the message that was the input, if one was.
     pub(super) fn act(&mut self, received: &[u8]) {
+        self.act_on_input(received);
+        while let Some(untold) = self.untold.pop() {
+            let now = self.input_time();
+            match untold {
+                Untold::Collected(page, marks) => self.node.handle_collected(now, page, marks),
+                Untold::NotRead(page) => self.node.handle_guarded_read(now, page, Seen::NOTHING),
+            }
+            self.act_on_input(&[]);
+        }
+    }
+
+    fn act_on_input(&mut self, received: &[u8]) {
         // Before anybody is woken.
         self.tell_awaited();
         while let Some(action) = self.node.poll_action() {
@@ -36,10 +50,33 @@ impl Service {
             Action::Unmap { run } => self.change(run, View::unmap),
             Action::Allow { run } => self.wake_by(run, View::allow),
             Action::Wake { run } => self.wake_by(run, View::wake),
+            Action::Show { page, version } => {
+                if let (Some(window), Some(bytes)) = (&self.window, self.view.bytes(page)) {
+                    window.show(page, version, bytes);
+                }
+            }
+            Action::Hide { page } => {
+                let marks = self.window.as_ref().map_or(RankSet::EMPTY, |window| window.hide(page));
+                self.untold.push(Untold::Collected(page, marks));
+            }
+            Action::GuardedRead { home, page } => self.guarded_read(home, page),
             Action::HoldReady { id } => {
                 if let Some(waiter) = self.waiters.remove(&id) {
                     waiter.answer(Ok(()));
                 }
+            }
+        }
+    }
+
+    /// Reads a page in its home's window. What the transport does not take now is asked for by message: that can wait.
+    fn guarded_read(&mut self, home: Rank, page: Page) {
+        let id = OperationId(page.0.into());
+        let begun = self.window.as_ref().map(|window| self.transport.guarded_read(id, home, window.guarded_read(page)));
+        match begun {
+            // The loss itself is told by the transport's next poll.
+            Some(Ok(()) | Err(SendError::Lost(_))) => {}
+            Some(Err(SendError::Full(_) | SendError::NoPeer(_) | SendError::Bounds(_))) | None => {
+                self.untold.push(Untold::NotRead(page));
             }
         }
     }

@@ -7,7 +7,7 @@ use vincs_coherence::codec;
 use vincs_coherence::id::{Access, Page, Run, STRIPE_PAGES, Tick};
 use vincs_coherence::message::{Message, Urgency};
 use vincs_coherence::node::{Config, HoldId, Node};
-use vincs_coherence::transport::MAX_BODY;
+use vincs_coherence::transport::{MAX_BODY, WordSegment};
 
 use super::*;
 use crate::memory::engine::Processors;
@@ -112,8 +112,17 @@ fn a_hold_that_comes_with_the_order_to_stop_is_refused() {
     let ram = GuestRam::new(&[(GuestAddress(0), 64 * PAGE_BYTES)]).unwrap();
     let homes = HomeMap::new([(64, Rank(0))]).unwrap();
     let (hold, cache_pages) = (Tick(0), None);
-    let node =
-        Config { rank: Rank(0), ranks: 1, homes, hold, cache_pages, read_ahead: 0, first_touch: 1, companions: 0 };
+    let node = Config {
+        rank: Rank(0),
+        ranks: 1,
+        homes,
+        hold,
+        cache_pages,
+        read_ahead: 0,
+        first_touch: 1,
+        companions: 0,
+        window: None,
+    };
     let mailbox = Arc::new(Mailbox::new().unwrap());
     let waiter = Arc::new(Waiter::default());
     mailbox.push(Command::Stop);
@@ -124,6 +133,7 @@ fn a_hold_that_comes_with_the_order_to_stop_is_refused() {
         shard,
         node: Node::new(node).unwrap(),
         view: View::new(Arc::new(Frames::new(&ram).unwrap()), shard).unwrap(),
+        window: None,
         transport: Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>,
         processors: Arc::new(Processors::new(1, vec![Arc::clone(&mailbox)])),
         mailbox,
@@ -178,6 +188,14 @@ fn alone(
     Engine::start(ram, config, transports, Arc::new(|event| panic!("{event:?}")))
 }
 
+/// With these settings, alone.
+fn with_memory(memory: MemorySettings, ram: &GuestRam) -> Result<Engine, EngineError> {
+    let (homes, sampler) = (HomeMap::new([(64, Rank(0))]).unwrap(), None);
+    let config = EngineConfig { rank: Rank(0), ranks: 1, homes, shards: 1, memory, processors: 1, sampler };
+    let end = Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
+    Engine::start(ram, config, vec![end], Arc::new(|event| panic!("{event:?}")))
+}
+
 #[test]
 fn one_of_so_many_faults_is_looked_at_with_its_thread() {
     let samples = Arc::new(Samples::default());
@@ -205,6 +223,16 @@ fn settings_that_do_not_fit_are_refused() {
     small[0].set_max_transfer(MAX_BODY - 1);
     let words = "the transport threads carries 1048575 bytes at once; the longest message about pages has 1048576";
     assert_eq!(error(64, small).to_string(), words);
+    let windows = |windows| {
+        let memory = MemorySettings { windows, ..MemorySettings::default() };
+        with_memory(memory, &ram).expect_err("windows that do not fit")
+    };
+    let one = || windows_with(1, NonZeroU32::MIN);
+    assert!(matches!(windows([one(), one()].concat()), EngineError::Windows { windows: 2, shards: 1 }));
+    let none = vec![Arc::new(WordSegment::new(5))];
+    assert!(
+        windows(none).to_string().starts_with("1 windows for 1 shards of memory; give each shard one with 1 to 15887")
+    );
     ram.make_resident(0..1);
     assert!(matches!(error(64, Hub::ends(1)), EngineError::InUse));
 }

@@ -1,0 +1,158 @@
+//! Bugs in windows, at homes and at readers.
+
+use std::collections::BTreeSet;
+
+use crate::id::{Page, RankSet};
+use crate::message::Message;
+use crate::node::{Action, Node};
+use crate::window::{Seen, Word};
+
+use super::super::machine::Input;
+use super::super::window::{HomeStep, NicStep};
+use super::{Given, Mutation, Order, bare};
+
+/// Does not set the word to busy.
+#[derive(Debug)]
+pub(super) struct NeverBusy;
+
+impl Mutation for NeverBusy {
+    fn home_steps(&mut self, mut steps: Vec<HomeStep>) -> Vec<HomeStep> {
+        steps.retain(|step| *step != HomeStep::Busy);
+        steps
+    }
+}
+
+/// Collects the marks and sets the word to busy then.
+#[derive(Debug)]
+pub(super) struct CollectsFirst;
+
+impl Mutation for CollectsFirst {
+    fn home_steps(&mut self, mut steps: Vec<HomeStep>) -> Vec<HomeStep> {
+        steps.sort_by_key(|step| *step == HomeStep::Busy);
+        steps
+    }
+}
+
+/// Takes nobody for a reader.
+#[derive(Debug)]
+pub(super) struct IgnoresMarks;
+
+impl Mutation for IgnoresMarks {
+    fn incoming(&mut self, _: &Node, input: Input) -> Vec<Given> {
+        let input = match input {
+            Input::Collected(page, _) => Input::Collected(page, RankSet::EMPTY),
+            other => other,
+        };
+        vec![Given::Node(input)]
+    }
+}
+
+/// Sets the directory word before the bytes are there.
+#[derive(Debug)]
+pub(super) struct PublishesFirst;
+
+impl Mutation for PublishesFirst {
+    fn home_steps(&mut self, mut steps: Vec<HomeStep>) -> Vec<HomeStep> {
+        steps.sort_by_key(|step| *step != HomeStep::Publish);
+        steps
+    }
+}
+
+/// Marks a slot after it has looked at the word for the second time.
+#[derive(Debug)]
+pub(super) struct MarksLate;
+
+impl Mutation for MarksLate {
+    fn nic_steps(&mut self, mut steps: Vec<NicStep>) -> Vec<NicStep> {
+        steps.sort_by_key(|step| *step == NicStep::Mark);
+        steps
+    }
+}
+
+/// Marks nothing.
+#[derive(Debug)]
+pub(super) struct NeverMarks;
+
+impl Mutation for NeverMarks {
+    fn nic_steps(&mut self, mut steps: Vec<NicStep>) -> Vec<NicStep> {
+        steps.retain(|step| *step != NicStep::Mark);
+        steps
+    }
+}
+
+/// Gets the word twice before the bytes.
+#[derive(Debug)]
+pub(super) struct LooksTwiceBefore;
+
+impl Mutation for LooksTwiceBefore {
+    fn nic_steps(&mut self, mut steps: Vec<NicStep>) -> Vec<NicStep> {
+        steps.sort_by_key(|step| matches!(step, NicStep::Get(_)));
+        steps
+    }
+}
+
+/// Does not compare the words.
+#[derive(Debug)]
+pub(super) struct IgnoresSecondWord;
+
+impl Mutation for IgnoresSecondWord {
+    fn incoming(&mut self, _: &Node, input: Input) -> Vec<Given> {
+        let input = match input {
+            Input::Brought(page, seen, words) => Input::Brought(page, Seen { second: seen.first, ..seen }, words),
+            other => other,
+        };
+        vec![Given::Node(input)]
+    }
+}
+
+/// Takes whatever is in the slot for the page that it wants.
+#[derive(Debug)]
+pub(super) struct IgnoresTag;
+
+impl Mutation for IgnoresTag {
+    fn incoming(&mut self, _: &Node, input: Input) -> Vec<Given> {
+        let input = match input {
+            Input::Brought(page, Seen { first, second }, words) => {
+                let as_wanted = |word: Word| {
+                    let other = Page(u32::try_from(word.0 >> u32::BITS).unwrap_or(u32::MAX));
+                    word.version_of(other).and_then(|version| Word::shown(page, version)).unwrap_or(Word::BUSY)
+                };
+                Input::Brought(page, Seen { first: as_wanted(first), second: as_wanted(second) }, words)
+            }
+            other => other,
+        };
+        vec![Given::Node(input)]
+    }
+}
+
+/// Says that it has no copy of a page that it is reading, and uses what comes.
+#[derive(Debug, Default)]
+pub(super) struct UsesLost {
+    reading: BTreeSet<Page>,
+}
+
+impl Mutation for UsesLost {
+    fn incoming(&mut self, _: &Node, input: Input) -> Vec<Given> {
+        match &input {
+            Input::Message(from, parcel) => {
+                if let Message::Invalidate { page } = parcel.message
+                    && self.reading.contains(&page)
+                {
+                    return vec![Given::Send(*from, bare(Message::InvalidateAck { page }))];
+                }
+            }
+            Input::Brought(page, ..) => _ = self.reading.remove(page),
+            _ => {}
+        }
+        vec![Given::Node(input)]
+    }
+
+    fn outgoing(&mut self, actions: Vec<Action>) -> Vec<Order> {
+        for action in &actions {
+            if let Action::GuardedRead { page, .. } = action {
+                self.reading.insert(*page);
+            }
+        }
+        actions.into_iter().map(Order::Do).collect()
+    }
+}
