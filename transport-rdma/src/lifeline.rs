@@ -113,7 +113,7 @@ mod tests {
     use std::os::fd::BorrowedFd;
     use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-    use vincs_coherence::transport::{Capabilities, OperationId, SendError};
+    use vincs_coherence::transport::{Capabilities, GuardedRead, OperationId, SendError};
 
     use super::*;
 
@@ -146,6 +146,10 @@ mod tests {
         }
 
         fn fetch_and_add(&self, _: OperationId, target: Rank, _: u64, _: u64) -> Result<(), SendError> {
+            Err(SendError::NoPeer(target))
+        }
+
+        fn guarded_read(&self, _: OperationId, target: Rank, _: GuardedRead) -> Result<(), SendError> {
             Err(SendError::NoPeer(target))
         }
 
