@@ -1,21 +1,21 @@
 #!/bin/bash
 # bench-ranks.sh [RANKS...]: how long machines of so many ranks take from the kernel's entry to the command, and to its end when it has run on every
-# processor, beside one rank with as many vCPUs, in one testbed node; over TCP; each three times, medians in seconds.
+# processor, beside one rank with as many vCPUs, in one testbed node; over TCP; each five times, medians in seconds.
 set -eu
 cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- 2 4 8
 # shellcheck disable=SC2016 # expanded in the node
 exec target/release/testbed --timeout 7200 run --sh '
     everywhere="for cpu in \$(seq 0 \$((\$(nproc) - 1))); do taskset -c \$cpu true || exit 1; done"
-    # seconds COMMAND...: the medians of three runs, to the command and to its end.
+    # seconds COMMAND...: the medians of five runs, to the command and to its end.
     seconds() {
         rm -f times
-        for _ in 1 2 3; do
+        for _ in 1 2 3 4 5; do
             "$@" --stats stats.json -- sh -c "$everywhere" >&2 || echo "\"kernel_entry_to_command\": 0, \"kernel_entry_to_end\": 0" >stats.json
             tr "," "\n" <stats.json >lines
             for time in command end; do awk -F : -v time=$time "/kernel_entry_to_/ && index(\$1, \"to_\" time) { print time, \$2 }" lines; done >>times
         done
-        for time in command end; do grep "^$time " times | sort -n -k 2 | sed -n "2s/.* //p"; done | paste -s -d " "
+        for time in command end; do grep "^$time " times | sort -n -k 2 | sed -n "3s/.* //p"; done | paste -s -d " "
     }
     cd "$(mktemp -d)"
     echo "ranks  one rank: to CMD, to the end  so many ranks: to CMD, to the end  ratio: to CMD, to the end  goal"

@@ -33,6 +33,10 @@ static void square(size_t index, void *context) {
 static void work(const vincs_member *member, void *context) {
     struct shared *shared = context;
     uint32_t number = vincs_member_number(member), count = vincs_member_count(member);
+    if (count > MOST) {
+        fprintf(stderr, "%u members, there is room for %d\n", count, MOST);
+        exit(3);
+    }
     shared->processor[number] = sched_getcpu();
     /* Each adds up the part of the one after it, which wrote it before the run. */
     size_t first = 0, end = NUMBERS;

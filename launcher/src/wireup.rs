@@ -227,10 +227,11 @@ enum WayError {
 
 impl WayError {
     /// Whether all ranks have the same cause, rank 0 too, so that it says it. What a host lacks, others may have; and who has waited for
-    /// longer than rank 0 may be the first to speak.
+    /// longer than rank 0 may be the first to speak, as may who was started by hand.
     fn is_everywhere(&self) -> bool {
         match self {
-            Self::NoFile(_) | Self::Mpi(MpiError::Nothing) => true,
+            Self::NoFile(source) => *source != Source::Options,
+            Self::Mpi(MpiError::Nothing) => true,
             Self::Card(_)
             | Self::Mpi(MpiError::Deadline(_) | MpiError::NoHelper | MpiError::Start(..) | MpiError::Failed { .. }) => {
                 false
@@ -278,6 +279,7 @@ mod tests {
         assert!(!WayError::Card(CardError::Malformed).is_everywhere(), "rank 0 can read its own");
         assert!(WayError::Mpi(MpiError::Nothing).is_everywhere());
         assert!(WayError::NoFile(Source::Slurm).is_everywhere());
+        assert!(!WayError::NoFile(Source::Options).is_everywhere(), "each has a terminal of its own");
     }
 
     #[test]

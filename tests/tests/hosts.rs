@@ -82,16 +82,24 @@ fn hosts_that_do_not_reach_each_other_are_told() {
     }
 }
 
-/// A machine that lost rank 1, each of these ranks ended in time, and rank 0 said so in one line.
+/// Whether the guest had said something before its machine lost a rank.
+fn assert_ran(case: &Case) {
+    let said = String::from_utf8(case.bytes("stdout.0")).unwrap();
+    assert!(said.contains("tick"), "the guest did not run: {}", case.stderr);
+}
+
+/// A machine that ran and lost the other rank, as each of these ranks says in one line; it ended in time.
 fn lost(name: &str, ranks: &[u32]) {
     for name in TRANSPORTS.map(|transport| format!("{transport}-{name}")) {
         let case = case(&name);
+        assert_ran(&case);
         for &rank in ranks {
             let (status, seconds) = ended(&case, rank);
             assert_eq!(status, RANK_LOST, "{name}: rank {rank}: {}", case.stderr);
             assert!(seconds < END_TIME, "{name}: rank {rank} ended after {seconds} s");
             let line = said(&case, rank);
-            assert!(line.contains("rank 1 on node1 is lost") || rank == 1, "{name}: {line}");
+            let other = 1 - rank;
+            assert!(line.contains(&format!("rank {other} on node{other} is lost")), "{name}: {line}");
         }
     }
 }
@@ -110,6 +118,7 @@ fn hosts_whose_network_is_cut_end_the_machine_each() {
 #[test]
 fn a_host_that_is_powered_off_ends_the_machine() {
     let case = case("tcp-powered-off");
+    assert_ran(&case);
     let (status, seconds) = ended(&case, 0);
     assert_eq!(status, RANK_LOST, "{}", case.stderr);
     assert!(seconds < END_TIME, "ended after {seconds} s");

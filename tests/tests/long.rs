@@ -1,4 +1,4 @@
-//! What takes minutes on machines of several ranks: a minute of stress on 2 and 4, builds on 4 and 8. `make test-long` runs it, `make test` does
+//! What takes minutes on machines of several ranks: a minute of stress on 2, 4 and 8, builds on 4 and 8. `make test-long` runs it, `make test` does
 //! not: that has the same on fewer ranks (`cluster.rs`), or for a shorter time.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
@@ -27,8 +27,10 @@ fn two_ranks_stand_a_minute_of_stress() {
 }
 
 #[test]
-fn four_ranks_stand_a_minute_of_stress() {
-    assert_stressed(&case("stress-4"));
+fn four_and_eight_ranks_stand_a_minute_of_stress() {
+    for ranks in [4, 8] {
+        assert_stressed(&case(&format!("stress-{ranks}")));
+    }
 }
 
 #[test]

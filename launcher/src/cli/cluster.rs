@@ -11,6 +11,9 @@ use crate::input::size::parse_size;
 /// Seconds that all ranks may take to come to rank 0: a batch system starts them within moments of each other, a busy host later.
 const DEFAULT_WIREUP_TIMEOUT_SECS: u64 = 60;
 
+/// Most seconds of it: a day, as for a queue of jobs.
+const MAX_WIREUP_TIMEOUT_SECS: u64 = 86_400;
+
 /// Most shards: the channel classes of a transport that control messages leave (`wireup/mesh.rs`).
 pub(crate) const MAX_SHARDS: u32 = 15;
 
@@ -39,8 +42,8 @@ pub(crate) struct ClusterArgs {
     /// How ranks are connected [default: auto]
     #[arg(long, value_name = "NAME", value_enum)]
     pub(crate) transport: Option<TransportArg>,
-    /// Seconds that all ranks may take to come to rank 0
-    #[arg(long, value_name = "SECS", default_value_t = DEFAULT_WIREUP_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Seconds that all ranks may take to come to rank 0, 86400 at most
+    #[arg(long, value_name = "SECS", default_value_t = DEFAULT_WIREUP_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=MAX_WIREUP_TIMEOUT_SECS))]
     wireup_timeout: u64,
     /// Memory of other ranks that a rank keeps at most, in bytes, or with a suffix K, M, G, T; at least 8M for each shard [default: all of it, or half of the host's
     /// memory shared among its ranks when that is less]

@@ -47,22 +47,35 @@ impl Sender {
     /// # Errors
     /// [`ChannelError`].
     pub(crate) fn send(&mut self, message: &impl Serialize, deadline: Instant) -> Result<(), ChannelError> {
-        send(&mut self.stream, &self.turn, message, deadline)
+        send(&mut self.stream, &self.turn, message, || deadline)
+    }
+
+    /// Sends a message of a few bytes that may as well be left out, within so much time from when it is this sender's turn: whether it was sent.
+    ///
+    /// # Errors
+    /// [`ChannelError`], unless it is that there was no time.
+    pub(crate) fn send_or_leave_out(&mut self, message: &impl Serialize, time: Duration) -> Result<bool, ChannelError> {
+        match send(&mut self.stream, &self.turn, message, || Instant::now() + time) {
+            Ok(()) => Ok(true),
+            Err(ChannelError::Frame(FrameError::TimedOut)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
+/// The deadline is asked for once it is this sender's turn.
 fn send(
     stream: &mut Authenticated,
     turn: &Mutex<()>,
     message: &impl Serialize,
-    deadline: Instant,
+    deadline: impl FnOnce() -> Instant,
 ) -> Result<(), ChannelError> {
     let bytes = postcard::to_allocvec(message).map_err(|_| ChannelError::Garbage)?;
     if bytes.len() > MAX_MESSAGE {
         return Err(FrameError::TooLong { length: bytes.len(), max: MAX_MESSAGE }.into());
     }
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(stream.write_frame(&bytes, deadline)?)
+    Ok(stream.write_frame(&bytes, deadline())?)
 }
 
 impl Channel {
@@ -98,7 +111,7 @@ impl Channel {
     /// # Errors
     /// [`ChannelError`].
     pub(crate) fn send(&mut self, message: &impl Serialize, deadline: Instant) -> Result<(), ChannelError> {
-        send(&mut self.stream, &self.turn, message, deadline)
+        send(&mut self.stream, &self.turn, message, || deadline)
     }
 
     /// Waits for a message. Bytes behind it are garbage.
@@ -160,6 +173,20 @@ pub(crate) mod tests {
         let said = ToMember::Refused { line: "no".into(), said: true };
         one.send(&said, soon()).unwrap();
         assert_eq!(other.receive::<ToMember>(soon()).unwrap(), said);
+    }
+
+    #[test]
+    fn what_may_be_left_out_is_left_out_when_there_is_no_time_and_the_channel_stays() {
+        let (zero, mut member) = pair();
+        let mut sender = zero.sender().unwrap();
+        assert!(!sender.send_or_leave_out(&ToMember::Wait, Duration::ZERO).unwrap());
+        assert!(sender.send_or_leave_out(&ToMember::Wait, Duration::from_secs(20)).unwrap());
+        assert_eq!(member.receive::<ToMember>(soon()).unwrap(), ToMember::Wait);
+        drop(member);
+        let until = soon();
+        while sender.send_or_leave_out(&ToMember::Wait, Duration::from_secs(1)).is_ok() {
+            assert!(Instant::now() < until, "an end that is gone is noticed");
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@ pub(crate) use vincs_transport_tcp::endpoint::{SIGN_OF_LIFE, SILENCE};
 
 use crate::wireup::channel::{self, Channel, ChannelError, Sender};
 
-/// How long a sign of life may take to get out: it is a few bytes, for which there is room unless the other end has read nothing for long.
+/// How long a sign of life may take to get out: it is a few bytes, for which there is room unless the other end has read nothing for long. One that
+/// takes longer is left out.
 const SEND_TIME: Duration = Duration::from_millis(100);
 
 /// How long the rest of a message may take whose beginning is there.
@@ -37,7 +38,7 @@ impl Signs {
         let show = move || {
             loop {
                 // Whoever is gone is noticed by who listens.
-                senders.retain_mut(|sender| sender.send(&sign, Instant::now() + SEND_TIME).is_ok());
+                senders.retain_mut(|sender| sender.send_or_leave_out(&sign, SEND_TIME).is_ok());
                 if stopped.recv_timeout(SIGN_OF_LIFE) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }

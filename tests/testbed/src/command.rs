@@ -133,9 +133,9 @@ pub(crate) fn node_env(
     let caller_path = ours.into_iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.into_vec());
     let parts = [
         binaries.map(|dir| dir.as_os_str().as_bytes().to_vec()),
+        side_by_side.then(|| COMMANDS.into()),
         caller_path,
         Some(SYSTEM_PATH.into()),
-        side_by_side.then(|| COMMANDS.into()),
     ];
     for part in parts.into_iter().flatten().filter(|part| !part.is_empty()) {
         if !path.is_empty() {
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn nodes_side_by_side_find_each_other() {
         let env = node_env(std::iter::empty(), None, Path::new("/c"), true);
-        assert!(env.contains(&pair("PATH", &format!("{SYSTEM_PATH}:{COMMANDS}"))));
+        assert!(env.contains(&pair("PATH", &format!("{COMMANDS}:{SYSTEM_PATH}"))));
         assert!(MPI.iter().chain(&MPI_SIDE_BY_SIDE).all(|(name, value)| env.contains(&pair(name, value))));
         assert!(!env.contains(&pair("OMPI_MCA_oob_tcp_if_include", "lo")));
     }

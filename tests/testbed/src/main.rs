@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -131,7 +131,9 @@ fn told(status: Result<u8, remote::OnError>) -> u8 {
 
 fn serve() -> Result<u8, TestbedError> {
     let io = |source| TestbedError::Io { what: format!("cannot serve on port {}", remote::PORT), source };
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, remote::PORT)).map_err(io)?;
+    // It runs whatever it is told to, for whoever connects: on no machine but an emulated node, and there on the network for commands alone.
+    let address = remote::control_address().map_err(io)?;
+    let listener = TcpListener::bind(address).map_err(io)?;
     remote::serve(&listener).map_err(io)?;
     Ok(0)
 }

@@ -277,12 +277,21 @@ impl Testbed {
                     Some(End::Exited(_)) if number > 0 => {}
                     Some(end) => return Ok(end),
                     // A command may power another host off, as it may happen to a host.
-                    None if number > 0 && status.success() && node.progress.boot.is_some() => {}
+                    None if number > 0
+                        && status.success()
+                        && node.progress.boot.is_some()
+                        && !has_panicked(&node.console) => {}
                     None => return Ok(End::NodeLost(ended_because(&node.name, status, node.qemu.last_message())?)),
                 }
             }
         }
     }
+}
+
+/// Whether a node's kernel has stopped, as its console tells: QEMU then ends as after a power-off.
+fn has_panicked(console: &Path) -> bool {
+    let text = std::fs::read(console).unwrap_or_default();
+    String::from_utf8_lossy(&text).contains("Kernel panic")
 }
 
 /// Why a QEMU that ended by itself did so, in one line; an error when it is a QEMU that cannot run any node.

@@ -9,6 +9,9 @@ mod client;
 mod server;
 
 use std::io::{self, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use crate::hosts::control_name;
 
 pub use client::{OnError, await_hosts, on};
 pub use server::serve;
@@ -43,6 +46,19 @@ impl Kind {
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
+}
+
+/// Where this node serves: its address on the network for commands.
+///
+/// # Errors
+/// This machine has no such address, as it is no emulated node with others beside it.
+pub fn control_address() -> io::Result<SocketAddr> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = control_name(&host);
+    let missing =
+        || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{name} is no address of an emulated node"));
+    let addresses = (name.as_str(), PORT).to_socket_addrs();
+    addresses.ok().and_then(|mut addresses| addresses.next()).ok_or_else(missing)
 }
 
 /// Writes a frame, whole.

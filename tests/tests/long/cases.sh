@@ -7,7 +7,9 @@ limit=900
 
 cp "$here/../stress.sh" "$work/"
 case_ stress-2 mpirun -n 2 vincs --transport tcp -- bash stress.sh 9 2 "--affinity 2"
-case_ stress-4 mpirun -n 4 vincs --transport tcp -- bash stress.sh 9 2
+for ranks in 4 8; do
+    case_ stress-$ranks mpirun -n $ranks vincs --transport tcp -- bash stress.sh 9 2
+done
 for ranks in 4 8; do
     cp -r "$here/../boot/project" "$work/project-$ranks"
     case_ build-$ranks mpirun -n $ranks vincs --transport tcp -- make -C project-$ranks -j8
