@@ -140,6 +140,9 @@ fn a_bad_command_line() {
     place.refuses(&["--vcpus", "-1", "--", "true"], &["-1", "--vcpus"]);
     place.refuses(&["--boot-timeout", "0", "--", "true"], &["--boot-timeout"]);
     place.refuses(&["--hold-time", "0", "--", "true"], &["--hold-time", "'0'", "1.."]);
+    for seconds in ["0", "86401", "18446744073709551615"] {
+        place.refuses(&["--wireup-timeout", seconds, "--", "true"], &["--wireup-timeout", seconds, "1..=86400"]);
+    }
     place.refuses(&["doctor", "--check", "luck"], &["luck", "kvm-native"]);
 }
 
