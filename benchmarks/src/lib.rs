@@ -6,7 +6,7 @@
 //! - [`transport`]: the TCP transport against bare sockets;
 //! - [`cost_model`]: what faults cost on machines that are not at hand, predicted and simulated;
 //! - [`rdma`]: the RDMA transport against perftest's tools;
-//! - [`median`]: of a few measurements.
+//! - [`median`], [`nanoseconds`], [`ratio`]: of a few measurements.
 
 pub mod bare;
 pub mod boot;
@@ -15,11 +15,26 @@ pub mod cost_model;
 pub mod rdma;
 pub mod transport;
 
+use std::time::Instant;
+
 /// The middle one of the values, the upper of two; zero if there are none.
 #[must_use]
 pub fn median(mut values: Vec<u64>) -> u64 {
     values.sort_unstable();
     values.get(values.len() / 2).copied().unwrap_or(0)
+}
+
+/// Nanoseconds since then.
+#[must_use]
+pub fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// One number by another; zero by none.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds of minutes are far below 2^53")]
+pub fn ratio(count: u64, by: u64) -> f64 {
+    if by == 0 { 0.0 } else { count as f64 / by as f64 }
 }
 
 #[cfg(test)]

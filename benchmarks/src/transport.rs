@@ -18,7 +18,7 @@ use vincs_transport_tcp::fabric::{CONNECT_TIME, FabricConfig, connect};
 use vincs_transport_tcp::listener::Listener;
 use vincs_transport_tcp::secret::{MachineId, Secret};
 
-use crate::median;
+use crate::{median, nanoseconds};
 
 /// Length of a request in bytes.
 pub const REQUEST: usize = 64;
@@ -318,10 +318,6 @@ impl Pair {
         drop(ends);
         if status.success() { Ok(()) } else { Err(format!("the second process: {status}").into()) }
     }
-}
-
-fn nanoseconds(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The median time of what is done so many times.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use userfaultfd::{Event, FeatureFlags, RegisterMode, Uffd, UffdBuilder};
 use vincs_coherence::id::PAGE_BYTES;
 
-use super::work::nanoseconds;
+use crate::nanoseconds;
 
 /// Bytes of a request.
 pub const REQUEST: usize = 64;

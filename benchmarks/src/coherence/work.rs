@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::floor;
+use crate::nanoseconds;
 use vincs_coherence::id::PAGE_BYTES;
 use vincs_vmm::memory::GuestRam;
 
@@ -110,11 +111,6 @@ pub fn work(ram: &GuestRam, work: Work, mut tell: impl FnMut(u64) -> std::io::Re
         }
         Work::Resident => vec![resident()?],
     })
-}
-
-/// Nanoseconds since then.
-pub(super) fn nanoseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn each(pages: Pages, mut touch: impl FnMut(u32)) -> Vec<u64> {

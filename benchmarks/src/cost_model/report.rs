@@ -8,7 +8,7 @@ use super::closed_form::Fault;
 use super::inputs::{Inputs, LOOPBACK, NDR};
 use super::simulated::{Failure, alone, loaded};
 use super::throughput::{PROCESSORS, SHARDS, throughput};
-use crate::rdma::costs::ratio;
+use crate::ratio;
 
 /// Numbers of ranks that are told.
 const RANKS: [u64; 4] = [8, 64, 256, 1024];

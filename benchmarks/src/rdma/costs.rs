@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use vincs_transport_rdma::verbs::counts::Counts;
 
+use crate::ratio;
+
 /// What a process has used up.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Used {
@@ -67,13 +69,6 @@ impl fmt::Display for Cost {
         write!(f, "{:.2} | {:.2} | ", each(home.doorbells), each(home.completions))?;
         write!(f, "{:.2} | {:.2} |", each(here.processor) / 1000.0, each(home.processor) / 1000.0)
     }
-}
-
-/// One number by another; zero by none.
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds of minutes are far below 2^53")]
-pub fn ratio(count: u64, by: u64) -> f64 {
-    if by == 0 { 0.0 } else { count as f64 / by as f64 }
 }
 
 #[cfg(test)]

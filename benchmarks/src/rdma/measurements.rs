@@ -6,11 +6,11 @@ use std::time::Instant;
 use vincs_coherence::id::PAGE_BYTES;
 use vincs_coherence::transport::{OperationId, SendError, Transport};
 
-use super::costs::{Cost, Used, ratio};
+use super::costs::{Cost, Used};
 use super::pair::{Failure, HOME, Pair, SEGMENT};
 use super::perftest::{Place, Tool};
 use crate::coherence::report::{Goal, Row};
-use crate::median;
+use crate::{median, nanoseconds, ratio};
 
 /// Bytes of a request by message.
 const REQUEST: usize = 64;
@@ -159,11 +159,6 @@ fn stream(pair: &mut Pair, count: u64, bytes: usize, outstanding: u64) -> Result
     }
     Ok(ratio(count * bytes as u64 * 1000, nanoseconds(begun)))
 }
-
-fn nanoseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Measures everything in so many rounds, after one that is not counted.
 ///
 /// # Errors
