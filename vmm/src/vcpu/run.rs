@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events,
@@ -207,9 +207,11 @@ impl Runner {
     }
 
     fn sleep(&mut self, until_timer: bool) {
-        self.pace.sleep();
-        let limit = if until_timer { self.apic.timer_expiry().map(|tick| self.clock.until(tick)) } else { None };
+        let expiry = if until_timer { self.apic.timer_expiry() } else { None };
+        let limit = expiry.map(|tick| self.clock.until(tick).max(self.pace.wait_asleep()));
+        let since = Instant::now();
         self.rest(|| !self.shared.mailbox.is_empty(), limit);
+        self.pace.slept(since.elapsed());
     }
 
     /// Does nothing until a wake, or for `limit`, unless there is work or attention.
