@@ -248,7 +248,10 @@ fn a_rank_that_loses_its_network_ends_the_machine_and_itself() {
 #[test]
 fn strangers_change_nothing() {
     let folder = CASES.folder().join("killed-1");
-    let listening = fs::read_to_string(folder.join("listening")).unwrap();
+    let said = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
+    let (listening, connected) = (said("listening"), said("connected"));
+    assert!(!listening.is_empty(), "rank 0 keeps its door open");
+    assert!(listening.lines().all(|address| connected.contains(address)), "{listening} but {connected}");
     let ticks = fs::read_to_string(folder.join("ticks")).unwrap();
     assert!(ticks.trim().parse::<u32>().unwrap() >= 3, "{listening}: {ticks}");
 }

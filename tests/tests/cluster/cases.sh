@@ -129,10 +129,10 @@ for name in killed-1 killed-0 stopped-1 rdma-killed-1 rdma-stopped-1; do
     if [ $name = killed-1 ]; then
         # Every address that rank 0 listens on, whatever it is for.
         ss --no-header --listening --tcp --processes --numeric | grep vincs | awk '{print $4}' >"$out/$name/listening"
-        # Nobody listens once all ranks are there, but whoever does hears nonsense.
+        # Rank 0's door is one of them: who comes late is told there. All of them hear nonsense.
         while IFS= read -r address; do
             for _ in 1 2 3; do
-                head -c 100000 /dev/urandom 2>/dev/null >"/dev/tcp/127.0.0.1/${address##*:}" && echo "$address" >>"$out/$name/connected"
+                (exec 3>"/dev/tcp/127.0.0.1/${address##*:}" && echo "$address" >>"$out/$name/connected" && head -c 100000 /dev/urandom >&3)
             done 2>/dev/null
         done <"$out/$name/listening"
         ticks $name $(($(grep -c tick "$out/$name/stdout.0") + 2))
