@@ -42,6 +42,7 @@ case_ small-cache mpirun -n 2 vincs "${tcp[@]}" --mem 512M --cache 16M --stats "
 
 # Over RDMA, by itself and by name; and where too little memory may be locked for that, which root may as long as it has the capability.
 case_ rdma mpirun -n 2 vincs --mem 512M --transport rdma --stats "$out/stats-rdma.json" -- nproc
+case_ rdma-stress mpirun -n 2 vincs --transport rdma --stats "$out/stats-rdma-stress.json" -- bash stress.sh 3 2 "--affinity 2"
 case_ rdma-auto mpirun -n 2 vincs --mem 512M --stats "$out/stats-rdma-auto.json" -- nproc
 # shellcheck disable=SC2016
 locked() { bash -c 'ulimit -l 64; exec setpriv --bounding-set=-ipc_lock "$@"' locked "$@"; }
@@ -53,6 +54,7 @@ case_ rdma-doctor-locked bash -c 'locked vincs doctor --check rdma'
 
 # Machines that are refused: nothing starts.
 case_ too-few-vcpus mpirun -n 2 vincs --vcpus 1 -- true
+case_ out-of-reach mpirun -n 2 vincs --mem 2T -- true
 case_ other-arguments mpirun -n 1 vincs --vcpus 2 -- true : -n 1 vincs --vcpus 3 -- true
 
 # start_rank CASE RANK [COMMAND...]: one rank of two in the background, under COMMAND when one is given. Its pid and streams are in the case's folder,
