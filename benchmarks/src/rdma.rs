@@ -2,10 +2,12 @@
 //!
 //! - [`pair`]: the two processes: the one that measures, and the home, whose memory is read;
 //! - [`perftest`]: runs the tools and reads what they print;
+//! - [`helper`]: processes that end with what started them;
 //! - [`measurements`]: what is measured, each with its floor and goal, and in which rounds;
 //! - [`costs`]: what an operation needs of messages, work requests and processor time, counted.
 
 pub mod costs;
+pub mod helper;
 pub mod measurements;
 pub mod pair;
 pub mod perftest;

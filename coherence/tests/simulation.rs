@@ -149,27 +149,10 @@ fn contended(rng: &mut Rng) -> Scenario {
         Instruction::Touch((0..3).map(touch).collect())
     };
     let mut program = |rank| Program { rank, instructions: (0..10).map(|_| instruction(rng)).collect(), buffer: 0 };
-    Scenario {
-        ranks,
-        nodes: 1,
-        homes: HomeMap::new([(2, Rank(0)), (2, Rank(1))]).unwrap(),
-        hold: Tick(100),
-        cache_pages: None,
-        read_ahead: 0,
-        first_touch: 1,
-        companions: 8,
-        window: None,
-        nic_pause: 0,
-        delays: Delays { shortest: 1, longest: 10, slow: 20 },
-        partitions: Vec::new(),
-        stalls: Vec::new(),
-        crash: None,
-        slowness: vec![1; ranks.into()],
-        clocks: vec![0; ranks.into()],
-        zeros_left_out_one_in: 0,
-        programs: (0..ranks).map(|rank| program(Rank(rank))).collect(),
-        devices: Vec::new(),
-    }
+    let homes = HomeMap::new([(2, Rank(0)), (2, Rank(1))]).unwrap();
+    let delays = Delays { shortest: 1, longest: 10, slow: 20 };
+    let programs = (0..ranks).map(|rank| program(Rank(rank))).collect();
+    Scenario { hold: Tick(100), companions: 8, ..Scenario::calm(ranks, homes, delays, programs) }
 }
 
 #[test]

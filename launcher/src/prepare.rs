@@ -21,7 +21,7 @@ use crate::guest::cmdline::{Choice, cmdline};
 use crate::guest::initramfs::{self, InitramfsError};
 use crate::guest::{command, shares};
 use crate::host::{self, mounts};
-use crate::input::machine_size::{Asked, Limits, MachineSize, MachineSizeError, machine_size};
+use crate::input::machine_size::{Asked, Limits, MachineSize, MachineSizeError, check_reach, machine_size};
 use crate::input::share::{self, ShareError};
 use crate::input::size::Bytes;
 use crate::machine::{self, MAX_DISKS_AND_SHARES};
@@ -191,7 +191,9 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
     let console_is_read = args.console.is_some() || command.is_none();
     let cmdline = cmdline(Choice { console_is_read, remote: &remote, has_first_program, append: &args.append });
     BootPlan::new(&kernel, &initrd, &cmdline, size.memory)?;
-    check_vcpus(size.vcpus, Hypervisor::open(&args.kvm)?.max_vcpus())?;
+    let hypervisor = Hypervisor::open(&args.kvm)?;
+    check_vcpus(size.vcpus, hypervisor.max_vcpus())?;
+    check_reach(size, hypervisor.physical_bits()?)?;
     let symbols = args.cluster.system_map.as_deref().map(Symbols::read).transpose()?;
     // Last, because these leave files behind.
     if let Some(path) = &args.keep_initramfs {

@@ -160,10 +160,12 @@ fn sizes_out_of_range() {
     place.refuses(&["--numa", "0", "--", "true"], &["--numa 0"]);
     place.refuses(&["--relaxed", "0", "--", "true"], &["--relaxed 0:", "multiples of 2M"]);
     place.refuses(&["--relaxed", "3M", "--", "true"], &["--relaxed 3M:", "multiples of 2M"]);
-    place.refuses(&["--relaxed", "8T", "--", "true"], &["--relaxed 8T", "host's memory of", "--mem"]);
+    place.refuses(&["--relaxed", "8T", "--", "true"], &["--relaxed 8T:", "up to 8191G"]);
+    place.refuses(&["--relaxed", "8191G", "--", "true"], &["--relaxed 8191G", "host's memory of", "--mem"]);
     place.refuses(&["--relaxed", "x", "--", "true"], &["--relaxed", "'x'"]);
     let of_two = ["--rank", "0", "--ranks", "2", "--address-file", "a", "--wireup-timeout", "1"];
     place.refuses(&[&of_two[..], &["--relaxed", "2M", "--", "true"]].concat(), &["--relaxed 2M", "2 ranks"]);
+    place.refuses(&[&of_two[..], &["--mem", "9T", "--", "true"]].concat(), &["--mem 9T", "8T"]);
 }
 
 #[test]

@@ -83,9 +83,12 @@ fn srun_starts_ranks_with_and_without_pmix() {
 
 #[test]
 fn a_machine_of_two_ranks_stands_stress() {
-    let case = case("stress", 0);
-    assert_stressed(&case);
-    assert_did(&case, "affinity");
+    for name in ["stress", "rdma-stress"] {
+        let case = case(name, 0);
+        assert_stressed(&case);
+        assert_did(&case, "affinity");
+    }
+    assert_eq!((transport("stress").as_str(), transport("rdma-stress").as_str()), ("tcp", "rdma"));
 }
 
 #[test]
@@ -147,7 +150,9 @@ fn machines_that_cannot_be_are_refused() {
     assert!(few.message().contains("--vcpus"), "{}", few.stderr);
     let other = case("other-arguments", 2);
     assert!(other.message().contains("--vcpus") && other.message().contains("rank 1"), "{}", other.stderr);
-    for refused in [few, other] {
+    let far = case("out-of-reach", 2);
+    assert!(far.message().contains("--mem 2T") && far.message().contains("bits of address"), "{}", far.stderr);
+    for refused in [few, other, far] {
         assert_eq!(refused.messages().len(), 1, "one line, of one rank: {}", refused.stderr);
     }
 }
@@ -248,7 +253,10 @@ fn a_rank_that_loses_its_network_ends_the_machine_and_itself() {
 #[test]
 fn strangers_change_nothing() {
     let folder = CASES.folder().join("killed-1");
-    let listening = fs::read_to_string(folder.join("listening")).unwrap();
+    let said = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
+    let (listening, connected) = (said("listening"), said("connected"));
+    assert!(!listening.is_empty(), "rank 0 keeps its door open");
+    assert!(listening.lines().all(|address| connected.contains(address)), "{listening} but {connected}");
     let ticks = fs::read_to_string(folder.join("ticks")).unwrap();
     assert!(ticks.trim().parse::<u32>().unwrap() >= 3, "{listening}: {ticks}");
 }

@@ -1,4 +1,4 @@
-//! What takes minutes on machines of several ranks: a minute of stress on 2, 4 and 8, builds on 4 and 8. `make test-long` runs it, `make test` does
+//! What takes minutes on machines of several ranks: a minute of stress on 2, 4 and 8, builds on 4 and 8, and on 4 over RDMA. `make test-long` runs it, `make test` does
 //! not: that has the same on fewer ranks (`cluster.rs`), or for a shorter time.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
@@ -36,7 +36,7 @@ fn four_and_eight_ranks_stand_a_minute_of_stress() {
 #[test]
 fn four_and_eight_ranks_build_what_a_native_build_makes() {
     let native = native_build();
-    for ranks in [4, 8] {
+    for ranks in ["4", "8", "4-rdma"] {
         let case = case(&format!("build-{ranks}"));
         for (file, bytes) in &native {
             assert!(

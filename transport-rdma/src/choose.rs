@@ -112,47 +112,25 @@ fn is_routable(gid: &Gid) -> bool {
     }
 }
 
-/// The bytes by which a port has an IP address.
-fn bytes_of(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    }
-}
-
-/// The address by which a port is used, for a rank that listens at an IP address; or why it cannot be used.
+/// Which of these ports, by which of its [usable](usable_gids) addresses, a rank takes that others know by an IP address: its index.
 ///
 /// On Ethernet it is the one of that IP address, RoCE v2 before v1, wherever it is in the table: an index says nothing, as the kernel fills the
-/// table in the order in which addresses come up. On InfiniBand the IP address may be of another network, and the first one is the port's own.
+/// table in the order in which addresses come up. Then InfiniBand, where the IP address may be of another network.
 ///
 /// # Errors
-/// The reason in words.
-pub fn choose_gid(port: &Port, address: IpAddr) -> Result<Gid, String> {
-    let Port { device, number, .. } = port;
-    if port.active && port.link_layer == LinkLayer::Ethernet {
-        let wanted = bytes_of(address);
-        let fitting = port.gids.iter().filter(|gid| gid.raw == wanted && gid.kind != GidType::InfiniBand);
-        return fitting.min_by_key(|gid| gid.kind).copied().ok_or_else(|| {
-            format!("port {number} of {device} does not have the address {address}, at which this rank listens")
-        });
-    }
-    let best = usable_gids(port)?.into_iter().next();
-    best.ok_or_else(|| format!("port {number} of {device} has no GID"))
-}
-
-/// Which of these ports to use, and by which of its addresses. Ethernet before InfiniBand, as it is known then that the others can reach it.
-///
-/// # Errors
-/// For each port why it cannot be used.
-pub fn choose_port(ports: &[Port], address: IpAddr) -> Result<(&Port, Gid), Vec<String>> {
-    let (mut usable, mut reasons) = (Vec::new(), Vec::new());
-    for port in ports {
-        match choose_gid(port, address) {
-            Ok(gid) => usable.push((port, gid)),
-            Err(reason) => reasons.push(reason),
-        }
-    }
-    usable.into_iter().min_by_key(|(_, gid)| gid.kind).ok_or(reasons)
+/// For each of them why it is not taken.
+pub fn choose<'a>(usable: impl Iterator<Item = (&'a Port, &'a Gid)>, address: IpAddr) -> Result<usize, Vec<String>> {
+    let is_its_own = |gid: &Gid| gid.kind == GidType::InfiniBand || gid.address() == address;
+    let (taken, others): (Vec<_>, Vec<_>) = usable.enumerate().partition(|(_, (_, gid))| is_its_own(gid));
+    let best = taken.into_iter().min_by_key(|(_, (_, gid))| gid.kind);
+    best.map(|(index, _)| index).ok_or_else(|| {
+        let other = |(_, (port, _)): (_, (&Port, _))| {
+            format!("port {} of {} does not have the address {address}", port.number, port.device)
+        };
+        let mut reasons: Vec<String> = others.into_iter().map(other).collect();
+        reasons.dedup();
+        reasons
+    })
 }
 
 #[cfg(test)]
@@ -164,7 +142,20 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15));
 
     fn gid(index: u8, kind: GidType, address: IpAddr) -> Gid {
-        Gid { index, kind, raw: bytes_of(address) }
+        let raw = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        };
+        Gid { index, kind, raw }
+    }
+
+    /// What is chosen of all that can be used of these ports.
+    fn chosen(ports: &[Port], address: IpAddr) -> Result<(&str, Gid), Vec<String>> {
+        let gids: Vec<_> = ports.iter().map(|port| usable_gids(port).unwrap_or_default()).collect();
+        let usable: Vec<_> =
+            ports.iter().zip(&gids).flat_map(|(port, gids)| gids.iter().map(move |gid| (port, gid))).collect();
+        let index = choose(usable.iter().copied(), address)?;
+        Ok((&usable[index].0.device, *usable[index].1))
     }
 
     fn port(device: &str, gids: Vec<Gid>) -> Port {
@@ -183,10 +174,14 @@ mod tests {
         ];
         let (forth, back) = (port("a", gids.to_vec()), port("a", gids.iter().rev().copied().collect()));
         for port in [forth, back] {
-            assert_eq!(choose_gid(&port, HERE), Ok(gids[3]));
-            assert_eq!(choose_gid(&port, link_local), Ok(gids[1]));
+            assert_eq!(chosen(&[port], HERE), Ok(("a", gids[3])));
         }
-        assert_eq!(choose_gid(&port("a", gids[..3].to_vec()), HERE), Ok(gids[2]));
+        assert_eq!(chosen(&[port("a", gids[..3].to_vec())], HERE), Ok(("a", gids[2])));
+        let other = port("b", vec![gid(0, GidType::RoceV2, Ipv4Addr::new(10, 0, 2, 16).into())]);
+        assert_eq!(chosen(&[other.clone(), port("a", gids.to_vec())], HERE), Ok(("a", gids[3])));
+        let reasons = chosen(&[other, port("a", gids.to_vec())], link_local).unwrap_err();
+        assert_eq!(reasons, ["b", "a"].map(|device| format!("port 1 of {device} does not have the address fe80::1")));
+        assert_eq!(chosen(&[], HERE), Err(Vec::new()));
     }
 
     #[test]
@@ -196,19 +191,16 @@ mod tests {
         let no_manager = Port { link_layer: LinkLayer::InfiniBand, device: "c".into(), ..other.clone() };
         let no_gid = Port { lid: 7, device: "d".into(), ..no_manager.clone() };
         let neither = Port { link_layer: LinkLayer::Other, device: "e".into(), ..other.clone() };
-        let reasons = choose_port(&[other, down, no_manager, no_gid, neither], HERE).unwrap_err();
-        let words = [
-            "a does not have the address 10.0.2.15",
-            "b is not active",
-            "c has no LID",
-            "d has no GID",
-            "e is neither",
-        ];
-        assert_eq!(reasons.len(), words.len());
-        for (reason, word) in reasons.iter().zip(words) {
+        for (port, word) in [
+            (other, "a has no IP address"),
+            (down, "b is not active"),
+            (no_manager, "c has no LID"),
+            (no_gid, "d has no GID"),
+            (neither, "e is neither"),
+        ] {
+            let reason = usable_gids(&port).unwrap_err();
             assert!(reason.starts_with("port 1 of ") && reason.contains(word), "{reason}");
         }
-        assert_eq!(choose_port(&[], HERE), Err(Vec::new()));
     }
 
     #[test]
@@ -235,8 +227,7 @@ mod tests {
         };
         let ethernet = port("eth", vec![gid(5, GidType::RoceV1, HERE)]);
         let both = [infiniband.clone(), ethernet];
-        assert_eq!(choose_port(&both, HERE).unwrap().0.device, "eth");
-        let (port, gid) = choose_port(&both[..1], HERE).unwrap();
-        assert_eq!((port, gid), (&infiniband, infiniband.gids[0]));
+        assert_eq!(chosen(&both, HERE).unwrap().0, "eth");
+        assert_eq!(chosen(&both[..1], HERE), Ok(("ib", infiniband.gids[0])));
     }
 }

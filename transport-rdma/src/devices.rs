@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vincs_coherence::id::MAX_RANKS;
 
-use crate::choose::{Gid, Port, choose_port, usable_gids};
+use crate::choose::{Gid, Port, choose, usable_gids};
 use crate::peer::{COMPLETIONS, DEPTHS, REGISTERED_BYTES};
 use crate::verbs::VerbsError;
 use crate::verbs::device::{self, Context, Limits, ProtectionDomain};
@@ -86,20 +86,16 @@ pub fn survey() -> Result<Survey, VerbsError> {
     Ok(Survey { devices: count, usable, reasons })
 }
 
-/// The device for a rank that listens at an address.
+/// The device for a rank that others know by an address, as [`choose`] has it.
 ///
 /// # Errors
 /// For each device of this host why it cannot be used; nothing if there is none.
 pub fn find_device(address: IpAddr) -> Result<Found, Vec<String>> {
-    let (opened, reasons) = open(device::list().map_err(|error| vec![error.to_string()])?);
-    let ports: Vec<Port> = opened.iter().flat_map(|(_, _, ports)| ports.clone()).collect();
-    let (port, gid) = match choose_port(&ports, address) {
-        Ok((port, gid)) => (port.clone(), gid),
-        Err(more) => return Err([reasons, more].concat()),
-    };
-    let device = opened.into_iter().find(|(context, _, _)| context.name() == port.device);
-    let (context, limits, _) = device.ok_or(reasons)?;
-    Ok(Found { context, limits, port, gid })
+    let Survey { mut usable, reasons, .. } = survey().map_err(|error| vec![error.to_string()])?;
+    match choose(usable.iter().map(|found| (&found.port, &found.gid)), address) {
+        Ok(index) => Ok(usable.swap_remove(index)),
+        Err(more) => Err([reasons, more].concat()),
+    }
 }
 
 /// A device that cannot hold what so many ranks need.

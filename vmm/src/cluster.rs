@@ -8,6 +8,7 @@
 //! - [`Cluster`]: a rank's place among the others and its channels; [`Features`]: whether a host fits the others.
 //! - messages: what goes over the control channel, and how it is encoded.
 //! - the link sends them, the control thread receives them; forwarding and serving are the two sides of device accesses.
+//! - [`Roll`]: who is there when rank 0 is not.
 //! - clock: one time-stamp counter for all.
 
 mod clock;
@@ -17,6 +18,7 @@ mod features;
 mod forward;
 mod link;
 mod message;
+mod roll;
 mod serve;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -33,4 +35,5 @@ pub(crate) use link::ControlLink;
 pub use link::KindSent;
 pub use message::VERSION;
 pub(crate) use message::{Control, Place, VcpuFailure};
+pub use roll::Roll;
 pub(crate) use serve::{Devices, Server};

@@ -18,6 +18,11 @@ const API_VERSION: i32 = 12;
 /// Three pages that Intel processors without unrestricted guest mode need below 4 GiB, away from RAM and devices.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 
+/// The CPUID leaf whose EAX begins with the bits of a physical address (SDM volume 2A, CPUID; APM volume 3, appendix E.4.7).
+const ADDRESS_SIZES: u32 = 0x8000_0008;
+/// What processors without that leaf have (SDM volume 3A, section 4.1.4).
+const LEAST_PHYSICAL_BITS: u32 = 36;
+
 /// Why KVM cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmError {
@@ -112,6 +117,16 @@ impl Hypervisor {
     #[must_use]
     pub fn max_vcpus(&self) -> usize {
         self.kvm.get_max_vcpus()
+    }
+
+    /// Bits of guest-physical addresses: memory beyond is nobody's.
+    ///
+    /// # Errors
+    /// [`KvmError`] when KVM does not tell.
+    pub fn physical_bits(&self) -> Result<u32, KvmError> {
+        let cpuid = self.supported_cpuid()?;
+        let leaf = cpuid.as_slice().iter().find(|leaf| leaf.function == ADDRESS_SIZES);
+        Ok(leaf.map_or(LEAST_PHYSICAL_BITS, |leaf| leaf.eax & 0xff))
     }
 
     pub(crate) fn supported_cpuid(&self) -> Result<CpuId, KvmError> {

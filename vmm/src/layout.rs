@@ -23,8 +23,11 @@ pub const DEVICE_GAP_START: u64 = 3 << 30;
 pub const DEVICE_GAP_END: u64 = 4 << 30;
 /// Least RAM of a machine: a distribution's kernel with its initramfs needs this much.
 pub const MIN_MEMORY: u64 = 64 << 20;
-/// Most RAM of a machine: what 46 bits of physical address reach, which every processor with KVM has.
-pub const MAX_MEMORY: u64 = 1 << 45;
+/// Most bytes of one range of memory that KVM takes (`KVM_MEM_MAX_NR_PAGES` of Linux, include/linux/kvm_host.h).
+const MAX_SLOT: u64 = ((1 << 31) - 1) * PAGE_SIZE;
+/// Most RAM of a machine: what is above the devices is one range.
+pub const MAX_MEMORY: u64 = 8 << 40;
+const _: () = assert!(MAX_MEMORY - DEVICE_GAP_START <= MAX_SLOT);
 
 /// Relaxed memory comes in multiples of this: what the guest's DAX driver maps with one entry.
 pub const RELAXED_ALIGNMENT: u64 = 2 << 20;
@@ -32,8 +35,9 @@ pub const RELAXED_ALIGNMENT: u64 = 2 << 20;
 pub const RELAXED_HEADER: u64 = RELAXED_ALIGNMENT;
 /// Relaxed memory starts at a multiple of this: in no section of memory (128 MiB) that has RAM, and mapped by the largest pages.
 pub const RELAXED_START_ALIGNMENT: u64 = 1 << 30;
-/// Most relaxed memory of a machine: with the most RAM below it, it ends within 46 bits of physical address.
-pub const MAX_RELAXED: u64 = 1 << 44;
+/// Most relaxed memory of a machine: with its header it is one range.
+pub const MAX_RELAXED: u64 = (8 << 40) - (1 << 30);
+const _: () = assert!(RELAXED_HEADER + MAX_RELAXED <= MAX_SLOT && MAX_RELAXED.is_multiple_of(RELAXED_ALIGNMENT));
 
 /// Registers of the first virtio device; the others follow.
 pub const VIRTIO_START: u64 = 0xd000_0000;
@@ -68,12 +72,22 @@ pub fn ram_regions(bytes: u64) -> Vec<(GuestAddress, u64)> {
     regions
 }
 
+/// First address after a machine's RAM.
+fn ram_end(memory: u64) -> u64 {
+    ram_regions(memory).last().map_or(0, |(start, len)| start.0 + len)
+}
+
+/// First guest-physical address after a machine's RAM, devices and relaxed memory: its processors have to reach all below.
+#[must_use]
+pub fn machine_end(memory: u64, relaxed: u64) -> u64 {
+    relaxed_region(memory, relaxed).map_or(ram_end(memory).max(DEVICE_GAP_END), |(start, len)| start.0 + len)
+}
+
 /// Where relaxed memory is in a machine with so many bytes of RAM, with its header: start and length in bytes. `relaxed` is what programs
 /// get of it; with 0 there is none.
 #[must_use]
 pub fn relaxed_region(memory: u64, relaxed: u64) -> Option<(GuestAddress, u64)> {
-    let ram_end = ram_regions(memory).last().map_or(0, |(start, len)| start.0 + len);
-    let start = ram_end.max(DEVICE_GAP_END).next_multiple_of(RELAXED_START_ALIGNMENT);
+    let start = ram_end(memory).max(DEVICE_GAP_END).next_multiple_of(RELAXED_START_ALIGNMENT);
     (relaxed > 0).then_some((GuestAddress(start), RELAXED_HEADER + relaxed))
 }
 
@@ -114,14 +128,21 @@ mod tests {
     }
 
     #[test]
-    fn relaxed_memory_is_above_all_ram_and_within_46_bits() {
+    fn relaxed_memory_is_above_all_ram() {
         const MIB: u64 = 1 << 20;
         assert_eq!(relaxed_region(1 << 30, 0), None);
         assert_eq!(relaxed_region(1 << 30, 2 * MIB), Some((GuestAddress(4 << 30), 4 * MIB)));
         assert_eq!(relaxed_region(4 << 30, 64 * MIB), Some((GuestAddress(5 << 30), 66 * MIB)));
         assert_eq!(relaxed_region((4 << 30) + PAGE_SIZE, 64 * MIB), Some((GuestAddress(6 << 30), 66 * MIB)));
-        let (start, len) = relaxed_region(MAX_MEMORY, MAX_RELAXED).unwrap();
-        assert!(start.0 + len <= 1 << 46);
+    }
+
+    #[test]
+    fn a_machine_ends_after_all_that_it_has() {
+        let (gib, mib) = (1 << 30, 1 << 20);
+        assert_eq!(machine_end(64 * mib, 0), 4 * gib, "the devices are there");
+        assert_eq!(machine_end(3 * gib + PAGE_SIZE, 0), 4 * gib + PAGE_SIZE);
+        assert_eq!(machine_end(64 * mib, 2 * mib), 4 * gib + 4 * mib);
+        assert_eq!(machine_end(MAX_MEMORY, MAX_RELAXED), 2 * MAX_MEMORY + RELAXED_HEADER);
     }
 
     #[test]

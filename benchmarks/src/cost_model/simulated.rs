@@ -1,7 +1,7 @@
 //! The same faults by the protocol's own code: in the simulator, whose messages, faults and service threads take the model's times.
 
 use vincs_coherence::home::HomeMap;
-use vincs_coherence::id::{Access, Page, Rank, Tick};
+use vincs_coherence::id::{Access, Page, Rank};
 use vincs_coherence::sim::guest::{Instruction, Op, Touch};
 use vincs_coherence::sim::network::Delays;
 use vincs_coherence::sim::rng::Rng;
@@ -50,29 +50,10 @@ fn steps(fault: Fault) -> Option<(Steps, u16)> {
 }
 
 fn scenario(ranks: u16, pages: u32, programs: Vec<Program>) -> Result<Scenario, Failure> {
-    Ok(Scenario {
-        ranks,
-        nodes: 1,
-        homes: HomeMap::new((0..ranks).map(|home| (pages, Rank(home))))?,
-        hold: Tick(0),
-        cache_pages: None,
-        read_ahead: 0,
-        first_touch: 1,
-        companions: 0,
-        // Guarded reads are told by the closed form alone: the times given to the simulator have none.
-        window: None,
-        nic_pause: 0,
-        // Only for how long a fault may wait at most.
-        delays: Delays { shortest: 1, longest: 100_000, slow: 100_000 },
-        partitions: Vec::new(),
-        stalls: Vec::new(),
-        crash: None,
-        slowness: vec![1; ranks.into()],
-        clocks: vec![0; ranks.into()],
-        zeros_left_out_one_in: 0,
-        programs,
-        devices: Vec::new(),
-    })
+    let homes = HomeMap::new((0..ranks).map(|home| (pages, Rank(home))))?;
+    // Only for how long a fault may wait at most. Guarded reads are told by the closed form alone: the times given to the simulator have none.
+    let delays = Delays { shortest: 1, longest: 100_000, slow: 100_000 };
+    Ok(Scenario::calm(ranks, homes, delays, programs))
 }
 
 fn costs(inputs: &Inputs, ranks: u16) -> Costs {

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use vincs_transport_tcp::listener::Listener;
 use vincs_transport_tcp::secret::{MachineId, Secret};
 
 use super::costs::Used;
+use super::helper::Helper;
 
 /// The argument that makes this program the home.
 pub const HOME_ARGUMENT: &str = "--home-of-a-pair";
@@ -78,8 +79,9 @@ fn used(end: &RdmaTransport) -> Used {
 /// Both ranks.
 #[derive(Debug)]
 pub struct Pair {
+    #[expect(dead_code, reason = "the home ends when this is dropped, before the connection to it does")]
+    home: Helper,
     end: RdmaTransport,
-    home: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
     next: u64,
@@ -94,16 +96,13 @@ impl Pair {
         let listener = Listener::bind(SocketAddr::from((address, 0)))?;
         let (machine, secret) = (MachineId::random()?.to_string(), Secret::random()?.to_hex());
         let start = Start { first: listener.address(), machine, secret };
-        let mut home = Command::new(std::env::current_exe()?)
-            .arg(HOME_ARGUMENT)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut home = Command::new(std::env::current_exe()?);
+        let mut home = Helper::start(home.arg(HOME_ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()))?;
         let missing = || io::Error::other("a pipe to the home is missing");
         let (mut to, from) = (home.stdin.take().ok_or_else(missing)?, home.stdout.take().ok_or_else(missing)?);
         writeln!(to, "{}", serde_json::to_string(&start)?)?;
         let end = join(Rank(0), &start, listener)?;
-        Ok(Self { end, home, to, from: BufReader::new(from), next: 0 })
+        Ok(Self { home, end, to, from: BufReader::new(from), next: 0 })
     }
 
     /// What this process and the home have used up by now.
@@ -167,16 +166,14 @@ impl Pair {
     /// Stays alive while another program runs; gives what it printed.
     ///
     /// # Errors
-    /// It fails, or takes too long, and then is ended.
-    pub fn while_running(&self, mut program: Child) -> Result<String, Failure> {
+    /// It fails, or takes too long.
+    pub fn while_running(&self, mut program: Helper) -> Result<String, Failure> {
         let begun = Instant::now();
         let status = loop {
             if let Some(status) = program.try_wait()? {
                 break status;
             }
             if begun.elapsed() > LIMIT {
-                program.kill()?;
-                program.wait()?;
                 return Err("it does not end".into());
             }
             self.end.poll(&mut |_| {});
@@ -188,14 +185,6 @@ impl Pair {
             out.read_to_string(&mut said)?;
         }
         if status.success() { Ok(said) } else { Err(format!("{status}: {said}").into()) }
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        // It ends with its input; one that does not is ended.
-        let _ = self.home.kill();
-        let _ = self.home.wait();
     }
 }
 

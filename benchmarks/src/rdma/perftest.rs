@@ -1,13 +1,14 @@
 //! Floors: the tools of Debian's perftest, between two processes of this host over the same device.
 
 use std::net::IpAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use vincs_transport_rdma::choose::LinkLayer;
 use vincs_transport_rdma::devices::find_device;
 
+use super::helper::Helper;
 use super::pair::{Failure, Pair};
 
 /// How often a client is started until its server listens.
@@ -53,15 +54,16 @@ impl Place {
         Ok(Self { address, device, next: 19_000 })
     }
 
-    fn start(&self, tool: &Tool, count: u64, server: bool) -> Result<Child, Failure> {
+    fn start(&self, tool: &Tool, count: u64, server: bool) -> Result<Helper, Failure> {
         let mut command = Command::new(tool.name);
         command.args(&self.device).args(tool.arguments).args(["-F", "-n", &count.to_string()]);
         command.args(["-p", &self.next.to_string()]);
         if !server {
             command.arg(self.address.to_string());
         }
-        let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        started.map_err(|error| format!("{}: {error}; Debian's package perftest has it", tool.name).into())
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Helper::start(&mut command)
+            .map_err(|error| format!("{}: {error}; Debian's package perftest has it", tool.name).into())
     }
 
     /// What a tool measures in so many operations. The pair stays alive meanwhile.
@@ -79,12 +81,9 @@ impl Place {
                 break;
             }
         }
-        // It ends with its client.
-        if said.is_err() {
-            server.kill()?;
-        }
-        server.wait()?;
         let said = said.map_err(|error: Failure| format!("{}: {error}", tool.name))?;
+        // It ends with its client.
+        server.wait()?;
         let value = value(&said, tool.column);
         let value = value.ok_or_else(|| format!("{} has no {} in what it prints:\n{said}", tool.name, tool.column))?;
         Ok(value * tool.factor)

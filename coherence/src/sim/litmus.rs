@@ -249,10 +249,8 @@ impl Litmus {
             })
             .collect();
         let longest = rng.pick(&[3, 20]).unwrap_or(3);
+        let delays = Delays { shortest: 1, longest, slow: 3 * longest };
         let scenario = Scenario {
-            ranks,
-            nodes: 1,
-            homes,
             hold: Tick(rng.pick(&[0, 20]).unwrap_or(0)),
             cache_pages: rng.pick(&[None, Some(2)]).flatten(),
             read_ahead: rng.pick(&[0, 8]).unwrap_or(0),
@@ -260,15 +258,8 @@ impl Litmus {
             companions: rng.clone().pick(&[0, 8]).unwrap_or(0),
             window: WINDOWS[rng.clone().index(WINDOWS.len())],
             nic_pause: longest,
-            delays: Delays { shortest: 1, longest, slow: 3 * longest },
-            partitions: Vec::new(),
-            stalls: Vec::new(),
-            crash: None,
-            slowness: vec![1; ranks.into()],
-            clocks: vec![0; ranks.into()],
             zeros_left_out_one_in: 2,
-            programs,
-            devices: Vec::new(),
+            ..Scenario::calm(ranks, homes, delays, programs)
         };
         Ok(Arranged { scenario, pages })
     }

@@ -95,6 +95,33 @@ pub struct Scenario {
 pub const LONGEST_STEP: u64 = 4;
 
 impl Scenario {
+    /// A machine on which nothing goes wrong: ranks of equal speed and clocks, no devices, no limits, no hold time, and pages alone, each when it
+    /// is needed.
+    #[must_use]
+    pub fn calm(ranks: u16, homes: HomeMap, delays: Delays, programs: Vec<Program>) -> Self {
+        Self {
+            ranks,
+            nodes: 1,
+            homes,
+            hold: Tick(0),
+            cache_pages: None,
+            read_ahead: 0,
+            first_touch: 1,
+            companions: 0,
+            window: None,
+            nic_pause: 0,
+            delays,
+            partitions: Vec::new(),
+            stalls: Vec::new(),
+            crash: None,
+            slowness: vec![1; ranks.into()],
+            clocks: vec![0; ranks.into()],
+            zeros_left_out_one_in: 0,
+            programs,
+            devices: Vec::new(),
+        }
+    }
+
     /// The same with several nodes of each rank, to which the pages are dealt out one by one; without what needs adjacent pages of one node.
     #[must_use]
     pub fn split(self, nodes: usize) -> Self {

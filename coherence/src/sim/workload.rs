@@ -72,9 +72,6 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
     let programs = author.programs();
     let devices = author.devices(hold);
     let mut scenario = Scenario {
-        ranks,
-        nodes: 1,
-        homes,
         hold,
         cache_pages: rng
             .pick(if widest > 1 { &[None, Some(32), Some(64)] } else { &[None, Some(1), Some(8)] })
@@ -85,15 +82,10 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
         companions: rng.clone().pick(&[0, 3, 32]).unwrap_or(0),
         window: window(&mut rng.clone()),
         nic_pause: longest,
-        delays,
-        partitions: Vec::new(),
-        stalls: Vec::new(),
-        crash: None,
-        slowness: vec![1; ranks.into()],
         clocks: (0..ranks).map(|_| clock(rng)).collect(),
         zeros_left_out_one_in: rng.below(4),
-        programs,
         devices,
+        ..Scenario::calm(ranks, homes, delays, programs)
     };
     if mishaps == Mishaps::Any {
         add_mishaps(rng, &mut scenario);
@@ -130,26 +122,13 @@ pub fn readers(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
     };
     let programs = (0..ranks).chain(1..ranks).map(Rank).map(&mut program).collect();
     let window = WindowConfig { slots, readers: 1, wait: rng.pick(&[0, 1, 3]).unwrap_or(0) };
+    let homes = HomeMap::new((0..ranks).map(|rank| (pages, Rank(rank))))?;
+    let delays = Delays { shortest: 1, longest, slow: 3 * longest };
     Ok(Scenario {
-        ranks,
-        nodes: 1,
-        homes: HomeMap::new((0..ranks).map(|rank| (pages, Rank(rank))))?,
-        hold: Tick(0),
         cache_pages: rng.pick(&[None, Some(1), Some(1), Some(2)]).flatten(),
-        read_ahead: 0,
-        first_touch: 1,
-        companions: 0,
         window: Some(window),
         nic_pause: rng.pick(&[longest, 8 * longest, 30 * longest]).unwrap_or(longest),
-        delays: Delays { shortest: 1, longest, slow: 3 * longest },
-        partitions: Vec::new(),
-        stalls: Vec::new(),
-        crash: None,
-        slowness: vec![1; ranks.into()],
-        clocks: vec![0; ranks.into()],
-        zeros_left_out_one_in: 0,
-        programs,
-        devices: Vec::new(),
+        ..Scenario::calm(ranks, homes, delays, programs)
     })
 }
 

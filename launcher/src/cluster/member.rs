@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use vincs_coherence::id::Rank;
 use vincs_vmm::machine::{Machine, MachineConfig, MachineError, Role, Running, StopReason};
 use vincs_vmm::topology::Topology;
 
@@ -62,9 +63,10 @@ enum End {
 pub(crate) fn run(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode {
     let wireup::Machine { mesh, roster, mut channels, doorstep: _ } = machine;
     let Some(mut zero) = channels.pop() else { return ExitCode::from(STATUS_OWN_FAILURE) };
-    let running = others::cluster(rank, &roster, mesh)
-        .ok_or_else(|| End::Failed("there is no channel to the other ranks".to_owned()))
-        .and_then(|cluster| {
+    let cluster = others::cluster(rank, &roster, mesh);
+    let roll = cluster.as_ref().map(|cluster| cluster.roll.clone()).unwrap_or_default();
+    let running =
+        cluster.ok_or_else(|| End::Failed("there is no channel to the other ranks".to_owned())).and_then(|cluster| {
             ignore_signals().map_err(|error| End::Failed(format!("signals cannot be taken: {error}")))?;
             let nodes = u32::from(cluster.ranks);
             let topology =
@@ -87,7 +89,7 @@ pub(crate) fn run(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode
     }
     let limit = if matches!(end, End::Lost { rank: 0, .. }) { LOSS_OF_RANK_0_TIME } else { LOSS_TIME };
     let (status, line) = finish(rank, &roster.hosts, &end, &mut zero, noticed + limit);
-    if let Some(line) = line {
+    if let Some(line) = line.filter(|_| roll.is_lowest(Rank(rank))) {
         crate::say(&line);
     }
     ExitCode::from(status)
@@ -149,7 +151,7 @@ fn stop(running: Running) {
     }
 }
 
-/// Waits for rank 0's word, after a loss until `deadline`: the exit status, and what to say when there is no rank 0 to say it. A rank 0
+/// Waits for rank 0's word, after a loss until `deadline`: the exit status, and what is to be said when there is no rank 0 to say it. A rank 0
 /// that is lost may live and have its word, too: one that is dead has closed the channel.
 fn finish(rank: u16, hosts: &[String], end: &End, zero: &mut Channel, deadline: Instant) -> (u8, Option<String>) {
     let status = match end {
@@ -161,18 +163,13 @@ fn finish(rank: u16, hosts: &[String], end: &End, zero: &mut Channel, deadline: 
     }
     let host = |rank: u16| hosts.get(usize::from(rank)).map_or("", String::as_str);
     let by = format!("(said by rank {rank} on {})", host(rank));
-    let lost = |lost: u16, reason: &str| (lost, format!("rank {lost} on {} is lost: {reason} {by}", host(lost)));
-    let (lost, line) = match end {
+    let lost = |lost: u16, reason: &str| format!("rank {lost} on {} is lost: {reason} {by}", host(lost));
+    let line = match end {
         End::Ended => lost(0, "the machine has ended, but it does not say how"),
         End::Lost { rank, reason } => lost(*rank, reason),
         End::Failed(cause) => lost(0, &format!("it does not answer; rank {rank} failed: {cause}")),
     };
-    (STATUS_RANK_LOST, is_lowest(rank, &[0, lost]).then_some(line))
-}
-
-/// Whether a rank is the lowest that is left when these are lost: it speaks for all.
-fn is_lowest(rank: u16, lost: &[u16]) -> bool {
-    (0..rank).all(|lower| lost.contains(&lower))
+    (STATUS_RANK_LOST, Some(line))
 }
 
 /// The status with which rank 0 ends; nothing when it is gone, or says nothing until the deadline, which is asked for anew after each
@@ -192,12 +189,6 @@ fn said_goodbye(zero: &mut Channel, deadline: impl Fn() -> Instant) -> Option<u8
 mod tests {
     use super::*;
     use crate::wireup::channel::tests::{pair, soon};
-
-    #[test]
-    fn the_lowest_rank_that_is_left_speaks() {
-        assert!(is_lowest(1, &[0, 0]) && is_lowest(1, &[0, 5]) && is_lowest(2, &[0, 1]));
-        assert!(!is_lowest(2, &[0, 0]) && !is_lowest(3, &[0, 1]) && !is_lowest(2, &[0, 3]));
-    }
 
     #[test]
     fn rank_0s_status_is_taken_over() {
@@ -240,8 +231,6 @@ mod tests {
             drop(zero);
             let (status, line) = finish(1, &hosts, &end, &mut member, soon());
             assert!(status == 120 && line.is_some(), "{end:?}");
-            let (status, line) = finish(3, &hosts, &end, &mut member, soon());
-            assert!(status == 120 && line.is_none(), "{end:?}");
         }
         let (_zero, mut member) = pair();
         let expected = "rank 0 on a is lost: no memory (said by rank 1 on b)".to_owned();

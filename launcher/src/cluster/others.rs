@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_coherence::id::{PAGE_BYTES, Rank};
-use vincs_vmm::cluster::Cluster;
+use vincs_vmm::cluster::{Cluster, Roll};
 use vincs_vmm::memory::engine::MemorySettings;
 
 use crate::cluster::member;
@@ -70,7 +70,7 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster>
     memory.hold = memory.hold.or_else(|| crowded_hold(ranks_here, available_processors()));
     // Ranks of one host would all choose the same processors.
     memory.bind = ranks_here == 1;
-    Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control, memory })
+    Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control, memory, roll: Roll::default() })
 }
 
 /// How many ranks run on this rank's host.

@@ -1,6 +1,6 @@
 //! How many processors, NUMA nodes and bytes of memory the machine has, within what is possible.
 
-use vincs_vmm::layout::{MAX_RELAXED, RELAXED_ALIGNMENT};
+use vincs_vmm::layout::{MAX_MEMORY, MAX_RELAXED, RELAXED_ALIGNMENT, machine_end};
 
 use crate::input::size::Bytes;
 
@@ -62,6 +62,13 @@ pub(crate) enum MachineSizeError {
     TooSmall { asked: u64, min: u64 },
     #[error("--mem {} is more than this host's memory of {}: ask for less", Bytes(*.asked), Bytes(*.host))]
     TooLarge { asked: u64, host: u64 },
+    #[error("--mem {} is more than {}, the most that KVM takes: ask for less", Bytes(*.asked), Bytes(MAX_MEMORY))]
+    TooMuch { asked: u64 },
+    #[error(
+        "--mem {}{} is more than the processors of this host reach, {bits} bits of address or {}, of which devices take 1G: ask for less",
+        Bytes(*.memory), with_relaxed(*.relaxed), Bytes(1 << *.bits)
+    )]
+    Unreached { memory: u64, relaxed: u64, bits: u32 },
     #[error("--mem {asked} is not a multiple of the page size of {PAGE} bytes: round it, or use a suffix K, M, G, T")]
     NotWholePages { asked: u64 },
     #[error(
@@ -76,6 +83,20 @@ pub(crate) enum MachineSizeError {
     RelaxedTooLarge { asked: u64, memory: u64, host: u64 },
     #[error("--relaxed {}: a machine of {ranks} ranks has no relaxed memory yet: leave it away, or use one rank", Bytes(*.asked))]
     RelaxedRanks { asked: u64, ranks: u32 },
+}
+
+fn with_relaxed(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(" with --relaxed {}", Bytes(bytes)) }
+}
+
+/// Whether processors with so many bits of physical address, fewer than 64, reach all of the machine's memory.
+///
+/// # Errors
+/// [`MachineSizeError::Unreached`].
+pub(crate) fn check_reach(size: MachineSize, bits: u32) -> Result<(), MachineSizeError> {
+    let MachineSize { memory, relaxed, .. } = size;
+    let reached = 1_u64.checked_shl(bits).is_none_or(|reach| machine_end(memory, relaxed) <= reach);
+    if reached { Ok(()) } else { Err(MachineSizeError::Unreached { memory, relaxed, bits }) }
 }
 
 /// The machine's size: what was asked for, or the default.
@@ -106,6 +127,9 @@ pub(crate) fn machine_size(asked: Asked, limits: Limits) -> Result<MachineSize, 
     }
     if ranks == 1 && memory > limits.host_memory {
         return Err(MachineSizeError::TooLarge { asked: memory, host: limits.host_memory });
+    }
+    if memory > MAX_MEMORY {
+        return Err(MachineSizeError::TooMuch { asked: memory });
     }
     if !memory.is_multiple_of(PAGE) {
         return Err(MachineSizeError::NotWholePages { asked: memory });
@@ -191,6 +215,35 @@ mod tests {
         assert_eq!(ask((64 << 20) - 1), Err(MachineSizeError::TooSmall { asked: (64 << 20) - 1, min: 64 << 20 }));
         assert_eq!(ask((16 << 30) + 1), Err(MachineSizeError::TooLarge { asked: (16 << 30) + 1, host: 16 << 30 }));
         assert_eq!(ask((1 << 30) + 1), Err(MachineSizeError::NotWholePages { asked: (1 << 30) + 1 }));
+    }
+
+    #[test]
+    fn memory_is_no_more_than_kvm_takes() {
+        let limits = Limits { ranks: 2, ..LIMITS };
+        let ask = |bytes| machine_size(Asked { memory: Some(bytes), ..NOTHING }, limits).map(|size| size.memory);
+        assert_eq!(ask(8 << 40), Ok(8 << 40));
+        let error = ask((8 << 40) + PAGE).unwrap_err();
+        assert_eq!(error, MachineSizeError::TooMuch { asked: (8 << 40) + PAGE });
+        assert_eq!(
+            ask(9 << 40).unwrap_err().to_string(),
+            "--mem 9T is more than 8T, the most that KVM takes: ask for less"
+        );
+    }
+
+    #[test]
+    fn memory_is_within_the_reach_of_the_processors() {
+        const GIB: u64 = 1 << 30;
+        let size = |memory, relaxed| MachineSize { vcpus: 1, numa_nodes: 1, memory, relaxed };
+        assert_eq!(check_reach(size(1023 * GIB, 0), 40), Ok(()));
+        let (memory, relaxed, bits) = (1023 * GIB + PAGE, 0, 40);
+        assert_eq!(check_reach(size(memory, 0), 40), Err(MachineSizeError::Unreached { memory, relaxed, bits }));
+        assert_eq!(check_reach(size(memory, 0), 41), Ok(()));
+        assert_eq!(check_reach(size(507 * GIB, 4 * GIB - RELAXED_ALIGNMENT), 39), Ok(()));
+        let error = check_reach(size(507 * GIB, 4 * GIB), 39).unwrap_err().to_string();
+        let expected = "--mem 507G with --relaxed 4G is more than the processors of this host reach, 39 bits of address or 512G, of which devices \
+                        take 1G: ask for less";
+        assert_eq!(error, expected);
+        assert_eq!(check_reach(size(8 << 40, 4 * GIB), 64), Ok(()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::Transport;
-use vincs_transport_rdma::choose::{Gid, GidType};
+use vincs_transport_rdma::choose::{Gid, GidType, Port};
 use vincs_transport_rdma::devices::{Found, Needs, Survey, survey};
 use vincs_transport_rdma::fabric::{ConnectError, FabricConfig, connect as connect_by_rdma};
 use vincs_transport_tcp::endpoint::TcpTransport;
@@ -50,13 +50,21 @@ fn room(found: &Found, needs: Needs) -> Result<(), String> {
     needs.try_registration(found).map_err(|error| error.to_string())
 }
 
-/// The fabric of an address.
-fn fabric_of(gid: &Gid, interfaces: &[InterfaceAddress]) -> Result<Fabric, String> {
-    let link = match gid.kind {
-        GidType::InfiniBand => return Ok(Fabric::of(Link::InfiniBand, gid.raw, SUBNET_BITS)),
+/// What is on the wire for an address.
+fn link_of(kind: GidType) -> Link {
+    match kind {
+        GidType::InfiniBand => Link::InfiniBand,
         GidType::RoceV1 => Link::RoceV1,
         GidType::RoceV2 => Link::RoceV2,
-    };
+    }
+}
+
+/// The fabric of an address.
+fn fabric_of(gid: &Gid, interfaces: &[InterfaceAddress]) -> Result<Fabric, String> {
+    let link = link_of(gid.kind);
+    if link == Link::InfiniBand {
+        return Ok(Fabric::of(link, gid.raw, SUBNET_BITS));
+    }
     let address = gid.address();
     // A device may be seen in a network namespace in which its address is not.
     let interface = interfaces.iter().find(|known| known.address == address).ok_or_else(|| {
@@ -64,6 +72,12 @@ fn fabric_of(gid: &Gid, interfaces: &[InterfaceAddress]) -> Result<Fabric, Strin
     })?;
     let before = if matches!(address, IpAddr::V4(_)) { MAPPED_BITS } else { 0 };
     Ok(Fabric::of(link, gid.raw, before + interface.prefix))
+}
+
+/// Whether an offer means this port by this address, which a port may have for RoCE v1 and v2.
+fn is_meant(offer: &Offer, port: &Port, gid: &Gid) -> bool {
+    (&port.device, port.number) == (&offer.device, offer.port)
+        && (link_of(gid.kind), gid.raw) == (offer.fabric.link, offer.gid)
 }
 
 /// Connects this rank with the others over their TCP connections, which stay as the lifelines, by what has been chosen for it.
@@ -76,10 +90,8 @@ pub(crate) fn connect(
     offer: &Offer,
     lifelines: Vec<TcpTransport>,
 ) -> Result<Vec<Arc<dyn Transport>>, MeshFault> {
-    let is_offered = |found: &Found| {
-        (found.port.device.as_str(), found.port.number, found.gid.raw) == (&offer.device, offer.port, offer.gid)
-    };
-    let found = survey().map_err(|error| MeshFault::Own(error.to_string()))?.usable.into_iter().find(is_offered);
+    let usable = survey().map_err(|error| MeshFault::Own(error.to_string()))?.usable;
+    let found = usable.into_iter().find(|found| is_meant(offer, &found.port, &found.gid));
     let gone = || MeshFault::Own(format!("port {} of {} cannot be used any more", offer.port, offer.device));
     let found = found.ok_or_else(gone)?;
     let segments = lifelines.iter().map(|_| None).collect();
@@ -124,6 +136,28 @@ mod tests {
         assert_eq!(fabric_of(&six, &interfaces).unwrap().to_string(), "RoCE v2 network fd00::/64");
         let error = fabric_of(&gid(GidType::RoceV2), &interfaces[2..]).unwrap_err();
         assert!(error.contains("10.1.2.3"), "{error}");
+    }
+
+    #[test]
+    fn an_offer_means_its_port_by_its_address_and_kind() {
+        use vincs_transport_rdma::choose::LinkLayer;
+
+        let raw = Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped().octets();
+        let gids = [GidType::RoceV1, GidType::RoceV2].map(|kind| Gid { index: 0, kind, raw });
+        let link_layer = LinkLayer::Ethernet;
+        let port =
+            Port { device: "a".into(), number: 1, active: true, link_layer, mtu: 3, lid: 0, gids: gids.to_vec() };
+        for own in &gids {
+            let fabric = fabric_of(own, &[interface("10.1.2.3", 16)]).unwrap();
+            let offer = Offer { device: "a".into(), port: 1, fabric, gid: raw };
+            for gid in &gids {
+                assert_eq!(is_meant(&offer, &port, gid), gid == own, "{own:?}, {gid:?}");
+            }
+            assert!(!is_meant(&offer, &Port { number: 2, ..port.clone() }, own));
+            assert!(!is_meant(&offer, &Port { device: "b".into(), ..port.clone() }, own));
+            let other = Gid { raw: [0; 16], ..*own };
+            assert!(!is_meant(&offer, &port, &other));
+        }
     }
 
     #[test]

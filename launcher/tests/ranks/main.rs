@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 mod absent;
+mod lost;
 mod stopped;
 mod transport;
 
@@ -158,7 +159,7 @@ impl Place {
             eprintln!("skipped: without KVM rank 0 refuses by itself");
             return false;
         }
-        fs::write(self.path("kernel"), kernel()).unwrap();
+        fs::write(self.path("kernel"), kernel(&SHUTS_DOWN)).unwrap();
         fs::write(self.path("initrd"), b"").unwrap();
         true
     }
@@ -167,9 +168,11 @@ impl Place {
 /// Options of a machine that could start.
 const GOOD: [&str; 6] = ["--mem", "128M", "--kernel", "kernel", "--initrd", "initrd"];
 
-/// The header of a 64-bit bzImage of release 1.2.3 (Linux Documentation/arch/x86/boot.rst), and a program whose first instruction shuts the
-/// processor down: it is undefined, and there is nobody to take the exception.
-fn kernel() -> Vec<u8> {
+/// A program whose first instruction shuts the processor down: it is undefined, and there is nobody to take the exception.
+const SHUTS_DOWN: [u8; 2] = [0x0f, 0x0b];
+
+/// The header of a 64-bit bzImage of release 1.2.3 (Linux Documentation/arch/x86/boot.rst), and this program.
+fn kernel(program: &[u8]) -> Vec<u8> {
     let mut image = vec![0; 4096];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0x1f1, &[1]);
@@ -183,7 +186,7 @@ fn kernel() -> Vec<u8> {
     put(0x236, &[1]);
     put(0x380, b"1.2.3\0");
     // The kernel is behind two sectors, its 64-bit entry 0x200 into it.
-    put(0x600, &[0x0f, 0x0b]);
+    put(0x600, program);
     image
 }
 

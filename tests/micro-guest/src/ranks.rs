@@ -12,7 +12,7 @@ use vincs_transport_tcp::endpoint::Timing;
 use vincs_transport_tcp::fabric::{CONNECT_TIME, ConnectError, FabricConfig, connect};
 use vincs_transport_tcp::listener::{ListenError, Listener};
 use vincs_transport_tcp::secret::{MachineId, Secret};
-use vincs_vmm::cluster::Cluster;
+use vincs_vmm::cluster::{Cluster, Roll};
 use vincs_vmm::machine::{Machine, MachineConfig, MachineError, Running};
 use vincs_vmm::memory::engine::{MemorySettings, windows_with};
 
@@ -86,7 +86,14 @@ pub(crate) fn connected(ranks: &Ranks) -> Result<Vec<Cluster>, RanksError> {
         let Some(control) = ends.next() else { continue };
         let windows = windows.get(usize::from(rank)).cloned().flatten().unwrap_or_default();
         let (coherence, memory) = (ends.collect(), MemorySettings { windows, ..ranks.memory.clone() });
-        clusters.push(Cluster { rank: Rank(rank), ranks: ranks.ranks, coherence, control, memory });
+        clusters.push(Cluster {
+            rank: Rank(rank),
+            ranks: ranks.ranks,
+            coherence,
+            control,
+            memory,
+            roll: Roll::default(),
+        });
     }
     Ok(clusters)
 }

@@ -20,6 +20,8 @@ const STATUS_TIMED_OUT: u8 = 124;
 const STATUS_NODE_LOST: u8 = 125;
 /// Exit status of `on` when the other node is not reached or lost, as ssh has it.
 const STATUS_NO_HOST: u8 = 255;
+/// Exit status of `on` when nobody reads its output any more: 128 + SIGPIPE, as of a program that this signal ends.
+const STATUS_UNREAD: u8 = 141;
 /// Longest time limit in seconds: a day.
 const MAX_TIMEOUT: u64 = 86_400;
 
@@ -121,12 +123,16 @@ fn on(host: &str, command: &[OsString]) -> u8 {
     told(remote::on(host, command, io::stdin(), &mut io::stdout(), &mut io::stderr()))
 }
 
-/// The status, or [`STATUS_NO_HOST`] after telling why there is none.
+/// The status, or [`STATUS_NO_HOST`] after telling why there is none. Who closes a pipe has read enough: [`STATUS_UNREAD`], without a word.
 fn told(status: Result<u8, remote::OnError>) -> u8 {
-    status.unwrap_or_else(|error| {
-        tell(&error.to_string());
-        STATUS_NO_HOST
-    })
+    match status {
+        Ok(status) => status,
+        Err(remote::OnError::Unread(_)) => STATUS_UNREAD,
+        Err(error) => {
+            tell(&error.to_string());
+            STATUS_NO_HOST
+        }
+    }
 }
 
 fn serve() -> Result<u8, TestbedError> {

@@ -2,8 +2,9 @@
 //! a key, as the network leads nowhere else.
 //!
 //! One connection for each command. Both sides send frames: a byte for the kind, the length in four bytes (little-endian), the bytes. First the client
-//! sends the command, then its standard input, an empty frame at its end; the server sends both outputs, and the status last. Who loses the
-//! connection before that has lost the other: the client says so, the server hangs the command up.
+//! sends the command, then its standard input, each piece when the one before it was taken, an empty frame at its end; the server sends both outputs,
+//! and the status last. Who loses the connection before that has lost the other: the client says so, the server hangs the command up, also one that
+//! leaves its input unread: no bytes wait in the connection that its end would be behind.
 
 mod client;
 mod server;
@@ -38,11 +39,13 @@ enum Kind {
     Stderr,
     /// The exit status, one byte.
     Status,
+    /// The last piece of standard input was taken, or is not wanted: empty.
+    Taken,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
-        [Self::Command, Self::Stdin, Self::Stdout, Self::Stderr, Self::Status]
+        [Self::Command, Self::Stdin, Self::Stdout, Self::Stderr, Self::Status, Self::Taken]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -131,20 +134,65 @@ mod tests {
         assert_eq!((status, out.len()), (0, 3_000_000));
     }
 
-    #[test]
-    fn a_command_whose_client_is_gone_is_hung_up() {
+    /// A command that says when it is hung up, after what this does to its connection.
+    fn hung_up_after(what: impl FnOnce(TcpStream)) {
         let dir = tempfile::tempdir().unwrap();
         let mark = dir.path().join("hung-up");
         let mut stream = TcpStream::connect(server()).unwrap();
         let command = format!("trap 'echo >{}; exit' HUP; echo ready; while :; do sleep 0.02; done", mark.display());
         write_frame(&mut stream, Kind::Command, command.as_bytes()).unwrap();
         assert_eq!(read_frame(&mut stream).unwrap(), (Kind::Stdout, b"ready\n".to_vec()));
-        drop(stream);
+        what(stream);
         let limit = Instant::now() + Duration::from_secs(20);
         while !mark.exists() {
             assert!(Instant::now() < limit, "the command goes on");
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    #[test]
+    fn a_command_whose_client_is_gone_is_hung_up() {
+        hung_up_after(drop);
+    }
+
+    #[test]
+    fn a_command_that_leaves_its_input_unread_is_hung_up_too() {
+        // Far more than a pipe holds.
+        hung_up_after(|mut stream| write_frame(&mut stream, Kind::Stdin, &[1; MAX_FRAME]).unwrap());
+    }
+
+    #[test]
+    fn input_waits_for_a_command_that_reads_late_and_comes_whole() {
+        let (status, out, _) = run("sleep 0.3; wc -c", &[1; 1 << 20]);
+        assert_eq!((status, String::from_utf8_lossy(&out).trim()), (0, "1048576"));
+    }
+
+    #[test]
+    fn an_output_that_is_closed_here_is_no_lost_node() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let follow = |address: SocketAddr| {
+            let stream = TcpStream::connect(address).unwrap();
+            client::follow(stream, "echo; sleep 1000".as_ref(), io::empty(), &mut Closed, &mut Closed).unwrap_err()
+        };
+        let broken = follow(server());
+        assert!(
+            matches!(&broken, client::Broken::Output(error) if error.kind() == io::ErrorKind::BrokenPipe),
+            "{broken:?}"
+        );
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let gone = listener.local_addr().unwrap();
+        let leaves = thread::spawn(move || drop(listener.accept()));
+        let lost = follow(gone);
+        assert!(matches!(lost, client::Broken::Connection(_)), "{lost:?}");
+        leaves.join().unwrap();
     }
 
     #[test]

@@ -42,6 +42,7 @@ case_ small-cache mpirun -n 2 vincs "${tcp[@]}" --mem 512M --cache 16M --stats "
 
 # Over RDMA, by itself and by name; and where too little memory may be locked for that, which root may as long as it has the capability.
 case_ rdma mpirun -n 2 vincs --mem 512M --transport rdma --stats "$out/stats-rdma.json" -- nproc
+case_ rdma-stress mpirun -n 2 vincs --transport rdma --stats "$out/stats-rdma-stress.json" -- bash stress.sh 3 2 "--affinity 2"
 case_ rdma-auto mpirun -n 2 vincs --mem 512M --stats "$out/stats-rdma-auto.json" -- nproc
 # shellcheck disable=SC2016
 locked() { bash -c 'ulimit -l 64; exec setpriv --bounding-set=-ipc_lock "$@"' locked "$@"; }
@@ -53,6 +54,7 @@ case_ rdma-doctor-locked bash -c 'locked vincs doctor --check rdma'
 
 # Machines that are refused: nothing starts.
 case_ too-few-vcpus mpirun -n 2 vincs --vcpus 1 -- true
+case_ out-of-reach mpirun -n 2 vincs --mem 2T -- true
 case_ other-arguments mpirun -n 1 vincs --vcpus 2 -- true : -n 1 vincs --vcpus 3 -- true
 
 # start_rank CASE RANK [COMMAND...]: one rank of two in the background, under COMMAND when one is given. Its pid and streams are in the case's folder,
@@ -129,10 +131,10 @@ for name in killed-1 killed-0 stopped-1 rdma-killed-1 rdma-stopped-1; do
     if [ $name = killed-1 ]; then
         # Every address that rank 0 listens on, whatever it is for.
         ss --no-header --listening --tcp --processes --numeric | grep vincs | awk '{print $4}' >"$out/$name/listening"
-        # Nobody listens once all ranks are there, but whoever does hears nonsense.
+        # Rank 0's door is one of them: who comes late is told there. All of them hear nonsense.
         while IFS= read -r address; do
             for _ in 1 2 3; do
-                head -c 100000 /dev/urandom 2>/dev/null >"/dev/tcp/127.0.0.1/${address##*:}" && echo "$address" >>"$out/$name/connected"
+                (exec 3>"/dev/tcp/127.0.0.1/${address##*:}" && echo "$address" >>"$out/$name/connected" && head -c 100000 /dev/urandom >&3)
             done 2>/dev/null
         done <"$out/$name/listening"
         ticks $name $(($(grep -c tick "$out/$name/stdout.0") + 2))

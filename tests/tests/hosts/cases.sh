@@ -9,7 +9,7 @@ limit=240
 end_limit=40
 # Seconds after which a rank gives up to wait for the others, where one cannot come.
 wireup_limit=10
-TRANSPORTS=tcp
+TRANSPORTS="tcp rdma"
 on node1 "mkdir -p '$out' '$work'"
 # Says that it goes on, once a second.
 # shellcheck disable=SC2016 # expanded in the guest
@@ -67,6 +67,11 @@ endings() {
     echo "${folder##*/}: $(paste -sd ' ' "$folder/stdout")" >&2
 }
 
+# up NODE: brings the network of machines up again, and its RDMA device.
+up() {
+    on "$1" "ip link set eth1 up; for _ in \$(seq 100); do grep -q ACTIVE /sys/class/infiniband/rxe1/ports/1/state && break; sleep 0.2; done" </dev/null
+}
+
 # Hosts that do not reach each other: rank 0 is on a network that the other does not have, or their common one is down before they start.
 other_network_case() {
     local name=$1-other-network start=$EPOCHREALTIME
@@ -81,7 +86,7 @@ down_before_case() {
     start_rank "$name" 0 --transport "$1" --net-if eth1 --wireup-timeout $wireup_limit
     start_rank "$name" 1 --transport "$1" --net-if eth1 --wireup-timeout $wireup_limit
     endings "$name" "$start" 0 1
-    on node1 "ip link set eth1 up"
+    up node1
     wait
 }
 
@@ -108,10 +113,10 @@ for transport in $TRANSPORTS; do
     lost_case "$transport" killed '0 1' on node1 'pkill -KILL ^vincs-rank'
     wait
     lost_case "$transport" cut '0 1' ip link set eth1 down
-    ip link set eth1 up
+    up node0
     wait
 done
-# Last, as it does not come back. Nothing is written to disks: there are none.
+# Last, and once, as it does not come back. Nothing is written to disks: there are none.
 lost_case "${TRANSPORTS%% *}" powered-off 0 timeout 2 on node1 'echo b >/proc/sysrq-trigger'
 
 kept_cases

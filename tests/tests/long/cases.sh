@@ -10,10 +10,14 @@ case_ stress-2 mpirun -n 2 vincs --transport tcp -- bash stress.sh 9 2 "--affini
 for ranks in 4 8; do
     case_ stress-$ranks mpirun -n $ranks vincs --transport tcp -- bash stress.sh 9 2
 done
-for ranks in 4 8; do
-    cp -r "$here/../boot/project" "$work/project-$ranks"
-    case_ build-$ranks mpirun -n $ranks vincs --transport tcp -- make -C project-$ranks -j8
-    keep_build build-$ranks "$work/project-$ranks"
-done
+# build NAME RANKS TRANSPORT
+build() {
+    cp -r "$here/../boot/project" "$work/project-$1"
+    case_ "build-$1" mpirun -n "$2" vincs --transport "$3" -- make -C "project-$1" -j8
+    keep_build "build-$1" "$work/project-$1"
+}
+build 4 4 tcp
+build 8 8 tcp
+build 4-rdma 4 rdma
 
 kept_cases

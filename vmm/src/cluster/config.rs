@@ -5,6 +5,7 @@ use std::sync::Arc;
 use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::Transport;
 
+use super::roll::Roll;
 use crate::memory::engine::MemorySettings;
 use crate::topology::Topology;
 
@@ -21,6 +22,8 @@ pub struct Cluster {
     pub control: Arc<dyn Transport>,
     /// How memory is spread.
     pub memory: MemorySettings,
+    /// Learns who is there when rank 0 is not; complete when the machine has stopped on this rank.
+    pub roll: Roll,
 }
 
 /// A rank's place is none.
@@ -78,7 +81,8 @@ mod tests {
     fn check(rank: u16, ranks: u16, nodes: u32, first: bool, shards: usize) -> Result<(), ClusterError> {
         let end = || Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
         let coherence = (0..shards).map(|_| end()).collect();
-        let cluster = Cluster { rank: Rank(rank), ranks, coherence, control: end(), memory: MemorySettings::default() };
+        let (memory, roll) = (MemorySettings::default(), Roll::default());
+        let cluster = Cluster { rank: Rank(rank), ranks, coherence, control: end(), memory, roll };
         cluster.check(&Topology::new(64, nodes).unwrap(), first)
     }
 

@@ -287,7 +287,7 @@ impl ControlThread {
         if let Some(suspect) = self.core.suspect.take_if(|suspect| suspect.due <= now) {
             match &mut self.side {
                 Side::First(first) => first.lost(&mut self.core, suspect.rank, suspect.reason),
-                Side::Member(_) => Member::suspected(&mut self.core, suspect),
+                Side::Member(member) => member.suspected(&mut self.core, suspect),
             }
         }
         if let Side::Member(member) = &mut self.side {

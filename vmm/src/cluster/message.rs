@@ -11,7 +11,7 @@ use vincs_coherence::transport::{MAX_BODY, MAX_HEADER};
 use crate::apic;
 
 /// Version of these messages; another one is refused.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Most bytes that one instruction of the guest moves to or from a device: KVM's page for string instructions.
 pub(crate) const MAX_ACCESS: usize = 4096;
 /// Most bytes of a text within a message. Longer ones are cut.
@@ -135,10 +135,12 @@ pub(crate) enum Control {
     EndSeen,
     /// From rank 0: all know of the end.
     Closed,
+    /// Between other ranks: the sender is there without rank 0, or has heard this of a rank that is.
+    Present,
 }
 
 /// Number of kinds of messages.
-pub(crate) const KINDS: usize = 15;
+pub(crate) const KINDS: usize = 16;
 /// Their names in the statistics, in the order of [`Control::kind`].
 pub(crate) const KIND_NAMES: [&str; KINDS] = [
     "interrupt",
@@ -156,6 +158,7 @@ pub(crate) const KIND_NAMES: [&str; KINDS] = [
     "end",
     "end_seen",
     "closed",
+    "present",
 ];
 
 /// Why bytes are no message.
@@ -206,6 +209,7 @@ impl Control {
             Self::End { .. } => 12,
             Self::EndSeen => 13,
             Self::Closed => 14,
+            Self::Present => 15,
         }
     }
 
@@ -226,7 +230,8 @@ impl Control {
             | Self::StatisticsRequest
             | Self::End { .. }
             | Self::EndSeen
-            | Self::Closed => 0,
+            | Self::Closed
+            | Self::Present => 0,
         }
     }
 
@@ -288,6 +293,7 @@ mod tests {
             Control::End { status: -1 },
             Control::EndSeen,
             Control::Closed,
+            Control::Present,
         ]
     }
 

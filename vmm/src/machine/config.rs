@@ -88,11 +88,11 @@ impl fmt::Debug for Equipment {
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// Too little or too much RAM.
-    #[error("{0} bytes of memory: a machine has {MIN_MEMORY} bytes (64M) to {MAX_MEMORY} bytes (32T); change --mem")]
+    #[error("{0} bytes of memory: a machine has {MIN_MEMORY} bytes (64M) to {MAX_MEMORY} bytes (8T); change --mem")]
     Memory(u64),
     /// Too much relaxed memory, or not in whole pieces.
     #[error(
-        "{0} bytes of relaxed memory: a machine has multiples of {RELAXED_ALIGNMENT} bytes (2M) up to {MAX_RELAXED} bytes (16T); change --relaxed"
+        "{0} bytes of relaxed memory: a machine has multiples of {RELAXED_ALIGNMENT} bytes (2M) up to {MAX_RELAXED} bytes (8191G); change --relaxed"
     )]
     Relaxed(u64),
     /// Relaxed memory is not spread over ranks yet.

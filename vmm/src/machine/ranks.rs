@@ -71,7 +71,6 @@ pub(super) struct RankBase {
     /// Where vCPUs ran into faults.
     pub(super) samples: Arc<Samples>,
     /// The channels. They stay open until the control thread has ended: others take a closed channel for a lost rank.
-    #[expect(dead_code, reason = "kept open until the control thread has ended")]
     pub(super) cluster: Cluster,
     /// Where the control thread is told things.
     pub(super) notes: ControlNotes,
@@ -133,7 +132,8 @@ pub(super) fn start_member(
     let (first_measured, measured) = channel();
     let source = statistics.clone();
     let forwarding = Arc::clone(forwarder);
-    let member = Member::new(forwarding, vcpus, source, boot_id(), first_measured, Arc::clone(&applied));
+    let (set, roll) = (Arc::clone(&applied), base.cluster.roll.clone());
+    let member = Member::new(forwarding, vcpus, source, boot_id(), first_measured, set, roll);
     let side = Side::Member(Box::new(member));
     let control = spawn(Arc::clone(&link), Arc::clone(router), side, note_box, told(events));
     let threads = vec![control.map_err(MachineError::Thread)?];

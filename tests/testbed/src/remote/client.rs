@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,13 +48,39 @@ pub enum OnError {
         /// What the system said.
         source: io::Error,
     },
+    /// Nobody reads the command's output any more: it is hung up.
+    #[error("nobody reads the output of the command on {0} any more")]
+    Unread(String),
+    /// What takes the command's output fails: the command is hung up.
+    #[error("the output of the command on {host} cannot be written: {source}")]
+    Output {
+        /// The node.
+        host: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Why a command that runs is not followed any more.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// Its connection has ended, or says what it may not.
+    Connection(io::Error),
+    /// An output of this side.
+    Output(io::Error),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Connection(error)
+    }
 }
 
 /// Runs a command on a node with these standard streams, and returns its status; 128 + N when signal N killed it. As with ssh, the words go to a
 /// shell there, with blanks between them.
 ///
 /// # Errors
-/// [`OnError`] when the node cannot be reached, or goes before the command has ended.
+/// [`OnError`] when the node cannot be reached or goes, or an output of this side does, before the command has ended.
 pub fn on(
     host: &str,
     words: &[OsString],
@@ -63,7 +90,12 @@ pub fn on(
 ) -> Result<u8, OnError> {
     let stream = connect(host)?;
     let command = words.join(OsStr::new(" "));
-    follow(stream, &command, stdin, stdout, stderr).map_err(|source| OnError::Lost { host: host.to_owned(), source })
+    let host = || host.to_owned();
+    follow(stream, &command, stdin, stdout, stderr).map_err(|broken| match broken {
+        Broken::Connection(source) => OnError::Lost { host: host(), source },
+        Broken::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => OnError::Unread(host()),
+        Broken::Output(source) => OnError::Output { host: host(), source },
+    })
 }
 
 /// Waits until so many other nodes, `node1` and on, do what they are asked to.
@@ -105,20 +137,33 @@ pub(super) fn follow(
     stdin: impl Read + Send + 'static,
     stdout: &mut impl Write,
     stderr: &mut impl Write,
-) -> io::Result<u8> {
+) -> Result<u8, Broken> {
     write_frame(&mut stream, Kind::Command, command.as_bytes())?;
     let mut input = stream.try_clone()?;
+    let (take, taken) = mpsc::channel();
     // A command that has ended, or a host that is gone, takes no more: the other direction says so.
     thread::spawn(move || {
-        pieces(stdin, |piece| write_frame(&mut input, Kind::Stdin, piece).is_ok());
+        pieces(stdin, |piece| write_frame(&mut input, Kind::Stdin, piece).is_ok() && taken.recv().is_ok());
         write_frame(&mut input, Kind::Stdin, &[])
     });
     loop {
         match read_frame(&mut stream)? {
-            (Kind::Stdout, bytes) => stdout.write_all(&bytes).and_then(|()| stdout.flush())?,
-            (Kind::Stderr, bytes) => stderr.write_all(&bytes).and_then(|()| stderr.flush())?,
-            (Kind::Status, status) => return status.first().copied().ok_or(io::ErrorKind::InvalidData.into()),
-            (Kind::Command | Kind::Stdin, _) => return Err(io::ErrorKind::InvalidData.into()),
+            (Kind::Stdout, bytes) => put(stdout, &bytes)?,
+            (Kind::Stderr, bytes) => put(stderr, &bytes)?,
+            (Kind::Status, status) => return status.first().copied().ok_or_else(no_answer),
+            // Its thread may have ended.
+            (Kind::Taken, _) => drop(take.send(())),
+            (Kind::Command | Kind::Stdin, _) => return Err(no_answer()),
         }
     }
+}
+
+/// The other side says what no server does.
+fn no_answer() -> Broken {
+    Broken::Connection(io::ErrorKind::InvalidData.into())
+}
+
+/// Puts a piece of output where it belongs, at once.
+fn put(output: &mut impl Write, bytes: &[u8]) -> Result<(), Broken> {
+    output.write_all(bytes).and_then(|()| output.flush()).map_err(Broken::Output)
 }

@@ -6,11 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::{Kind, pieces, read_frame, write_frame};
@@ -45,15 +46,17 @@ fn run(mut stream: TcpStream) -> io::Result<()> {
     let stdin = child.stdin.take();
     let over = Arc::new(AtomicBool::new(false));
     let is_over = Arc::clone(&over);
+    let answers = Arc::new(Mutex::new(stream));
+    let taken = Arc::clone(&answers);
     thread::spawn(move || {
-        pass_input(input, stdin);
+        pass_input(input, stdin, || answer(&taken, Kind::Taken, &[]).is_ok());
         if !is_over.load(Ordering::Acquire) {
             hang_up(group);
         }
     });
     // As with ssh, the end is that of the streams: what the command left running may hold them open.
     for (kind, piece) in output {
-        if let Err(error) = write_frame(&mut stream, kind, &piece) {
+        if let Err(error) = answer(&answers, kind, &piece) {
             hang_up(group);
             child.wait()?;
             return Err(error);
@@ -62,7 +65,12 @@ fn run(mut stream: TcpStream) -> io::Result<()> {
     let status = status(child)?;
     // What it left running stays. Input that is still under way is read to its end: closed before, the connection would be reset, and the status lost.
     over.store(true, Ordering::Release);
-    write_frame(&mut stream, Kind::Status, &[status])
+    answer(&answers, Kind::Status, &[status])
+}
+
+/// Tells the client, one frame after the other.
+fn answer(stream: &Mutex<TcpStream>, kind: Kind, bytes: &[u8]) -> io::Result<()> {
+    write_frame(&mut *stream.lock().unwrap_or_else(PoisonError::into_inner), kind, bytes)
 }
 
 fn start(stream: Option<impl Read + Send + 'static>, kind: Kind, send: SyncSender<(Kind, Vec<u8>)>) {
@@ -71,21 +79,59 @@ fn start(stream: Option<impl Read + Send + 'static>, kind: Kind, send: SyncSende
     }
 }
 
-/// Passes input on; returns when the client has gone.
-fn pass_input(mut stream: TcpStream, stdin: Option<ChildStdin>) {
-    let mut stdin = stdin;
+/// Passes input on, and says so after each piece; returns when the client has gone.
+fn pass_input(mut stream: TcpStream, stdin: Option<ChildStdin>, taken: impl Fn() -> bool) {
+    // A pipe that does not block: a command that reads nothing is no reason not to see that the client has gone.
+    let mut stdin = stdin.filter(|stdin| rustix::io::ioctl_fionbio(stdin, true).is_ok());
     loop {
         match read_frame(&mut stream) {
             Ok((Kind::Stdin, piece)) if !piece.is_empty() => {
-                // A command that reads no more gets no more.
-                if stdin.as_mut().is_some_and(|stdin| stdin.write_all(&piece).is_err()) {
-                    stdin = None;
+                match feed(&mut stdin, &piece, &stream) {
+                    Fed::All => {}
+                    // A command that reads no more gets no more.
+                    Fed::Closed => stdin = None,
+                    Fed::ClientGone => return,
+                }
+                if !taken() {
+                    return;
                 }
             }
             Ok((Kind::Stdin, _)) => stdin = None,
-            Ok((Kind::Command | Kind::Stdout | Kind::Stderr | Kind::Status, _)) | Err(_) => return,
+            Ok((Kind::Command | Kind::Stdout | Kind::Stderr | Kind::Status | Kind::Taken, _)) | Err(_) => return,
         }
     }
+}
+
+/// What became of a piece of input.
+enum Fed {
+    /// The pipe has taken it.
+    All,
+    /// The command has closed its standard input, or has ended.
+    Closed,
+    /// The client has gone while the command did not read.
+    ClientGone,
+}
+
+/// Gives the command a piece of input, as it reads, as long as its client is there.
+fn feed(stdin: &mut Option<ChildStdin>, mut piece: &[u8], client: &TcpStream) -> Fed {
+    let Some(stdin) = stdin else { return Fed::All };
+    while !piece.is_empty() {
+        match stdin.write(piece) {
+            Ok(0) => return Fed::Closed,
+            Ok(taken) => piece = piece.get(taken..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+                let mut fds = [PollFd::new(stdin, PollFlags::OUT), PollFd::new(client, PollFlags::RDHUP)];
+                // Interrupted, it looks again.
+                if poll(&mut fds, None).is_ok() && fds.get(1).is_some_and(|client| client.revents().intersects(gone)) {
+                    return Fed::ClientGone;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Fed::Closed,
+        }
+    }
+    Fed::All
 }
 
 fn hang_up(group: Pid) {

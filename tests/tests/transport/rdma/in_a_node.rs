@@ -95,7 +95,7 @@ fn the_address_chooses_the_device_and_its_gid() {
     let mapped = Ipv4Addr::new(10, 0, 2, 15).to_ipv6_mapped().octets();
     assert_eq!(found.gid.raw, mapped);
     let reasons = find_device(Ipv4Addr::LOCALHOST.into()).unwrap_err();
-    assert_eq!(reasons, ["port 1 of rxe0 does not have the address 127.0.0.1, at which this rank listens"]);
+    assert_eq!(reasons, ["port 1 of rxe0 does not have the address 127.0.0.1"]);
 }
 
 /// Whichever handle is the last one: the library refuses to destroy what is still in use, which is counted.

@@ -87,7 +87,8 @@ impl First {
             | Control::StatisticsRequest
             | Control::End { .. }
             | Control::EndSeen
-            | Control::Closed => return Err(Breach(format!("{message:?} to rank 0"))),
+            | Control::Closed
+            | Control::Present => return Err(Breach(format!("{message:?} to rank 0"))),
         }
         Ok(())
     }

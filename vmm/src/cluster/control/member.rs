@@ -11,6 +11,7 @@ use vincs_coherence::id::Rank;
 use super::super::clock::{ClockStats, DRIFT_PROBES, Measured, Measurement, Next, START_PROBES};
 use super::super::forward::{DEVICE_RANK, Forwarder};
 use super::super::message::{ClockReading, Control, MAX_STATISTICS};
+use super::super::roll::Roll;
 use super::{Basis, Breach, ClusterEvent, Core, Suspect};
 use crate::clock::host_ticks;
 use crate::vcpu::{VcpuHandle, VcpuState};
@@ -60,8 +61,9 @@ pub(crate) struct Member {
     next_drift: Option<Instant>,
     ended: bool,
     closed: bool,
-    /// Rank 0 is lost: by then all others know, too.
+    /// Rank 0 is lost or does not answer: by then all others know, too.
     known_at: Option<Instant>,
+    roll: Roll,
 }
 
 /// The clock as it was set, and how well it goes.
@@ -76,7 +78,7 @@ pub(crate) struct AppliedClock {
 }
 
 impl Member {
-    /// `first_measured` gets what the first measurement of the clock gives; `applied` is what was made of it.
+    /// `first_measured` gets what the first measurement of the clock gives; `applied` is what was made of it; `roll` learns who is there without rank 0.
     pub(crate) fn new(
         forwarder: Arc<Forwarder>,
         vcpus: &[VcpuHandle],
@@ -84,6 +86,7 @@ impl Member {
         boot_id: Option<[u8; 16]>,
         first_measured: Sender<Measured>,
         applied: Arc<Mutex<AppliedClock>>,
+        roll: Roll,
     ) -> Self {
         Self {
             forwarder,
@@ -97,6 +100,7 @@ impl Member {
             ended: false,
             closed: false,
             known_at: None,
+            roll,
         }
     }
 
@@ -121,6 +125,11 @@ impl Member {
         match message {
             Control::Interrupt(message) => {
                 core.router.deliver_here(message);
+                return Ok(());
+            }
+            Control::Present if from != DEVICE_RANK => {
+                self.answer_roll(core);
+                self.roll.enter(from);
                 return Ok(());
             }
             _ if from != DEVICE_RANK => {}
@@ -152,7 +161,8 @@ impl Member {
             | Control::VcpuFailed { .. }
             | Control::Statistics
             | Control::EndSeen
-            | Control::Closed => {}
+            | Control::Closed
+            | Control::Present => {}
         }
         Err(Breach(format!("{message:?} to rank {}", core.link.rank().0)))
     }
@@ -168,10 +178,10 @@ impl Member {
     /// A rank is lost. Rank 0 tells all which was the first; without rank 0 the machine is over at once.
     pub(super) fn lost(&mut self, core: &mut Core, rank: Rank, reason: String) {
         if rank == DEVICE_RANK {
-            self.closed = true;
-            if !core.over {
-                self.known_at = Some(Instant::now() + SPREAD_TIME);
+            if !core.over || self.ended && !self.closed {
+                self.go_on_alone(core);
             }
+            self.closed = true;
             let known = core.suspect.take().map(|suspect| ClusterEvent::Lost(suspect.rank, suspect.reason));
             core.finish(known.unwrap_or(ClusterEvent::Lost(rank, reason)));
         } else if !core.over {
@@ -181,10 +191,29 @@ impl Member {
 
     /// Nothing better has come in time. What rank 0 has not been told yet, it is told now, so that it can say the cause;
     /// when it does not answer either, this rank ends by itself.
-    pub(super) fn suspected(core: &mut Core, suspect: Suspect) {
+    pub(super) fn suspected(&mut self, core: &mut Core, suspect: Suspect) {
         match suspect.basis {
             Basis::Elsewhere => Self::tell_loss(core, suspect.rank, suspect.reason),
-            Basis::Told => drop(core.finish(ClusterEvent::Lost(suspect.rank, suspect.reason))),
+            Basis::Told => {
+                self.go_on_alone(core);
+                core.finish(ClusterEvent::Lost(suspect.rank, suspect.reason));
+            }
+        }
+    }
+
+    /// There is no word of rank 0 to wait for: stays until the others are as far, and learns which of them are there.
+    fn go_on_alone(&mut self, core: &Core) {
+        self.known_at = Some(Instant::now() + SPREAD_TIME);
+        self.answer_roll(core);
+    }
+
+    /// Tells all others but rank 0, once, that this rank is there.
+    fn answer_roll(&mut self, core: &Core) {
+        if self.roll.open() {
+            core.link
+                .others()
+                .filter(|to| *to != DEVICE_RANK)
+                .for_each(|to| core.link.send(to, &Control::Present, &[]));
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use super::super::clock::Measured;
 use super::super::forward::Forwarder;
 use super::super::message::{Access, Place};
+use super::super::roll::Roll;
 use super::super::serve::{Devices, Server};
 use super::super::testing::{End, Hub, heard};
 use super::*;
@@ -51,6 +52,7 @@ struct Rig {
     forwarder: Arc<Forwarder>,
     measured: Receiver<Measured>,
     statistics: StatisticsSource,
+    roll: Roll,
     device: Arc<Kept>,
 }
 
@@ -65,7 +67,7 @@ impl Rig {
         let router = Arc::new(Router::new(own).with_others(others, Arc::clone(&link)));
         let forwarder = Arc::new(Forwarder::new(Arc::clone(&link), [VcpuId(rank.into())]));
         let (first_measured, measured) = channel();
-        let statistics = StatisticsSource::default();
+        let (statistics, roll) = (StatisticsSource::default(), Roll::default());
         let device = Arc::new(Kept::default());
         let side = if rank == 0 {
             let mut bus = Bus::default();
@@ -80,13 +82,15 @@ impl Rig {
         } else {
             let (forwarder, applied) = (Arc::clone(&forwarder), Arc::default());
             let vcpus = [VcpuHandle::new(VcpuId(rank.into()), Arc::default()).0];
-            Side::Member(Box::new(Member::new(forwarder, &vcpus, statistics.clone(), None, first_measured, applied)))
+            let member =
+                Member::new(forwarder, &vcpus, statistics.clone(), None, first_measured, applied, roll.clone());
+            Side::Member(Box::new(member))
         };
         let (notes, note_box) = notes().unwrap();
         let (told, events) = channel();
         let thread = spawn(Arc::clone(&link), router, side, note_box, move |event| told.send(event).unwrap());
         let thread = Some(thread.unwrap());
-        Self { end, link, notes, events, thread, mailbox, forwarder, measured, statistics, device }
+        Self { end, link, notes, events, thread, mailbox, forwarder, measured, statistics, roll, device }
     }
 
     fn event(&self) -> ClusterEvent {
@@ -273,6 +277,44 @@ fn a_rank_that_misses_rank_0_stays_until_the_others_miss_it_too() {
 }
 
 #[test]
+fn ranks_without_rank_0_learn_which_of_them_are_there() {
+    // Ranks 0 and 1 go together, as with a host that has both.
+    let ends = Hub::ends(5);
+    let rest: Vec<_> = (2..5).map(|rank| Rig::start(rank, &ends)).collect();
+    for rig in &rest {
+        ends[1].lose(rig.link.rank(), "silent for 5 s");
+        ends[0].lose(rig.link.rank(), "silent for 5 s");
+    }
+    rest.iter().for_each(|rig| _ = rig.lost());
+    let rolls: Vec<_> = rest.iter().map(|rig| (rig.link.rank(), rig.roll.clone())).collect();
+    rest.into_iter().for_each(Rig::stop);
+    assert_eq!(rolls.iter().map(|(rank, roll)| roll.is_lowest(*rank)).collect::<Vec<_>>(), [true, false, false]);
+}
+
+#[test]
+fn a_rank_says_that_it_is_there_once_when_it_misses_rank_0_or_another_does() {
+    let present = |end: &End| heard(end).iter().filter(|(_, message)| *message == Control::Present).count();
+    let (rig, ends) = alone(1, 3);
+    say(&ends[2], 1, &Control::Present, &[]);
+    wait_for(&ends[2], |message| (*message == Control::Present).then_some(()));
+    assert!(rig.roll.is_lowest(Rank(1)));
+    rig.no_event();
+    ends[0].lose(Rank(1), "closed");
+    assert_eq!(rig.lost(), (0, "closed".into()));
+    rig.stop();
+    assert_eq!((present(&ends[0]), present(&ends[2])), (0, 0), "it has said so");
+
+    let (rig, ends) = alone(2, 3);
+    rig.notes.tell(Note::Lost(Rank(2), "out of memory".into()));
+    assert_eq!(rig.lost(), (2, "out of memory".into()), "rank 0 does not answer");
+    wait_for(&ends[1], |message| (*message == Control::Present).then_some(()));
+    say(&ends[1], 2, &Control::Present, &[]);
+    let roll = rig.roll.clone();
+    rig.stop();
+    assert!(!roll.is_lowest(Rank(2)), "rank 1 has said so in time");
+}
+
+#[test]
 fn what_another_channel_says_waits_for_a_better_reason() {
     let (rig, ends) = alone(1, 2);
     rig.notes.tell(Note::Lost(Rank(0), "closed".into()));
@@ -342,6 +384,7 @@ fn what_a_rank_may_not_send_is_its_loss() {
         Control::EndSeen,
         Control::Closed,
         Control::StatisticsRequest,
+        Control::Present,
         Control::lost(Rank(0), "it says"),
         Control::lost(Rank(9), "it says"),
     ];
@@ -359,6 +402,10 @@ fn what_a_rank_may_not_send_is_its_loss() {
         assert!(rig.lost().1.contains("may not"), "{message:?}");
         rig.stop();
     }
+    let (rig, ends) = alone(1, 2);
+    say(&ends[0], 1, &Control::Present, &[]);
+    assert!(rig.lost().1.contains("may not"), "rank 0 is not without itself");
+    rig.stop();
     // What rank 0 may say, another may not.
     let (rig, ends) = alone(1, 3);
     say(&ends[2], 1, &Control::End { status: 0 }, &[]);
@@ -368,7 +415,7 @@ fn what_a_rank_may_not_send_is_its_loss() {
 
 #[test]
 fn bytes_that_are_no_message_are_the_senders_loss() {
-    for (header, body) in [(&[][..], &[][..]), (&[0], &[]), (&[1, 200], &[]), (&[1, 13, 13], &[]), (&[1, 13], &[1])] {
+    for (header, body) in [(&[][..], &[][..]), (&[0], &[]), (&[2, 200], &[]), (&[2, 13, 13], &[]), (&[2, 13], &[1])] {
         let (rig, ends) = alone(0, 2);
         ends[1].send_raw(Rank(0), header, body);
         let (rank, reason) = rig.lost();

@@ -1,0 +1,72 @@
+//! Ranks that are killed while their machine runs: of those that are left one says a line, whichever went together.
+
+use super::*;
+
+/// Exit status of every rank of a machine that lost one.
+const RANK_LOST: i32 = 120;
+
+/// Within so much time every rank ends when some are killed.
+const END_TIME: Duration = Duration::from_secs(10);
+
+/// `mov dx, 0x3f8; mov al, 'r'; out dx, al`, then `hlt` for ever: a machine that says that it runs and does nothing more.
+const SAYS_R_AND_STAYS: [u8; 10] = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'r', 0xee, 0xf4, 0xeb, 0xfd];
+
+/// So many ranks whose machine runs; nothing where there can be none.
+fn running(place: &Place, ranks: &str) -> Option<Vec<Rank>> {
+    if !place.has_machine() {
+        return None;
+    }
+    fs::write(place.path("kernel"), kernel(&SAYS_R_AND_STAYS)).unwrap();
+    let start = |rank: u32| place.rank_of(ranks, &rank.to_string(), "a", PATIENT, &GOOD);
+    let mut ranks: Vec<_> = (0..ranks.parse().unwrap()).map(start).collect();
+    let mut said = [0; 1];
+    ranks[0].0.as_mut().unwrap().stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(said, *b"r");
+    for rank in &mut ranks {
+        let start = Instant::now();
+        while !has_control_thread(rank) {
+            assert!(!rank.has_ended() && start.elapsed() < LONG, "the rank does not take part");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    Some(ranks)
+}
+
+/// Whether a rank is as far as to answer the others.
+fn has_control_thread(rank: &Rank) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{}/task", rank.0.as_ref().unwrap().id())).unwrap();
+    let name = |task: std::io::Result<fs::DirEntry>| fs::read_to_string(task.ok()?.path().join("comm")).ok();
+    tasks.filter_map(name).any(|name| name == "control\n")
+}
+
+/// Of so many ranks, the first ones are killed at once: the lowest that is left says which is lost, the others nothing.
+fn killed(ranks: &str, first: usize) {
+    let place = Place::new();
+    let Some(mut ranks) = running(&place, ranks) else { return };
+    let mut left = ranks.split_off(first);
+    let start = Instant::now();
+    ranks.iter_mut().for_each(|rank| rank.0.as_mut().unwrap().kill().unwrap());
+    drop(ranks);
+    let speaker = left.remove(0);
+    speaker.ends_with(RANK_LOST, &["is lost", &host(), &format!("said by rank {first} on")]);
+    for silent in left {
+        let output = silent.end();
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(RANK_LOST), ""));
+    }
+    assert!(start.elapsed() < END_TIME, "after {:?}", start.elapsed());
+}
+
+#[test]
+fn without_rank_0_rank_1_speaks() {
+    killed("4", 1);
+}
+
+#[test]
+fn without_ranks_0_and_1_rank_2_speaks() {
+    killed("4", 2);
+}
+
+#[test]
+fn the_last_rank_of_all_speaks() {
+    killed("3", 2);
+}

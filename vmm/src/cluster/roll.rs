@@ -1,0 +1,59 @@
+//! Which ranks are there when rank 0 is not: the lowest of them speaks for all.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vincs_coherence::id::{Rank, RankSet};
+
+/// The ranks that have said to be there without rank 0. Whoever misses rank 0, or hears of one that does, says so to all others once, and stays
+/// for a second: so each knows of all that live, whichever hosts went with rank 0's. A clone is the same roll.
+#[derive(Clone, Debug, Default)]
+pub struct Roll(Arc<Mutex<Option<RankSet>>>);
+
+impl Roll {
+    /// Calls the roll, if nobody has; says whether that is so.
+    pub(crate) fn open(&self) -> bool {
+        let mut roll = self.lock();
+        let first = roll.is_none();
+        roll.get_or_insert_default();
+        first
+    }
+
+    /// This rank is there.
+    pub(crate) fn enter(&self, rank: Rank) {
+        self.lock().get_or_insert_default().insert(rank);
+    }
+
+    /// Whether this rank, which is not 0, is the lowest that is there. As long as nobody was asked, that is rank 1.
+    #[must_use]
+    pub fn is_lowest(&self, rank: Rank) -> bool {
+        match *self.lock() {
+            Some(there) => !there.iter().any(|other| other < rank),
+            None => rank == Rank(1),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<RankSet>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_that_is_there_speaks() {
+        let roll = Roll::default();
+        let lowest = |rank| roll.is_lowest(Rank(rank));
+        assert_eq!([1, 2, 3].map(lowest), [true, false, false], "nobody was asked");
+        assert!(roll.open() && !roll.open());
+        assert_eq!([1, 2, 3].map(lowest), [true; 3], "nobody else is there");
+        roll.enter(Rank(2));
+        assert_eq!([1, 2, 3].map(lowest), [true, true, false]);
+        roll.clone().enter(Rank(1));
+        assert_eq!([1, 2, 3].map(lowest), [true, false, false]);
+        let asked = Roll::default();
+        asked.enter(Rank(3));
+        assert!(!asked.open() && asked.is_lowest(Rank(2)));
+    }
+}
