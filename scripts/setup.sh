@@ -48,6 +48,7 @@ clang_version() {
 
 look_for_packages() {
 	need gcc 'links programs; the guest builds a small C project in the tests' have gcc
+	need g++ 'the tests have a program in C++' have g++
 	need libc6-dev 'headers of the C library' test -e /usr/include/stdio.h
 	need make 'the guest builds a small C project in the tests' have make
 	need git 'the style tests ask it for the files' have git
@@ -63,6 +64,8 @@ look_for_packages() {
 	need "libclang1-$clang" "bindgen reads userfaultfd's, MPI's and RDMA's headers" any_file '/usr/lib/llvm-*/lib/libclang[-.][!c]*'
 	need "libclang-common-$clang-dev" "bindgen reads userfaultfd's, MPI's and RDMA's headers" \
 		any_file '/usr/lib/llvm-*/lib/clang/*/include/stddef.h'
+	need "clang-$clang" 'the tests compile OpenMP programs' any_file '/usr/lib/llvm-*/bin/clang'
+	need "libomp-$clang-dev" 'the tests run OpenMP programs' any_file '/usr/lib/llvm-*/lib/libomp.so'
 	need libopenmpi-dev 'vincs-mpi, by which ranks find each other, is built with it' have mpicc
 	need openmpi-bin 'mpirun starts the ranks of a machine' have mpirun
 	need qemu-system-x86 'the testbed is an emulated node' have qemu-system-x86_64
