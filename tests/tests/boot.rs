@@ -170,6 +170,24 @@ fn a_team_works_on_relaxed_memory() {
 }
 
 #[test]
+fn openmp_programs_work_on_relaxed_memory_as_they_are() {
+    let case = case("openmp", 0);
+    assert_eq!(case.stderr, "");
+    for (program, arrays) in [("parallel_for", 4), ("reduction", 2), ("critical", 1), ("tasks", 2), ("ordered", 3)] {
+        let line = |name: &str| case.line(&format!("{program} {name}"));
+        let number = |name: &str| line(name).parse::<u64>().unwrap();
+        assert_eq!((line("status"), line("device"), number("large_allocations")), ("0", "1", arrays), "{program}");
+        assert!(number("acquires") > 0 && number("releases") > 0, "{program}: {}", case.stdout);
+        // A thread on each processor, and the program's own.
+        assert_eq!(number("implicit_tasks"), 2 * number("parallel_regions") + 1, "{program}");
+    }
+    let number = |line| case.line(line).parse::<u64>().unwrap();
+    assert_eq!(number("critical mutexes_acquired"), 500 * 5 * 2);
+    assert_eq!(number("reduction reduction_ends"), 4);
+    assert!(number("tasks task_switches") >= 400 && number("ordered dependences") == 400);
+}
+
+#[test]
 fn machines_that_end_by_themselves_are_told_from_each_other() {
     let panicked = case("panic", 121);
     assert_eq!(panicked.message(), "the guest kernel panicked");

@@ -121,4 +121,14 @@ mod tests {
         assert_eq!(lines[lines.len() - 1], "refused_allocations 1");
         assert_eq!(lines.len(), NAMES.len());
     }
+
+    #[test]
+    fn the_document_names_every_counter() {
+        let document = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/relaxed.md");
+        let document = std::fs::read_to_string(document).unwrap();
+        let table = document.split_once("\n| counter | of |\n").unwrap().1;
+        let cells = table.lines().map_while(|row| row.strip_prefix('|')?.split('|').next());
+        let named: Vec<_> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        assert_eq!(named, NAMES);
+    }
 }
