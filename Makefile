@@ -13,7 +13,7 @@ export TESTBED_CMD := $(value CMD)
 CARGO := cargo
 CARGO_QUIET := $(if $(findstring s,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--quiet)
 STAGE := scripts/stage.sh
-BINARIES := --package vincs-guest --package vincs-launcher --package vincs-mpi --package vincs-testbed --package vincs-npb
+BINARIES := --package vincs-guest --package vincs-omp --package vincs-launcher --package vincs-mpi --package vincs-testbed --package vincs-npb
 # What the binaries are built with, and so what is tested; lint looks at the launcher without it, too.
 FEATURES := --features vincs-launcher/rdma
 

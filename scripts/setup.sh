@@ -46,8 +46,18 @@ clang_version() {
 	esac
 }
 
+# Whether there is a clang that has LLVM's OpenMP runtime beside it.
+clang_with_openmp() {
+	local llvm
+	for llvm in /usr/lib/llvm-*; do
+		[ -e "$llvm/bin/clang" ] && [ -e "$llvm/lib/libomp.so" ] && return 0
+	done
+	return 1
+}
+
 look_for_packages() {
 	need gcc 'links programs; the guest builds a small C project in the tests' have gcc
+	need g++ 'the tests have a program in C++' have g++
 	need libc6-dev 'headers of the C library' test -e /usr/include/stdio.h
 	need make 'the guest builds a small C project in the tests' have make
 	need git 'the style tests ask it for the files' have git
@@ -63,6 +73,8 @@ look_for_packages() {
 	need "libclang1-$clang" "bindgen reads userfaultfd's, MPI's and RDMA's headers" any_file '/usr/lib/llvm-*/lib/libclang[-.][!c]*'
 	need "libclang-common-$clang-dev" "bindgen reads userfaultfd's, MPI's and RDMA's headers" \
 		any_file '/usr/lib/llvm-*/lib/clang/*/include/stddef.h'
+	need "clang-$clang" 'the tests compile OpenMP programs' clang_with_openmp
+	need "libomp-$clang-dev" 'the tests run OpenMP programs' clang_with_openmp
 	need libopenmpi-dev 'vincs-mpi, by which ranks find each other, is built with it' have mpicc
 	need openmpi-bin 'mpirun starts the ranks of a machine' have mpirun
 	need qemu-system-x86 'the testbed is an emulated node' have qemu-system-x86_64

@@ -45,10 +45,10 @@ typedef struct vincs_relaxed vincs_relaxed;
 // A team, for calls that may come from anywhere.
 typedef struct vincs_team vincs_team;
 
-// What a member runs, with itself and the caller's pointer.
+// What a member runs, with itself and the caller's pointer. An exception that leaves it ends the program.
 typedef void (*vincs_member_body)(const struct vincs_member *member, void *context);
 
-// What is run for each number of a range, with the caller's pointer.
+// What is run for each number of a range, with the caller's pointer. An exception that leaves it ends the program.
 typedef void (*vincs_loop_body)(size_t index, void *context);
 
 #ifdef __cplusplus
@@ -87,6 +87,19 @@ size_t vincs_relaxed_left(const struct vincs_relaxed *relaxed);
 // # Safety
 // `relaxed` is null or from [`vincs_relaxed_open`]; `start` is null or can be written.
 enum vincs_status vincs_relaxed_allocate(const struct vincs_relaxed *relaxed, size_t bytes, void **start);
+
+// What others have released before is seen by this thread from here on. For programs that synchronise in their own way, over ordinary
+// memory; a team's barriers, locks and reductions imply it.
+//
+// # Safety
+// `relaxed` is null or from [`vincs_relaxed_open`].
+void vincs_acquire(const struct vincs_relaxed *relaxed);
+
+// What this thread has written is seen by who acquires after. It comes before the thread tells others that it has written.
+//
+// # Safety
+// As for [`vincs_acquire`].
+void vincs_release(const struct vincs_relaxed *relaxed);
 
 // Starts a team of so many members, each on a processor of its own; with 0, one on each processor that the program may run on.
 //

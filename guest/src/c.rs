@@ -42,11 +42,11 @@ pub enum Status {
 #[derive(Debug)]
 pub struct SharedTeam(Mutex<Team>);
 
-/// What a member runs, with itself and the caller's pointer.
-pub type MemberBody = Option<extern "C" fn(member: *const Member, context: *mut c_void)>;
+/// What a member runs, with itself and the caller's pointer. An exception that leaves it ends the program.
+pub type MemberBody = Option<extern "C-unwind" fn(member: *const Member, context: *mut c_void)>;
 
-/// What is run for each number of a range, with the caller's pointer.
-pub type LoopBody = Option<extern "C" fn(index: usize, context: *mut c_void)>;
+/// What is run for each number of a range, with the caller's pointer. An exception that leaves it ends the program.
+pub type LoopBody = Option<extern "C-unwind" fn(index: usize, context: *mut c_void)>;
 
 /// The caller's own pointer, on its way to all members.
 struct Context(*mut c_void);
@@ -152,6 +152,31 @@ pub unsafe extern "C" fn vincs_relaxed_allocate(
             Status::Ok
         }
         Err(error) => failed(Status::OutOfRelaxed, &error),
+    }
+}
+
+/// What others have released before is seen by this thread from here on. For programs that synchronise in their own way, over ordinary
+/// memory; a team's barriers, locks and reductions imply it.
+///
+/// # Safety
+/// `relaxed` is null or from [`vincs_relaxed_open`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vincs_acquire(relaxed: *const Relaxed) {
+    // SAFETY: as the caller promises.
+    if let Some(relaxed) = unsafe { relaxed.as_ref() } {
+        relaxed.acquire();
+    }
+}
+
+/// What this thread has written is seen by who acquires after. It comes before the thread tells others that it has written.
+///
+/// # Safety
+/// As for [`vincs_acquire`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vincs_release(relaxed: *const Relaxed) {
+    // SAFETY: as the caller promises.
+    if let Some(relaxed) = unsafe { relaxed.as_ref() } {
+        relaxed.release();
     }
 }
 

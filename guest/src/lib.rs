@@ -2,6 +2,7 @@
 //!
 //! - [`Relaxed`] is the memory: the device that [`RELAXED_VARIABLE`] names, or ordinary memory, so that the same program runs anywhere;
 //! - [`Array`] is an array in it, of [`Element`]s;
+//! - [`Heap`] gives pieces of it out and takes them back, as malloc does;
 //! - [`Team`] runs a function on all its threads, each a [`Member`]: parallel loops, barriers, locks, reductions;
 //! - the same for C is in `include/vincs_guest.h`.
 //!
@@ -11,12 +12,14 @@
 
 mod array;
 pub mod c;
+mod heap;
 mod memory;
 mod sync;
 mod team;
 mod wait;
 
 pub use array::{Array, Element};
+pub use heap::Heap;
 pub use memory::{CONTROL_BYTES, OpenError, OutOfRelaxed, RELAXED_VARIABLE, Relaxed};
 pub use sync::{LOCKS, LockError};
 pub use team::{Member, Team, TeamError};

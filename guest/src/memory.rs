@@ -7,10 +7,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::process::{Pid, getpid};
 
 use crate::array::{Array, Element};
 
@@ -22,7 +23,7 @@ pub const RELAXED_VARIABLE: &str = "VINCS_RELAXED";
 pub const CONTROL_BYTES: usize = 2 << 20;
 
 /// Arrays start at multiples of this: pages are what moves between ranks, and two arrays never share one.
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 
 /// Why relaxed memory cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +80,8 @@ pub(crate) struct Mapping {
     used: AtomicUsize,
     /// Its lock says that the device is in use.
     device: Option<File>,
+    /// The process that has mapped it: a device's memory is not there in children that it forks.
+    process: Pid,
 }
 
 // SAFETY: the mapping stays where it is until it is dropped, on whatever thread; what is given out of it is given once.
@@ -143,7 +146,13 @@ impl Relaxed {
     ) -> Result<Self, OpenError> {
         let failed = |errno: rustix::io::Errno| OpenError::Map { bytes: len, source: errno.into() };
         let start = NonNull::new(start.map_err(failed)?.cast()).ok_or_else(|| failed(rustix::io::Errno::FAULT))?;
-        Ok(Self(Arc::new(Mapping { start, len, used: AtomicUsize::new(used), device })))
+        let mapping = Mapping { start, len, used: AtomicUsize::new(used), device, process: getpid() };
+        if mapping.device.is_some() {
+            // Its memory is shared: a child would write into what its parent has.
+            // SAFETY: the mapping is ours, and the advice is about children only.
+            unsafe { madvise(mapping.start.as_ptr().cast(), len, Advice::LinuxDontFork) }.map_err(failed)?;
+        }
+        Ok(Self(Arc::new(mapping)))
     }
 
     /// Whether it is a device, and not ordinary memory.
@@ -162,6 +171,21 @@ impl Relaxed {
     #[must_use]
     pub fn left(&self) -> usize {
         self.0.len - self.0.used.load(Ordering::Relaxed).min(self.0.len)
+    }
+
+    /// What others have released before is seen by this thread from here on.
+    ///
+    /// Barriers, locks and reductions of a [`crate::Team`] imply it. It is for programs that synchronise in their own way, over ordinary memory:
+    /// whoever has waited there for another thread acquires before it reads what that has written.
+    pub fn acquire(&self) {
+        // The machine has one rank: its memory is coherent, and only the compiler and the processor are to be kept in order.
+        fence(Ordering::Acquire);
+    }
+
+    /// What this thread has written is seen by who acquires after. It comes before the thread tells others, over ordinary memory, that it
+    /// has written.
+    pub fn release(&self) {
+        fence(Ordering::Release);
     }
 
     /// An array of `len` zeroes, at the start of a page of its own.
@@ -190,10 +214,23 @@ impl Relaxed {
         }
         Ok(start)
     }
+
+    /// All that is left, whole pages, with whatever is in it; nothing is left then.
+    pub(crate) fn rest(&self) -> NonNull<[u8]> {
+        let mapping = &*self.0;
+        let used = mapping.used.swap(mapping.len, Ordering::Relaxed).min(mapping.len);
+        // SAFETY: it is within the mapping, or at its end.
+        let start = unsafe { mapping.start.add(used) };
+        NonNull::slice_from_raw_parts(start, (mapping.len - used) / PAGE * PAGE)
+    }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if getpid() != self.process {
+            // In a child the addresses may be something else's by now.
+            return;
+        }
         // SAFETY: nobody has a pointer into it any more: arrays keep the mapping.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "the mapping is ours");
@@ -261,6 +298,17 @@ mod tests {
         assert_eq!(relaxed.left(), 0);
         assert!(relaxed.array::<u8>(1).is_err());
         assert!(relaxed.array::<u8>(0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_child_has_nothing_of_a_device() {
+        let file = file(CONTROL_BYTES + PAGE);
+        let relaxed = Relaxed::open_device(file.path()).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let flags = maps.split_once(&format!("{:08x}-", relaxed.0.start.addr())).unwrap().1;
+        let flags = flags.lines().find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
+        // proc(5): it is not copied on fork.
+        assert!(flags.split_whitespace().any(|word| word == "dc"), "{flags}");
     }
 
     #[test]

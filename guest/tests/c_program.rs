@@ -1,7 +1,8 @@
-//! A C program with the header and the static library, on ordinary memory and on a file.
+//! Programs in C and C++ with the header and the static library, on ordinary memory and on a file.
 
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking, in its helpers too")]
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,15 +16,15 @@ fn library() -> PathBuf {
     library
 }
 
-fn compiled(folder: &Path) -> PathBuf {
+fn compiled(folder: &Path, compiler: &str, source: &str) -> PathBuf {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let program = folder.join("team");
-    let gcc = Command::new("gcc")
+    let program = folder.join("program");
+    let gcc = Command::new(compiler)
         .args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"])
         .arg(&program)
         .arg("-I")
         .arg(sources.join("include"))
-        .arg(sources.join("tests/team.c"))
+        .arg(sources.join("tests").join(source))
         .arg(library())
         .args(["-lpthread", "-ldl", "-lm"])
         .output()
@@ -48,7 +49,7 @@ fn said(program: &Path, relaxed: Option<&Path>) -> Vec<String> {
 #[test]
 fn a_c_program_has_all_of_it_on_any_memory() {
     let folder = tempfile::tempdir().unwrap();
-    let program = compiled(folder.path());
+    let program = compiled(folder.path(), "gcc", "team.c");
     let members = Team::on_all_processors().unwrap().members();
     let file = folder.path().join("relaxed");
     std::fs::write(&file, vec![7; CONTROL_BYTES + (1 << 20)]).unwrap();
@@ -77,4 +78,23 @@ fn a_c_program_has_all_of_it_on_any_memory() {
         missing.status.code() == Some(1) && stderr.starts_with("open: 2: relaxed memory /dev/no-such-dax"),
         "{stderr}"
     );
+}
+
+#[test]
+fn an_exception_that_leaves_a_member_ends_the_program_with_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = compiled(folder.path(), "g++", "throws.cpp");
+    for (what, line) in [("run", "thrown by a member"), ("each", "thrown by a loop")] {
+        let output = Command::new(&program).arg(what).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(6), "{:?}: {stderr}", output.status);
+        // The first as C++ says it, where the library is built to abort at a panic; the second where it is built to unwind, as for tests.
+        let told = [line, "Rust cannot catch foreign exceptions"].iter().any(|line| stderr.contains(line));
+        assert!(told, "{stderr}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "left\ncaught\n",
+            "those that are caught are the program's"
+        );
+    }
 }

@@ -5,17 +5,42 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use vincs_testbed::Testbed;
 use vincs_tests::cases::{Case, Cases, native_build};
+use vincs_tests::workspace_root;
 
 /// All cases together took 4 to 8 minutes on two processors; this bounds a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(1500);
 
-static CASES: LazyLock<Cases> =
-    LazyLock::new(|| Cases::run("boot", &Testbed { timeout: PATIENCE, ..Testbed::default() }));
+static CASES: LazyLock<Cases> = LazyLock::new(|| {
+    compile_openmp_programs();
+    Cases::run("boot", &Testbed { timeout: PATIENCE, ..Testbed::default() })
+});
+
+/// The programs of the tests of vincs-omp that run in the guest, and how many large arrays each has.
+const OPENMP_PROGRAMS: [(&str, u64); 5] =
+    [("parallel_for", 4), ("reduction", 2), ("critical", 1), ("tasks", 2), ("ordered", 3)];
+
+/// Compiles them where `cases.sh` finds them, with the newest clang that has LLVM's OpenMP runtime beside it.
+fn compile_openmp_programs() {
+    let versions = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+    let llvm =
+        versions.filter(|folder| folder.join("bin/clang").exists() && folder.join("lib/libomp.so").exists()).max();
+    let clang = llvm.unwrap_or_else(|| panic!("no clang with libomp: make setup")).join("bin/clang");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("openmp");
+    fs::create_dir_all(&folder).unwrap();
+    for (program, _) in OPENMP_PROGRAMS {
+        let source = workspace_root().join("guest/omp/tests/programs").join(program).with_extension("c");
+        let status =
+            Command::new(&clang).args(["-O2", "-fopenmp", "-o"]).arg(folder.join(program)).arg(source).status();
+        assert!(status.unwrap().success(), "{program}");
+    }
+}
 
 fn case(name: &str, status: i32) -> Case {
     CASES.case(name, status)
@@ -167,6 +192,24 @@ fn a_team_works_on_relaxed_memory() {
     for line in ["processors 0 1", "counted 2", "sum 333328333350000", "misuse 10 9 8"] {
         assert!(said.contains(&line), "{line}: {said:?}");
     }
+}
+
+#[test]
+fn openmp_programs_work_on_relaxed_memory_as_they_are() {
+    let case = case("openmp", 0);
+    assert_eq!(case.stderr, "");
+    for (program, arrays) in OPENMP_PROGRAMS {
+        let line = |name: &str| case.line(&format!("{program} {name}"));
+        let number = |name: &str| line(name).parse::<u64>().unwrap();
+        assert_eq!((line("status"), line("device"), number("large_allocations")), ("0", "1", arrays), "{program}");
+        assert!(number("acquires") > 0 && number("releases") > 0, "{program}: {}", case.stdout);
+        // A thread on each processor, and the program's own.
+        assert_eq!(number("implicit_tasks"), 2 * number("parallel_regions") + 1, "{program}");
+    }
+    let number = |line| case.line(line).parse::<u64>().unwrap();
+    assert_eq!(number("critical mutexes_acquired"), 500 * 5 * 2);
+    assert_eq!(number("reduction reduction_ends"), 4);
+    assert!(number("tasks task_switches") >= 400 && number("ordered dependences") == 400);
 }
 
 #[test]

@@ -47,6 +47,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("vincs-npb", &[]),
+    ("vincs-omp", &["vincs-guest"]),
     ("vincs-testbed", &["vincs-guest-image"]),
     ("vincs-micro-guest", &["vincs-coherence", "vincs-micro-guest-payload", "vincs-transport-tcp", "vincs-vmm"]),
     ("vincs-micro-guest-payload", &[]),

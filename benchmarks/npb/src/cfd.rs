@@ -1,4 +1,4 @@
-//! What BT and LU have in common: the Navier-Stokes equations for a compressible gas in a cube, with a force such that a known
+//! What BT, LU and SP have in common: the Navier-Stokes equations for a compressible gas in a cube, with a force such that a known
 //! polynomial is the steady solution (RNR-94-007, section 3).
 //!
 //! A member has the planes of some z of each array; it reads those next to them. The innermost index is x.

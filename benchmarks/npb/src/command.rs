@@ -9,7 +9,7 @@ use crate::kernel::{Kernel, NoSuchKernel};
 pub const HELP: &str = "\
 npb KERNEL CLASS [--threads N]: a NAS Parallel Benchmark, verified
 
-  KERNEL       ep, is, cg, mg, ft, bt or lu
+  KERNEL       ep, is, cg, mg, ft, bt, lu or sp
   CLASS        S, W, A or B
   --threads N  how many threads, 1 to 1024; without it one on each processor
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::class::Class;
 use crate::team::{NoMemory, Team};
-use crate::{bt, cg, ep, ft, is, lu, mg};
+use crate::{bt, cg, ep, ft, is, lu, mg, sp};
 
 /// A benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +25,13 @@ pub enum Kernel {
     Bt,
     /// Lower and upper triangular sweeps: many small steps, one member behind the other.
     Lu,
+    /// Scalar pentadiagonal systems: lines along one axis after the other, with less to compute than BT.
+    Sp,
 }
 
 impl Kernel {
     /// All.
-    pub const ALL: [Self; 7] = [Self::Ep, Self::Is, Self::Cg, Self::Mg, Self::Ft, Self::Bt, Self::Lu];
+    pub const ALL: [Self; 8] = [Self::Ep, Self::Is, Self::Cg, Self::Mg, Self::Ft, Self::Bt, Self::Lu, Self::Sp];
 
     /// Its name as it is printed.
     #[must_use]
@@ -42,6 +44,7 @@ impl Kernel {
             Self::Ft => "FT",
             Self::Bt => "BT",
             Self::Lu => "LU",
+            Self::Sp => "SP",
         }
     }
 
@@ -59,13 +62,14 @@ impl Kernel {
             Self::Ft => ft::run(team, class),
             Self::Bt => bt::run(team, class),
             Self::Lu => lu::run(team, class),
+            Self::Sp => sp::run(team, class),
         }
     }
 }
 
 /// There is no such kernel.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no kernel {0}: there are ep, is, cg, mg, ft, bt and lu")]
+#[error("no kernel {0}: there are ep, is, cg, mg, ft, bt, lu and sp")]
 pub struct NoSuchKernel(String);
 
 impl FromStr for Kernel {

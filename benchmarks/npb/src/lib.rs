@@ -7,7 +7,7 @@
 //! - [`command`]: the command line;
 //! - [`team`]: what kernels run on;
 //! - [`ep`], [`is`], [`cg`], [`mg`], [`ft`]: the kernels;
-//! - [`bt`], [`lu`]: the simulated applications, and [`cfd`], what they have in common;
+//! - [`bt`], [`lu`], [`sp`]: the simulated applications, and [`cfd`], what they have in common;
 //! - [`random`]: the benchmarks' own pseudo-random numbers;
 //! - [`complex`]: complex numbers.
 
@@ -25,4 +25,5 @@ pub mod lu;
 pub mod mg;
 pub mod random;
 pub mod report;
+pub mod sp;
 pub mod team;

@@ -67,8 +67,13 @@ fn lu_is_verified() -> Result<(), Box<dyn Error>> {
 }
 
 #[test]
+fn sp_is_verified() -> Result<(), Box<dyn Error>> {
+    small_class_is_verified(Kernel::Sp)
+}
+
+#[test]
 fn a_run_is_the_same_each_time() {
-    for kernel in [Kernel::Cg, Kernel::Mg, Kernel::Ft, Kernel::Bt, Kernel::Lu] {
+    for kernel in [Kernel::Cg, Kernel::Mg, Kernel::Ft, Kernel::Bt, Kernel::Lu, Kernel::Sp] {
         let [first, second] = [run(kernel, Class::S, 3), run(kernel, Class::S, 3)];
         assert_eq!(first.unwrap().results, second.unwrap().results, "{}", kernel.name());
     }

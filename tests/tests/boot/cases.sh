@@ -76,6 +76,17 @@ head -c 2000000 /dev/urandom >"$work/two-megabytes"
 case_ relaxed vincs --vcpus 2 --mem 512M --relaxed 128M -- sh -c '
     ./relaxed two-megabytes && ./team && awk "/MemTotal/{print \"memory\", \$2}" /proc/meminfo'
 
+# OpenMP programs as they are, in relaxed memory: each one's words, status and counters. The test has compiled them, as that takes a minute here.
+release=$(dirname "$(command -v vincs)")
+cp "$release"/../tmp/openmp/* "$work"
+# shellcheck disable=SC2016 # expanded in the guest
+case_ openmp env LIBRARY="$release/libvincs_omp.so" vincs --vcpus 2 --mem 512M --relaxed 128M -- sh -c '
+    for program in parallel_for reduction critical tasks ordered; do
+        env VINCS_OMP_STATS=statistics LD_PRELOAD="$LIBRARY" "./$program"
+        echo "$program status $?"
+        sed "s/^/$program /" statistics
+    done'
+
 # Machines that end by themselves, and boots that fail.
 small panic -- sh -c 'echo c >/proc/sysrq-trigger; sleep 60'
 small power-off -- sh -c 'echo o >/proc/sysrq-trigger; sleep 60'

@@ -1,5 +1,5 @@
 //! What differences along one axis contribute to the change of the states, and how that depends on the states (RNR-94-007,
-//! sections 3.1 and 3.2).
+//! sections 3.1, 3.2 and 3.4).
 
 use std::ops::Range;
 
@@ -53,6 +53,31 @@ impl Flow {
         let velocity = [state[1] * inverse, state[2] * inverse, state[3] * inverse];
         let kinetic = 0.5 * (velocity[0] * velocity[0] + velocity[1] * velocity[1] + velocity[2] * velocity[2]);
         Self { velocity, kinetic, specific: state[4] * inverse, internal: state[4] - kinetic * state[0] }
+    }
+}
+
+/// The square of the speed of sound in a state, given half of the square of the gas's own.
+#[inline]
+#[must_use]
+pub fn sound_squared(state: &State, kinetic: f64) -> f64 {
+    C1 * C2 * (state[4] / state[0] - kinetic)
+}
+
+/// What moves along an axis at a point.
+#[derive(Clone, Copy, Debug)]
+pub struct Wave {
+    along: f64,
+    sound: f64,
+    /// The largest of the coefficients of diffusion: that of heat.
+    diffusion: f64,
+}
+
+impl Wave {
+    /// The speed of what moves with the gas and so many times the speed of sound.
+    #[inline]
+    #[must_use]
+    pub fn speed(&self, sound: f64) -> f64 {
+        self.along + sound * self.sound
     }
 }
 
@@ -169,6 +194,33 @@ impl Axis {
     #[inline]
     pub fn add_own(&self, block: &mut Block, state: &State, step: f64) {
         self.add_diffusion(block, state, &Flow::of(state), 2.0 * step * self.second);
+    }
+
+    /// What moves along this axis in a state.
+    #[inline]
+    #[must_use]
+    pub fn wave(&self, state: &State) -> Wave {
+        let flow = Flow::of(state);
+        Wave {
+            along: flow.velocity[self.axis],
+            sound: sound_squared(state, flow.kinetic).sqrt(),
+            diffusion: DIFFUSION[self.axis] + C34 * C15 / state[0],
+        }
+    }
+
+    /// The row, at an index, of the system of an implicit step of length `step` for what moves with the gas and so many times the speed of sound:
+    /// what belongs to the two points before it, to itself, and to the two behind it. The waves are of the point before, its own, and of the one
+    /// behind.
+    #[inline]
+    #[must_use]
+    pub fn wave_row(&self, index: usize, waves: [&Wave; 3], sound: f64, step: f64) -> [f64; 5] {
+        let [before, own, behind] = waves;
+        let (first, second) = (step * self.first, step * self.second);
+        let mut row = self.dissipation(index).map(|weight| step * DISSIPATION * weight);
+        row[1] -= first * before.speed(sound) + second * before.diffusion;
+        row[2] += 1.0 + 2.0 * second * own.diffusion;
+        row[3] += first * behind.speed(sound) - second * behind.diffusion;
+        row
     }
 
     /// The Jacobian of the flux.
