@@ -6,6 +6,7 @@
 //! is under way.
 //!
 //! - [`Cluster`]: a rank's place among the others and its channels; [`Features`]: whether a host fits the others.
+//! - moves: which rank has which vCPU, and how they go from one to another.
 //! - messages: what goes over the control channel, and how it is encoded.
 //! - the link sends them, the control thread receives them; forwarding and serving are the two sides of device accesses.
 //! - clock: one time-stamp counter for all.
@@ -17,6 +18,7 @@ mod features;
 mod forward;
 mod link;
 mod message;
+mod moves;
 mod serve;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,8 +26,10 @@ pub(crate) mod testing;
 pub use clock::{ClockError, ClockStats};
 pub(crate) use clock::{Measured, boot_id, same_rate};
 pub use config::{Cluster, ClusterError};
+pub use control::Moved;
 pub(crate) use control::{
-    AppliedClock, ClusterEvent, ControlNotes, First, Member, Note, NoteBox, Side, StatisticsSource, notes, spawn,
+    AppliedClock, ClusterEvent, ControlNotes, First, Member, Note, NoteBox, Residents, Side, StatisticsSource, notes,
+    spawn,
 };
 pub use features::{Features, Leaf};
 pub(crate) use forward::{Closed, DEVICE_RANK, Forwarder};
@@ -33,4 +37,6 @@ pub(crate) use link::ControlLink;
 pub use link::KindSent;
 pub use message::VERSION;
 pub(crate) use message::{Control, Place, VcpuFailure};
+pub use moves::RefusedMove;
+pub(crate) use moves::{Owner, Owners};
 pub(crate) use serve::{Devices, Server};
