@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use signal_hook::consts::SIGCONT;
+use signal_hook::consts::{SIGCONT, SIGTERM};
 use vincs_guest_protocol::{Stdio, ToGuest};
 use vincs_vmm::machine::Controller;
 
@@ -231,7 +231,11 @@ fn wait_for_reader(copier: &Copier, events: &Receiver<Event>) -> Option<i32> {
             }
             Err(CopierError::Stuck) => {}
         }
-        let asked = |event| if let Event::Signal(signal) = event { Some(signal) } else { None };
+        let asked = |event| match (event == Event::Stop, event) {
+            (true, _) => Some(SIGTERM),
+            (false, Event::Signal(signal)) => Some(signal),
+            (false, _) => None,
+        };
         if let Some(signal) = events.try_iter().filter_map(asked).find(|signal| signals::END.contains(signal)) {
             return Some(signal);
         }
@@ -279,8 +283,10 @@ mod tests {
         io::Write::write_all(&mut device, &[0; 1 << 17]).unwrap();
         drop(device);
         let (sender, events) = sync_channel(2);
-        sender.send(Event::Quit).unwrap();
-        sender.send(Event::Signal(signal_hook::consts::SIGTERM)).unwrap();
-        assert_eq!(wait_for_reader(&copier, &events), Some(signal_hook::consts::SIGTERM));
+        for asks in [Event::Signal(SIGTERM), Event::Stop] {
+            sender.send(Event::Quit).unwrap();
+            sender.send(asks).unwrap();
+            assert_eq!(wait_for_reader(&copier, &events), Some(SIGTERM));
+        }
     }
 }

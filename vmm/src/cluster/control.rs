@@ -115,7 +115,7 @@ pub(crate) fn notes() -> io::Result<(ControlNotes, NoteBox)> {
 /// What differs between rank 0 and the others.
 pub(crate) enum Side {
     /// Rank 0.
-    First(First),
+    First(Box<First>),
     /// Another rank.
     Member(Box<Member>),
 }
@@ -231,9 +231,15 @@ impl ControlThread {
                     Note::Stop => stopping = Some(Instant::now() + CLOSE_PATIENCE),
                     Note::Lost(rank, reason) => self.lost_elsewhere(rank, reason),
                     Note::End(status, done) => self.end(status, done),
-                    other => {
+                    order @ (Note::Gather(_)
+                    | Note::Move(..)
+                    | Note::Spread(_)
+                    | Note::Places(_)
+                    | Note::Pause(_)
+                    | Note::Resume
+                    | Note::Paused(_)) => {
                         if let Side::First(first) = &mut self.side {
-                            first.note(&mut self.core, other);
+                            first.order_from_here(&mut self.core, order);
                         }
                     }
                 }

@@ -126,7 +126,8 @@ pub(super) fn start_first(
     }
     let owners = Owners::new(link.ranks(), u32::try_from(vcpus).unwrap_or(u32::MAX));
     let first = First::new(devices, servers, owners, clock, boot_id(), base.notes.clone());
-    let control = spawn(Arc::clone(&link), everyone.residents(&link), Side::First(first), note_box, told(events));
+    let control =
+        spawn(Arc::clone(&link), everyone.residents(&link), Side::First(Box::new(first)), note_box, told(events));
     // The control thread is waited for before the servers, which end with it.
     threads.insert(0, control.map_err(MachineError::Thread)?);
     let (applied, statistics) = (Arc::default(), StatisticsSource::default());

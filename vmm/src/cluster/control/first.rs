@@ -133,7 +133,7 @@ impl First {
     }
 
     /// What another thread of rank 0 asks for.
-    pub(super) fn note(&mut self, core: &mut Core, note: Note) {
+    pub(super) fn order_from_here(&mut self, core: &mut Core, note: Note) {
         match note {
             Note::Gather(sender) => {
                 self.gathers.push(sender);

@@ -79,7 +79,8 @@ impl Rig {
                 owners.arrived(other, other.0.into()).unwrap();
             }
             let clock = GuestClock::start(2_000_000);
-            Side::First(First::new(Arc::clone(&devices), servers, owners, clock, Some([7; 16]), notes.clone()))
+            let first = First::new(Arc::clone(&devices), servers, owners, clock, Some([7; 16]), notes.clone());
+            Side::First(Box::new(first))
         } else {
             let (forwarder, applied) = (Arc::clone(&forwarder), Arc::default());
             Side::Member(Box::new(Member::new(forwarder, statistics.clone(), None, first_measured, applied)))
