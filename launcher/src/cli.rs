@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 use cluster::ClusterArgs;
 
+use crate::ctl::CtlArgs;
 use crate::input::disk::DiskArg;
 use crate::input::share::ShareArg;
 use crate::input::size::parse_size;
@@ -66,7 +67,7 @@ Environment:
 #[command(name = "vincs", version, after_long_help = EXIT_STATUS_HELP, max_term_width = 120)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(
-    override_usage = "vincs [OPTIONS] -- CMD [ARGS]...\n       vincs [OPTIONS] --initrd INITRD | --disk FILE\n       vincs doctor"
+    override_usage = "vincs [OPTIONS] -- CMD [ARGS]...\n       vincs [OPTIONS] --initrd INITRD | --disk FILE\n       vincs doctor\n       vincs ctl status|migrate|pause|resume|stop|stats"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -81,6 +82,11 @@ pub(crate) enum Action {
     ///
     /// Lines are `ok|warn|fail  NAME: finding`. Exit status 0 when vincs can run a Linux guest here, else 1.
     Doctor(DoctorArgs),
+    /// Orders a machine about that runs: where its virtual processors are, and whether they run.
+    ///
+    /// On the host of its rank 0, by the user who runs it. Exit status 0 when it is done, 2 when it makes no sense (no such processor,
+    /// rank or machine), 1 when the machine cannot.
+    Ctl(CtlArgs),
 }
 
 #[derive(Args, Debug)]

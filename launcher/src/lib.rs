@@ -3,10 +3,12 @@
 //! - `cli` says what can be asked, `input` and `prepare` check it before anything is started;
 //! - `guest` makes what the guest is given, `machine` puts the machine together, `run` sees it to its end;
 //! - `rank` finds out whether this is one rank of several, `wireup` connects them, `cluster` runs one;
+//! - [`ctl`] orders a machine about while it runs;
 //! - `doctor` tells what this host can do.
 
 mod cli;
 mod cluster;
+pub mod ctl;
 mod doctor;
 mod guest;
 mod host;
@@ -64,6 +66,15 @@ pub fn main(program: Program) -> ExitCode {
         }
         Err(error) => (None, Err(cli::one_line(&error))),
         Ok((Cli { action: Some(Action::Doctor(args)), .. }, _)) => return diagnose(&args),
+        Ok((Cli { action: Some(Action::Ctl(args)), .. }, _)) => {
+            return match ctl::run(&args) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err((status, line)) => {
+                    say(&line);
+                    ExitCode::from(status)
+                }
+            };
+        }
         Ok((Cli { run, .. }, arguments)) => (Some((run.cluster.rank, run.cluster.ranks)), Ok((run, arguments))),
     };
     let environment: Environment = std::env::vars_os().collect();

@@ -12,7 +12,7 @@ use vincs_guest_protocol::{CONTROL_PORT, STDERR_PORT, STDIN_PORT, STDOUT_PORT, S
 use vincs_vmm::boot::KernelImage;
 use vincs_vmm::layout::MAX_VIRTIO_DEVICES;
 use vincs_vmm::machine::{
-    Equipment, Machine, MachineConfig, MachineError, Migration, Role, Running, StopReason, Stopper,
+    Controller, Equipment, Machine, MachineConfig, MachineError, Role, Running, StopReason, Stopper,
 };
 use vincs_vmm::topology::Topology;
 use vincs_vmm::virtio::blk::{Blk, Disk};
@@ -108,7 +108,8 @@ pub(crate) struct Guest {
     end: Sender<u8>,
     stopped: Receiver<Counters>,
     has_ranks: bool,
-    migration: Option<Migration>,
+    controller: Option<Controller>,
+    has_spread: bool,
 }
 
 /// The devices in the order in which the guest sees them: disks become /dev/vda, /dev/vdb, ...
@@ -172,7 +173,7 @@ impl Guest {
         let machine = Machine::new(config)?;
         entering();
         let running = machine.start()?;
-        let (stopper, migration) = (running.stopper(), running.migration());
+        let (stopper, controller) = (running.stopper(), running.controller());
         let has_ranks = others.is_some();
         let (end, ending) = channel();
         let (sender, stopped) = channel();
@@ -193,18 +194,21 @@ impl Guest {
             let _ = sender.send(counters);
         };
         std::thread::Builder::new().name("watcher".into()).spawn(watch)?;
-        Ok(Self { stopper, end, stopped, has_ranks, migration })
+        Ok(Self { stopper, end, stopped, has_ranks, controller, has_spread: false })
     }
 
-    /// Moves the virtual processors of a machine of several ranks to theirs, once, without waiting for it.
-    ///
-    /// # Errors
-    /// When there is no thread to be had: they stay on rank 0.
-    pub(crate) fn spread(&mut self) -> io::Result<()> {
-        if let Some(migration) = self.migration.take() {
-            std::thread::Builder::new().name("migration".into()).spawn(|| migration.run())?;
+    /// What orders the machine about.
+    pub(crate) fn controller(&self) -> Option<&Controller> {
+        self.controller.as_ref()
+    }
+
+    /// Moves the virtual processors of a machine of several ranks to theirs, once, without waiting for it. Where they go later is not
+    /// the guest's to say.
+    pub(crate) fn spread(&mut self) {
+        let has_spread = std::mem::replace(&mut self.has_spread, true);
+        if let (false, Some(controller)) = (has_spread, &self.controller) {
+            controller.spread();
         }
-        Ok(())
     }
 
     /// Stops the machine on all ranks and drops its devices, which close their ends of the ports; its counters. Nothing if it does
@@ -227,7 +231,8 @@ fn patience(has_ranks: bool, ending: &Ending) -> Duration {
 fn end_ranks(running: &Running, ending: &Receiver<u8>) -> Counters {
     // Without a status vincs is ending anyhow, and the others lose this rank.
     let Ok(status) = ending.recv() else { return Counters::alone(&running.stats()) };
-    let others = running.gather_statistics(GATHER_TIME);
+    let controller = running.controller();
+    let others = controller.map(|controller| controller.gather_statistics(GATHER_TIME)).unwrap_or_default();
     if !running.end_cluster(status.into()) {
         tracing::warn!("not all ranks know of the end");
     }

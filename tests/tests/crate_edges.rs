@@ -17,6 +17,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vincs-coherence",
             "vincs-guest-image",
             "vincs-guest-protocol",
+            // Its tests of `vincs ctl` alone.
+            "vincs-micro-guest",
             "vincs-slurm",
             "vincs-transport-rdma",
             "vincs-transport-tcp",

@@ -1,4 +1,4 @@
-//! What takes minutes on machines of several ranks: a minute of stress on 2, 4 and 8, builds on 4 and 8, and on 4 over RDMA. `make test-long` runs it, `make test` does
+//! What takes minutes on machines of several ranks: a minute of stress on 2, 4 and 8, builds on 4 and 8, and on 4 over RDMA, moves of vCPUs by the thousand. `make test-long` runs it, `make test` does
 //! not: that has the same on fewer ranks (`cluster.rs`), or for a shorter time.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use vincs_micro_guest::{Ranks, migrate_at_random};
 use vincs_testbed::Testbed;
 use vincs_tests::cases::{Case, Cases, assert_did, assert_stressed, native_build};
 
@@ -17,6 +18,19 @@ static CASES: LazyLock<Cases> =
 
 fn case(name: &str) -> Case {
     CASES.case(name, 0)
+}
+
+/// On this machine's own KVM.
+#[test]
+fn a_thousand_moves_at_random_are_not_noticed() {
+    for (ranks, vcpus) in [(2, 4), (3, 3), (4, 8)] {
+        for seed in 0..4 {
+            let done = migrate_at_random(vcpus, &Ranks::new(ranks), 1000, seed, PATIENCE);
+            let done = done.unwrap_or_else(|error| panic!("seed {seed}, {vcpus} vCPUs on {ranks} ranks: {error}"));
+            let median = done.times[done.times.len() / 2];
+            println!("seed {seed}, {vcpus} vCPUs on {ranks} ranks: {} moves, median {median:?}", done.times.len());
+        }
+    }
 }
 
 #[test]

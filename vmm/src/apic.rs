@@ -3,7 +3,7 @@
 //!
 //! - [`LocalApic`] is plain state, owned by its vCPU's thread: registers, pending vectors, timer. Time is an input.
 //! - [`Mailbox`] is where anyone leaves interrupts for a vCPU; its thread collects them into its local APIC.
-//! - [`Router`] takes an interrupt message or an inter-processor interrupt to the mailboxes it addresses.
+//! - [`Router`] takes an interrupt message or an inter-processor interrupt to the mailboxes of the processors it addresses, its [`Targets`].
 //! - [`IoApic`] turns device lines into interrupt messages.
 
 mod icr;
@@ -11,6 +11,7 @@ mod io;
 mod local;
 mod mailbox;
 mod router;
+mod targets;
 mod timer;
 mod vectors;
 
@@ -20,5 +21,6 @@ pub use local::{ApicWrite, GeneralProtection, LocalApic};
 pub(crate) use local::{MSR_APIC_BASE, MSR_TSC_DEADLINE};
 pub use mailbox::{Mailbox, Signals, Waker};
 pub use router::Router;
+pub use targets::Targets;
 pub use timer::{Timer, TimerMode};
 pub use vectors::VectorSet;

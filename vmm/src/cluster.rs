@@ -6,6 +6,7 @@
 //! is under way.
 //!
 //! - [`Cluster`]: a rank's place among the others and its channels; [`Features`]: whether a host fits the others.
+//! - moves: which rank has which vCPU, and how they go from one to another.
 //! - messages: what goes over the control channel, and how it is encoded.
 //! - the link sends them, the control thread receives them; forwarding and serving are the two sides of device accesses.
 //! - [`Roll`]: who is there when rank 0 is not.
@@ -18,6 +19,7 @@ mod features;
 mod forward;
 mod link;
 mod message;
+mod moves;
 mod roll;
 mod serve;
 #[cfg(test)]
@@ -26,8 +28,10 @@ pub(crate) mod testing;
 pub use clock::{ClockError, ClockStats};
 pub(crate) use clock::{Measured, boot_id, same_rate};
 pub use config::{Cluster, ClusterError};
+pub use control::Moved;
 pub(crate) use control::{
-    AppliedClock, ClusterEvent, ControlNotes, First, Member, Note, NoteBox, Side, StatisticsSource, notes, spawn,
+    AppliedClock, ClusterEvent, ControlNotes, First, Member, Note, NoteBox, Residents, Side, StatisticsSource, notes,
+    spawn,
 };
 pub use features::{Features, Leaf};
 pub(crate) use forward::{Closed, DEVICE_RANK, Forwarder};
@@ -35,5 +39,7 @@ pub(crate) use link::ControlLink;
 pub use link::KindSent;
 pub use message::VERSION;
 pub(crate) use message::{Control, Place, VcpuFailure};
+pub use moves::RefusedMove;
+pub(crate) use moves::{Owner, Owners};
 pub use roll::Roll;
 pub(crate) use serve::{Devices, Server};

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use signal_hook::consts::SIGCONT;
+use signal_hook::consts::{SIGCONT, SIGTERM};
 use vincs_guest_protocol::{Stdio, ToGuest};
+use vincs_vmm::machine::Controller;
 
 use crate::cluster::Others;
+use crate::ctl::{self, Facts};
 use crate::machine::{Guest, Parts, Ports, StartError};
 use crate::prepare::{Command, Console, Machine};
 use crate::run::console::{self, ConsoleOutput, SharedTail};
@@ -75,6 +77,18 @@ struct Session {
     command_has_terminal: bool,
     raw: Option<RawTerminal>,
     stdout_copier: Option<Copier>,
+    /// Answers `vincs ctl` until the end.
+    _ctl: Option<ctl::Server>,
+}
+
+/// Opens the machine's socket for `vincs ctl`. A machine without one is a machine all the same.
+fn listen(controller: &Controller, facts: Facts, events: SyncSender<Event>) -> Option<ctl::Server> {
+    let stop = move || {
+        // Nobody to tell means that the machine ends.
+        let _ = events.send(Event::Stop);
+    };
+    let server = ctl::Server::start(controller.clone(), facts, stop, None);
+    server.inspect_err(|error| crate::say(&format!("vincs ctl does not reach this machine: {error}"))).ok()
 }
 
 impl Session {
@@ -96,6 +110,12 @@ impl Session {
             }
             (control, ports) = (Some(own), Some(Ports { control: device, streams }));
         }
+        let facts = Facts {
+            command: command.map_or_else(|| "a guest without a command".to_owned(), |command| command.name.clone()),
+            memory: machine.size.memory,
+            hosts: others.as_ref().map_or_else(|| vec![crate::host::name()], |others| others.hosts().to_vec()),
+            transport: others.as_ref().map(|others| others.transport().to_owned()),
+        };
         let serial = serial(machine.console, tail, &sender)?;
         crate::host::serve_files().map_err(io::Error::from)?;
         let parts = Parts {
@@ -113,12 +133,15 @@ impl Session {
             serial_input: serial.input,
             others,
         };
+        let ordered = sender.clone();
         let guest = Guest::start(parts, tail.clone(), sender, || terms.clock.mark(Mark::KernelEntry))?;
+        let ctl = guest.controller().and_then(|controller| listen(controller, facts, ordered));
         let supervision = Supervision::new(has_command, terms.boot_timeout, Instant::now());
         let raw = serial.raw;
-        let mut session = Self { guest, supervision, events, control, command_has_terminal, raw, stdout_copier };
+        let mut session =
+            Self { guest, supervision, events, control, command_has_terminal, raw, stdout_copier, _ctl: ctl };
         if spreads_at_once {
-            session.spread();
+            session.guest.spread();
         }
         Ok(session)
     }
@@ -139,19 +162,13 @@ impl Session {
                 Step::Started => {
                     terms.clock.mark(Mark::Command);
                     self.enter_terminal();
-                    self.spread();
+                    self.guest.spread();
                 }
-                Step::HandedOver => self.spread(),
+                Step::HandedOver => self.guest.spread(),
                 Step::Send(message) => self.send(&message),
                 Step::SendTime => self.send(&ToGuest::Time { unix_nanoseconds: unix_nanoseconds() }),
                 Step::End(ending) => return ending,
             }
-        }
-    }
-
-    fn spread(&mut self) {
-        if let Err(error) = self.guest.spread() {
-            tracing::warn!(%error, "no thread to move virtual processors: they all stay on rank 0");
         }
     }
 
@@ -214,7 +231,11 @@ fn wait_for_reader(copier: &Copier, events: &Receiver<Event>) -> Option<i32> {
             }
             Err(CopierError::Stuck) => {}
         }
-        let asked = |event| if let Event::Signal(signal) = event { Some(signal) } else { None };
+        let asked = |event| match (event == Event::Stop, event) {
+            (true, _) => Some(SIGTERM),
+            (false, Event::Signal(signal)) => Some(signal),
+            (false, _) => None,
+        };
         if let Some(signal) = events.try_iter().filter_map(asked).find(|signal| signals::END.contains(signal)) {
             return Some(signal);
         }
@@ -262,8 +283,10 @@ mod tests {
         io::Write::write_all(&mut device, &[0; 1 << 17]).unwrap();
         drop(device);
         let (sender, events) = sync_channel(2);
-        sender.send(Event::Quit).unwrap();
-        sender.send(Event::Signal(signal_hook::consts::SIGTERM)).unwrap();
-        assert_eq!(wait_for_reader(&copier, &events), Some(signal_hook::consts::SIGTERM));
+        for asks in [Event::Signal(SIGTERM), Event::Stop] {
+            sender.send(Event::Quit).unwrap();
+            sender.send(asks).unwrap();
+            assert_eq!(wait_for_reader(&copier, &events), Some(SIGTERM));
+        }
     }
 }

@@ -51,6 +51,8 @@ pub(crate) enum Event {
     Stopped(Stopped),
     /// The user left the console.
     Quit,
+    /// `vincs ctl stop`.
+    Stop,
 }
 
 /// What to do now.
@@ -131,6 +133,7 @@ impl Supervision {
             Event::Resized(_) => Step::Wait,
             Event::Stopped(stopped) => self.on_stopped(stopped, now),
             Event::Quit => Step::End(Ending::Console),
+            Event::Stop => Step::End(Ending::Signal(SIGTERM)),
         }
     }
 
@@ -246,6 +249,13 @@ mod tests {
         assert_eq!(run.on_event(Event::Signal(SIGUSR1), now), Step::Wait);
         let (mut run, now) = running();
         assert_eq!(run.on_event(Event::Signal(SIGWINCH), now), Step::Send(ToGuest::Signal(SIGWINCH)));
+    }
+
+    #[test]
+    fn a_stop_ends_it_at_any_time() {
+        for (mut run, now) in [booting(), running()] {
+            assert_eq!(run.on_event(Event::Stop, now), Step::End(Ending::Signal(SIGTERM)));
+        }
     }
 
     #[test]

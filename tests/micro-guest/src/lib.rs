@@ -3,16 +3,19 @@
 //! - [`run`]: one program, from start to report, within a time.
 //! - [`Session`]: the same with the machine in hand, to save and restore its vCPUs while the program runs.
 //! - [`Ranks`]: how the machine is spread over ranks.
+//! - [`migrate_at_random`]: vCPUs move while the guest checks itself.
 //! - [`Program`] and [`Report`]: what to run and what comes out.
 //! - [`HostDevice`]: the device through which the guest talks.
 
 mod device;
+mod migrations;
 mod program;
 mod ranks;
 mod report;
 mod session;
 
 pub use device::{End, HostDevice};
+pub use migrations::{Migrations, MigrationsError, migrate_at_random};
 pub use program::Program;
 pub use ranks::{Ranks, RanksError};
 pub use report::{Report, ReportError, TimerReport};

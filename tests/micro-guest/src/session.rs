@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use vincs_micro_guest_payload::protocol::{MAX_CPUS, PORT_BASE, PORT_COUNT};
 use vincs_vmm::boot::{KernelError, KernelImage};
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
-use vincs_vmm::machine::{Equipment, Machine, MachineConfig, MachineError, PortDevice, Role, Running, StopReason};
+use vincs_vmm::machine::{
+    Controller, Equipment, Machine, MachineConfig, MachineError, PortDevice, Role, Running, StopReason,
+};
 use vincs_vmm::topology::{Topology, TopologyError};
 use vincs_vmm::vcpu::VcpuHandle;
 
@@ -23,6 +25,8 @@ use crate::{End, HostDevice, PAYLOAD, Program, Report, ReportError};
 const FAILURE_CHECK: Duration = Duration::from_millis(10);
 /// How long a vCPU may take to tell where it is, once the time is over.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
+/// How long vCPUs may take to come to their ranks: each to an instruction boundary, on a busy host. What is wrong then is seen by other means.
+const SPREAD_LIMIT: Duration = Duration::from_secs(60);
 
 /// Why a program gave no report.
 #[derive(Debug, thiserror::Error)]
@@ -148,10 +152,19 @@ impl Session {
         Ok(Self { program, vcpus, device, machine, others: running.collect() })
     }
 
-    /// Moves the vCPUs to their ranks.
+    /// What orders the machine about.
+    #[must_use]
+    pub fn controller(&self) -> Option<Controller> {
+        self.machine.controller()
+    }
+
+    /// Moves the vCPUs to their ranks, and waits until they are there, or the machine has ended.
     pub fn spread(&self) {
-        if let Some(migration) = self.machine.migration() {
-            migration.run();
+        let Some(controller) = self.machine.controller() else { return };
+        controller.spread();
+        let until = Instant::now() + SPREAD_LIMIT;
+        while Instant::now() < until && controller.places().iter().any(|place| place.moving_to.is_some()) {
+            thread::sleep(FAILURE_CHECK);
         }
     }
 
@@ -226,8 +239,8 @@ impl Session {
 
     /// Where each vCPU is, in words. A vCPU that does not answer is left out of patience, not waited for.
     fn places(&self) -> String {
-        // Those that have left rank 0 come again with their own ranks.
-        let vcpus: BTreeMap<_, _> = self.machines().flat_map(Running::vcpus).map(|vcpu| (vcpu.id().0, vcpu)).collect();
+        let here = self.machines().flat_map(Running::vcpus).filter(|vcpu| vcpu.is_here());
+        let vcpus: BTreeMap<_, _> = here.map(|vcpu| (vcpu.id().0, vcpu)).collect();
         let places = vcpus.into_iter().map(|(id, vcpu)| {
             let (answer, answered) = channel();
             let vcpu = vcpu.clone();

@@ -4,6 +4,8 @@
 
 mod first;
 mod member;
+mod pause;
+mod residence;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -19,10 +21,11 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::link::ControlLink;
 use super::message::{Control, VcpuFailure};
-use crate::apic::Router;
+use super::moves::{Owner, RefusedMove};
 
 pub(crate) use first::First;
 pub(crate) use member::{AppliedClock, Member, StatisticsSource};
+pub(crate) use residence::Residents;
 
 /// How long a rank's loss that another channel tells waits for what the rank may have said before it went: the end of
 /// the machine, or why it gives up. So does what this rank's own memory cannot go on for.
@@ -53,8 +56,29 @@ pub(crate) enum Note {
     End(i32, Sender<()>),
     /// On rank 0: ask all for their statistics and send what comes there.
     Gather(Sender<(Rank, Vec<u8>)>),
+    /// On rank 0: move a vCPU to a rank; the answer comes when it is there, or at once when there is nothing to do.
+    Move(u32, Rank, Sender<Result<Moved, RefusedMove>>),
+    /// On rank 0: move all vCPUs at once, each to its rank; nobody waits for it.
+    Spread(Vec<Rank>),
+    /// On rank 0: where all vCPUs are.
+    Places(Sender<Vec<Owner>>),
+    /// On rank 0: stop all vCPUs, and tell when they have stopped.
+    Pause(Sender<()>),
+    /// On rank 0: let all vCPUs go on.
+    Resume,
+    /// On rank 0: its own vCPUs have stopped for the pause with this number.
+    Paused(u32),
     /// End the thread.
     Stop,
+}
+
+/// What has become of a move.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Moved {
+    /// It has come from another rank.
+    From(u16),
+    /// It was there already.
+    WasThere,
 }
 
 /// The control thread as the rest of the rank holds it.
@@ -91,7 +115,7 @@ pub(crate) fn notes() -> io::Result<(ControlNotes, NoteBox)> {
 /// What differs between rank 0 and the others.
 pub(crate) enum Side {
     /// Rank 0.
-    First(First),
+    First(Box<First>),
     /// Another rank.
     Member(Box<Member>),
 }
@@ -99,13 +123,13 @@ pub(crate) enum Side {
 /// Starts the control thread. `events` is told what matters to the machine: at most one loss or end, and failures.
 pub(crate) fn spawn(
     link: Arc<ControlLink>,
-    router: Arc<Router>,
+    residents: Residents,
     side: Side,
     notes: NoteBox,
     events: impl Fn(ClusterEvent) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let mut thread = ControlThread {
-        core: Core { link, router, events: Box::new(events), suspect: None, over: false },
+        core: Core { link, residents, events: Box::new(events), suspect: None, over: false },
         side,
         notes: notes.notes,
         wake: notes.wake,
@@ -116,7 +140,7 @@ pub(crate) fn spawn(
 /// What both sides work with.
 struct Core {
     link: Arc<ControlLink>,
-    router: Arc<Router>,
+    residents: Residents,
     events: Box<dyn Fn(ClusterEvent) + Send>,
     /// A rank that is lost as far as is known.
     suspect: Option<Suspect>,
@@ -207,7 +231,17 @@ impl ControlThread {
                     Note::Stop => stopping = Some(Instant::now() + CLOSE_PATIENCE),
                     Note::Lost(rank, reason) => self.lost_elsewhere(rank, reason),
                     Note::End(status, done) => self.end(status, done),
-                    Note::Gather(sender) => self.gather(sender),
+                    order @ (Note::Gather(_)
+                    | Note::Move(..)
+                    | Note::Spread(_)
+                    | Note::Places(_)
+                    | Note::Pause(_)
+                    | Note::Resume
+                    | Note::Paused(_)) => {
+                        if let Side::First(first) = &mut self.side {
+                            first.order_from_here(&mut self.core, order);
+                        }
+                    }
                 }
             }
             self.keep_time();
@@ -242,9 +276,14 @@ impl ControlThread {
         for item in incoming {
             match item {
                 Incoming::Message(from, message, body) => {
-                    let handled = match &mut self.side {
-                        Side::First(first) => first.handle(&mut self.core, from, message, body),
-                        Side::Member(member) => member.handle(&mut self.core, from, message, body),
+                    let handled = match (message, &mut self.side) {
+                        (Control::Interrupt { targets, delivery, vector, level }, _) => {
+                            self.core.residents.deliver(targets, delivery, vector, level);
+                            Ok(())
+                        }
+                        (Control::Repointed { vcpu }, _) => self.core.repointed(from, vcpu),
+                        (message, Side::First(first)) => first.handle(&mut self.core, from, message, body),
+                        (message, Side::Member(member)) => member.handle(&mut self.core, from, message, body),
                     };
                     if let Err(Breach(what)) = handled {
                         self.lost(from, format!("it sent what it may not: {what}"));
@@ -273,12 +312,6 @@ impl ControlThread {
     fn end(&mut self, status: i32, done: Sender<()>) {
         if let Side::First(first) = &mut self.side {
             first.end(&mut self.core, status, done);
-        }
-    }
-
-    fn gather(&mut self, sender: Sender<(Rank, Vec<u8>)>) {
-        if let Side::First(first) = &mut self.side {
-            first.gather(&self.core, sender);
         }
     }
 

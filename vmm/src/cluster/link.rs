@@ -72,6 +72,11 @@ impl ControlLink {
         self.rank
     }
 
+    /// Number of ranks.
+    pub(crate) fn ranks(&self) -> u16 {
+        self.ranks
+    }
+
     /// All other ranks.
     pub(crate) fn others(&self) -> impl Iterator<Item = Rank> + use<> {
         let rank = self.rank;
@@ -96,11 +101,15 @@ impl ControlLink {
     /// Sends a message. Waits while too much is under way to its receiver; on the polling thread the message waits alone.
     /// To a rank that is lost nothing is sent: its loss is an event of the poll.
     pub(crate) fn send(&self, to: Rank, message: &Control, body: &[u8]) {
-        let header = message.encode();
-        if let Some(counter) = self.sent.get(message.kind()) {
-            counter.messages.fetch_add(1, Ordering::Relaxed);
-            counter.bytes.fetch_add((header.len() + body.len()) as u64, Ordering::Relaxed);
+        while !self.offer(to, message, body) && !self.is_closed() {
+            thread::sleep(FULL_WAIT);
         }
+    }
+
+    /// The same without waiting; says whether there was room. On the polling thread there always is: the message waits alone.
+    pub(crate) fn offer(&self, to: Rank, message: &Control, body: &[u8]) -> bool {
+        let header = message.encode();
+        let len = header.len() + body.len();
         let polls = self.poller.get() == Some(&thread::current().id());
         if polls {
             let mut waiting = self.waiting();
@@ -108,11 +117,19 @@ impl ControlLink {
             if !(in_order && self.try_send(to, &header, body)) {
                 waiting.push_back((to, header, body.to_vec()));
             }
-            return;
+        } else if !self.try_send(to, &header, body) {
+            return false;
         }
-        while !self.try_send(to, &header, body) && !self.closed.load(Ordering::SeqCst) {
-            thread::sleep(FULL_WAIT);
+        if let Some(counter) = self.sent.get(message.kind()) {
+            counter.messages.fetch_add(1, Ordering::Relaxed);
+            counter.bytes.fetch_add(len as u64, Ordering::Relaxed);
         }
+        true
+    }
+
+    /// Whether nobody waits any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Sends a message to all other ranks.

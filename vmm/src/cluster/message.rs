@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{MAX_BODY, MAX_HEADER};
 
-use crate::apic;
+use crate::apic::{Delivery, Targets};
 
 /// Version of these messages; another one is refused.
 pub const VERSION: u8 = 2;
@@ -65,8 +65,17 @@ pub(crate) enum VcpuFailure {
 /// One message.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Control {
-    /// An interrupt for those of the receiver's processors that it addresses.
-    Interrupt(apic::Message),
+    /// An interrupt for these processors, which are at the receiver or come there.
+    Interrupt {
+        /// Which.
+        targets: Targets,
+        /// As what.
+        delivery: Delivery,
+        /// Its vector; unused for NMI and INIT.
+        vector: u8,
+        /// Level-triggered.
+        level: bool,
+    },
     /// To rank 0: a level-triggered interrupt with this vector has ended.
     EndOfInterrupt {
         /// Its vector.
@@ -117,11 +126,42 @@ pub(crate) enum Control {
         /// Why.
         reason: String,
     },
-    /// From rank 0: a vCPU of the receiver's, which goes on there. Its state is in the body.
+    /// From rank 0: a vCPU moves. Send for it to its new place from now on, and tell its old one.
+    Move {
+        /// The vCPU.
+        vcpu: u32,
+        /// Where it is.
+        from: Rank,
+        /// Where it goes.
+        to: Rank,
+    },
+    /// To the rank that a vCPU leaves: the sender sends nothing for it there any more.
+    Repointed {
+        /// The vCPU.
+        vcpu: u32,
+    },
+    /// From the rank that a vCPU leaves to the one where it goes on. Its state is in the body.
     Vcpu {
         /// The vCPU.
         vcpu: u32,
     },
+    /// To rank 0: a vCPU has come to the sender.
+    Arrived {
+        /// The vCPU.
+        vcpu: u32,
+    },
+    /// From rank 0: all vCPUs stop at an instruction boundary.
+    Pause {
+        /// Comes back in the answer.
+        number: u32,
+    },
+    /// To rank 0: the sender's do.
+    Paused {
+        /// The pause's.
+        number: u32,
+    },
+    /// From rank 0: all vCPUs go on.
+    Resume,
     /// From rank 0: tell what you have counted.
     StatisticsRequest,
     /// To rank 0: what the sender has counted, in the body.
@@ -140,7 +180,7 @@ pub(crate) enum Control {
 }
 
 /// Number of kinds of messages.
-pub(crate) const KINDS: usize = 16;
+pub(crate) const KINDS: usize = 22;
 /// Their names in the statistics, in the order of [`Control::kind`].
 pub(crate) const KIND_NAMES: [&str; KINDS] = [
     "interrupt",
@@ -158,6 +198,12 @@ pub(crate) const KIND_NAMES: [&str; KINDS] = [
     "end",
     "end_seen",
     "closed",
+    "move",
+    "repointed",
+    "arrived",
+    "pause",
+    "paused",
+    "resume",
     "present",
 ];
 
@@ -194,7 +240,7 @@ impl Control {
     /// Index of its kind, below [`KINDS`].
     pub(crate) fn kind(&self) -> usize {
         match self {
-            Self::Interrupt(_) => 0,
+            Self::Interrupt { .. } => 0,
             Self::EndOfInterrupt { .. } => 1,
             Self::Notify { .. } => 2,
             Self::Access { .. } => 3,
@@ -209,7 +255,13 @@ impl Control {
             Self::End { .. } => 12,
             Self::EndSeen => 13,
             Self::Closed => 14,
-            Self::Present => 15,
+            Self::Move { .. } => 15,
+            Self::Repointed { .. } => 16,
+            Self::Arrived { .. } => 17,
+            Self::Pause { .. } => 18,
+            Self::Paused { .. } => 19,
+            Self::Resume => 20,
+            Self::Present => 21,
         }
     }
 
@@ -220,7 +272,7 @@ impl Control {
             Self::Statistics => MAX_STATISTICS,
             Self::Vcpu { .. } => MAX_STATE,
             Self::Access { access: Access::Read(..), .. }
-            | Self::Interrupt(_)
+            | Self::Interrupt { .. }
             | Self::EndOfInterrupt { .. }
             | Self::Notify { .. }
             | Self::ClockProbe { .. }
@@ -231,6 +283,12 @@ impl Control {
             | Self::End { .. }
             | Self::EndSeen
             | Self::Closed
+            | Self::Move { .. }
+            | Self::Repointed { .. }
+            | Self::Arrived { .. }
+            | Self::Pause { .. }
+            | Self::Paused { .. }
+            | Self::Resume
             | Self::Present => 0,
         }
     }
@@ -270,15 +328,13 @@ const _: () = assert!(MAX_TEXT + 64 < MAX_HEADER && MAX_ACCESS <= MAX_BODY && MA
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apic::{Delivery, Destination, Message};
     use proptest::prelude::*;
 
     fn every_kind() -> Vec<Control> {
-        let message =
-            Message { destination: Destination::Logical(7), delivery: Delivery::StartUp, vector: 9, level: true };
+        let targets = [0, 254].into_iter().collect();
         let reading = ClockReading { ticks: u64::MAX, offset: 1, khz: 2, boot_id: [3; 16] };
         vec![
-            Control::Interrupt(message),
+            Control::Interrupt { targets, delivery: Delivery::StartUp, vector: 9, level: true },
             Control::EndOfInterrupt { vector: 255 },
             Control::Notify { address: 0xd000_0050, queue: 1 },
             Control::Access { vcpu: 3, access: Access::Read(Place::Port(0x3f8), 4) },
@@ -293,6 +349,12 @@ mod tests {
             Control::End { status: -1 },
             Control::EndSeen,
             Control::Closed,
+            Control::Move { vcpu: 254, from: Rank(63), to: Rank(0) },
+            Control::Repointed { vcpu: 7 },
+            Control::Arrived { vcpu: 7 },
+            Control::Pause { number: u32::MAX },
+            Control::Paused { number: 0 },
+            Control::Resume,
             Control::Present,
         ]
     }

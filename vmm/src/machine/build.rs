@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use vincs_coherence::id::Rank;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use super::config::{Equipment, MachineConfig, MachineError, Role};
 use super::devices::{self, Rest};
-use super::ranks::{self, FirstRank, RankBase, Ranks};
+use super::ranks::{self, Everyone, FirstRank, RankBase, Ranks};
 use super::running::{Event, Parts, Running};
 use super::vcpus::{self, Raw};
 use crate::acpi::{self, AREA_START, MemoryRange};
@@ -48,17 +47,17 @@ impl Machine {
     pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
         config.check()?;
         let MachineConfig { kvm, topology, memory, relaxed, role } = config;
-        let ground = |node| Ground::new(&kvm, topology, memory, node);
+        let ground = |elsewhere| Ground::new(&kvm, topology, memory, elsewhere);
         match role {
-            Role::Whole(equipment) => ground(None)?.with_relaxed(relaxed)?.whole(equipment),
+            Role::Whole(equipment) => ground(false)?.with_relaxed(relaxed)?.whole(equipment),
             Role::First(equipment, cluster) => {
                 let link = ranks::link(&cluster);
-                let built = ground(None).and_then(|ground| ground.first(equipment, cluster, &link));
+                let built = ground(false).and_then(|ground| ground.first(equipment, cluster, &link));
                 built.inspect_err(|error| tell_failure(&link, error))
             }
             Role::Member(cluster) => {
                 let link = ranks::link(&cluster);
-                let built = ground(Some(cluster.rank)).and_then(|ground| ground.member(cluster, &link));
+                let built = ground(true).and_then(|ground| ground.member(cluster, &link));
                 built.inspect_err(|error| tell_failure(&link, error))
             }
         }
@@ -154,21 +153,18 @@ struct Ground {
 }
 
 impl Ground {
-    /// With the vCPUs that belong to one rank, or with all.
-    fn new(kvm: &Path, topology: Topology, memory: u64, rank: Option<Rank>) -> Result<Self, MachineError> {
+    /// With all vCPUs of the machine, as any may come to any rank. They are here at first or `elsewhere`.
+    fn new(kvm: &Path, topology: Topology, memory: u64, elsewhere: bool) -> Result<Self, MachineError> {
         let hypervisor = Hypervisor::open(kvm)?;
-        let own: Vec<VcpuId> = match rank {
-            Some(rank) => topology.ids_of(rank.0.into()).collect(),
-            None => topology.ids().collect(),
-        };
+        let all: Vec<VcpuId> = topology.ids().collect();
         let limit = hypervisor.max_vcpus();
-        if own.len() > limit {
-            return Err(MachineError::Vcpus { vcpus: u32::try_from(own.len()).unwrap_or(u32::MAX), limit });
+        if all.len() > limit {
+            return Err(MachineError::Vcpus { vcpus: topology.vcpus(), limit });
         }
         let vm = hypervisor.create_vm()?;
         let ram = create_ram(&vm, memory)?;
         let samples = Arc::new(Samples::default());
-        let (raw, handles) = vcpus::create(&vm, &own, &samples)?;
+        let (raw, handles) = vcpus::create(&vm, &all, &samples, elsewhere)?;
         let (ended, events) = channel();
         let relaxed = None;
         Ok(Self { hypervisor, topology, memory, vm, ram, relaxed, raw, handles, samples, ended, events })
@@ -187,16 +183,14 @@ impl Ground {
         Ok(self)
     }
 
-    fn own_processors(&self) -> Vec<(u32, Arc<Mailbox>)> {
+    fn processors(&self) -> Vec<(u32, Arc<Mailbox>)> {
         let ids = self.raw.iter().map(|vcpu| self.topology.apic_id(vcpu.id));
         ids.zip(self.handles.iter().map(|handle| Arc::clone(handle.mailbox()))).collect()
     }
 
-    /// A router to all processors of a machine with several ranks.
+    /// The router on this rank of a machine with several.
     fn wide_router(&self, link: &Arc<ControlLink>) -> Arc<Router> {
-        let others = self.topology.ids().filter(|id| self.raw.iter().all(|vcpu| vcpu.id != *id));
-        let others = others.map(|id| (self.topology.apic_id(id), ranks::rank_of(&self.topology, id))).collect();
-        Arc::new(Router::new(self.own_processors()).with_others(others, Arc::clone(link)))
+        Arc::new(Router::new(self.processors()).on(Arc::clone(link)))
     }
 
     fn spread(&self, cluster: &Cluster, notes: &ControlNotes) -> Result<Engine, MachineError> {
@@ -204,7 +198,7 @@ impl Ground {
     }
 
     fn whole(self, equipment: Equipment) -> Result<Machine, MachineError> {
-        let router = Arc::new(Router::new(self.own_processors()));
+        let router = Arc::new(Router::new(self.processors()));
         let clock = vcpus::new_clock(&self.raw)?;
         let memory = self.ram.device_memory();
         let (devices, rest) = devices::attach(equipment, &self.vm, &memory, &router, &self.ended)?;
@@ -219,9 +213,10 @@ impl Ground {
         let clock = vcpus::new_clock(&self.raw)?;
         let (devices, rest) = devices::attach(equipment, &self.vm, &engine.device_memory(), &router, &self.ended)?;
         let (devices, link) = (Arc::new(devices), Arc::clone(link));
-        let first = FirstRank { topology: self.topology, devices: Arc::clone(&devices), clock, link };
+        let first = FirstRank { devices: Arc::clone(&devices), clock, link };
         let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
-        let ranks = ranks::start_first(base, note_box, first, &router, &self.ended)?;
+        let everyone = Everyone { router: &router, handles: &self.handles };
+        let ranks = ranks::start_first(base, note_box, first, &everyone, &self.ended)?;
         self.load(rest, devices, router, clock, Some(ranks))
     }
 
@@ -232,9 +227,10 @@ impl Ground {
         let forwarder = Arc::new(Forwarder::new(Arc::clone(link), self.raw.iter().map(|vcpu| vcpu.id)));
         let spread = Some(engine.processors());
         let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
-        let (ranks, measured) = ranks::start_member(base, note_box, (&forwarder, &self.handles), &router, &self.ended)?;
+        let everyone = Everyone { router: &router, handles: &self.handles };
+        let (ranks, measured) = ranks::start_member(base, note_box, &forwarder, &everyone, &self.ended)?;
         let clock = ranks.take_clock(&measured, &self.raw).map_err(|error| with_reason(error, &self.events))?;
-        let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock, true)?;
+        let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock)?;
         let platform = Arc::new(Platform { io: Io::There(forwarder), router, spread });
         let Self { topology, vm, ram, handles, ended, events, .. } = self;
         let ranks = Some(ranks);
@@ -252,7 +248,7 @@ impl Ground {
         ranks: Option<Ranks>,
     ) -> Result<Machine, MachineError> {
         let Self { hypervisor, topology, memory, vm, ram, relaxed, raw, handles, ended, events, .. } = self;
-        let vcpus = vcpus::equip(&hypervisor, &topology, raw, clock, false)?;
+        let vcpus = vcpus::equip(&hypervisor, &topology, raw, clock)?;
         let Rest { kernel, initrd, command_line, virtio } = rest;
         let region = relaxed.as_ref().map(RelaxedMemory::region);
         let mut described = devices::acpi_config(&topology, memory, virtio, ranks.is_some());

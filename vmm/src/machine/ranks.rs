@@ -17,12 +17,12 @@ use crate::apic::Router;
 use crate::clock::GuestClock;
 use crate::cluster::{
     AppliedClock, ClockError, ClockStats, Cluster, Control, ControlLink, ControlNotes, DEVICE_RANK, Devices, First,
-    Forwarder, KindSent, Measured, Member, Note, NoteBox, Server, Side, StatisticsSource, VcpuFailure, boot_id,
-    same_rate, spawn,
+    Forwarder, KindSent, Measured, Member, Note, NoteBox, Owners, Residents, Server, Side, StatisticsSource,
+    VcpuFailure, boot_id, same_rate, spawn,
 };
 use crate::kvm;
 use crate::layout::{PAGE_SIZE, node_ranges};
-use crate::memory::engine::{Engine, EngineConfig, EngineEvent, EngineStats, Processors};
+use crate::memory::engine::{Engine, EngineConfig, EngineCounters, EngineEvent, EngineStats, Processors};
 use crate::memory::{DeviceMemory, GuestRam};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, SampledFault, Samples, VcpuHandle, VcpuSampler};
@@ -88,10 +88,21 @@ pub(super) fn link(cluster: &Cluster) -> Arc<ControlLink> {
 
 /// What rank 0 serves the others with.
 pub(super) struct FirstRank {
-    pub(super) topology: Topology,
     pub(super) devices: Arc<Devices>,
     pub(super) clock: GuestClock,
     pub(super) link: Arc<ControlLink>,
+}
+
+/// All vCPUs of the machine, each with a handle on this rank, and the way to all of them.
+pub(super) struct Everyone<'a> {
+    pub(super) router: &'a Arc<Router>,
+    pub(super) handles: &'a [VcpuHandle],
+}
+
+impl Everyone<'_> {
+    fn residents(&self, link: &ControlLink) -> Residents {
+        Residents::new(link, Arc::clone(self.router), self.handles.to_vec())
+    }
 }
 
 /// Starts rank 0's side.
@@ -99,20 +110,23 @@ pub(super) fn start_first(
     base: RankBase,
     note_box: NoteBox,
     first: FirstRank,
-    router: &Arc<Router>,
+    everyone: &Everyone<'_>,
     events: &Sender<Event>,
 ) -> Result<Ranks, MachineError> {
-    let FirstRank { topology, devices, clock, link } = first;
+    let FirstRank { devices, clock, link } = first;
     let (mut servers, mut threads) = (Vec::new(), Vec::new());
+    // Any rank may have all vCPUs.
+    let vcpus = everyone.handles.len();
     for rank in link.others() {
-        let vcpus = topology.ids_of(rank.0.into()).count();
         let (server, thread) =
             Server::start(rank, vcpus, Arc::clone(&devices), Arc::clone(&link)).map_err(MachineError::Thread)?;
         servers.push(server);
         threads.push(thread);
     }
-    let first = First::new(devices, servers, topology, clock, boot_id());
-    let control = spawn(Arc::clone(&link), Arc::clone(router), Side::First(first), note_box, told(events));
+    let owners = Owners::new(link.ranks(), u32::try_from(vcpus).unwrap_or(u32::MAX));
+    let first = First::new(devices, servers, owners, clock, boot_id(), base.notes.clone());
+    let control =
+        spawn(Arc::clone(&link), everyone.residents(&link), Side::First(Box::new(first)), note_box, told(events));
     // The control thread is waited for before the servers, which end with it.
     threads.insert(0, control.map_err(MachineError::Thread)?);
     let (applied, statistics) = (Arc::default(), StatisticsSource::default());
@@ -123,19 +137,18 @@ pub(super) fn start_first(
 pub(super) fn start_member(
     base: RankBase,
     note_box: NoteBox,
-    (forwarder, vcpus): (&Arc<Forwarder>, &[VcpuHandle]),
-    router: &Arc<Router>,
+    forwarder: &Arc<Forwarder>,
+    everyone: &Everyone<'_>,
     events: &Sender<Event>,
 ) -> Result<(Ranks, Receiver<Measured>), MachineError> {
     let link = forwarder.link();
     let (applied, statistics) = (Arc::default(), StatisticsSource::default());
     let (first_measured, measured) = channel();
     let source = statistics.clone();
-    let forwarding = Arc::clone(forwarder);
     let (set, roll) = (Arc::clone(&applied), base.cluster.roll.clone());
-    let member = Member::new(forwarding, vcpus, source, boot_id(), first_measured, set, roll);
+    let member = Member::new(Arc::clone(forwarder), source, boot_id(), first_measured, set, roll);
     let side = Side::Member(Box::new(member));
-    let control = spawn(Arc::clone(&link), Arc::clone(router), side, note_box, told(events));
+    let control = spawn(Arc::clone(&link), everyone.residents(&link), side, note_box, told(events));
     let threads = vec![control.map_err(MachineError::Thread)?];
     let forwarder = Some(Arc::clone(forwarder));
     Ok((Ranks { base, link, forwarder, statistics, applied, threads }, measured))
@@ -224,11 +237,6 @@ impl Ranks {
         self.forwarder.is_some().then_some(tell)
     }
 
-    /// The way to the other ranks.
-    pub(super) fn link(&self) -> Arc<ControlLink> {
-        Arc::clone(&self.link)
-    }
-
     /// Where vCPUs tell that they sleep.
     pub(super) fn processors(&self) -> Arc<Processors> {
         self.base.engine.processors()
@@ -256,12 +264,14 @@ impl Ranks {
         done.recv_timeout(END_PATIENCE).is_ok()
     }
 
-    /// On rank 0: what all other ranks say they have counted, as far as it comes in time.
-    pub(super) fn gather(&self, limit: Duration) -> Vec<(Rank, Vec<u8>)> {
-        let until = Instant::now() + limit;
-        let (sender, answers) = channel();
-        self.base.notes.tell(Note::Gather(sender));
-        first_answers(&answers, self.link.others().count(), until)
+    /// The control thread, to be told things.
+    pub(super) fn notes(&self) -> ControlNotes {
+        self.base.notes.clone()
+    }
+
+    /// Number of ranks.
+    pub(super) fn ranks(&self) -> u16 {
+        self.link.ranks()
     }
 
     /// On other ranks: what rank 0 is told when it gathers.
@@ -269,20 +279,51 @@ impl Ranks {
         self.statistics.set(source);
     }
 
-    /// What it has told the others.
+    /// Where to look up what it has told the others.
+    pub(super) fn counted(&self) -> Counted {
+        Counted {
+            memory: self.base.engine.counters(),
+            hold: self.base.engine.hold(),
+            link: Arc::clone(&self.link),
+            applied: Arc::clone(&self.applied),
+            samples: Arc::clone(&self.base.samples),
+        }
+    }
+}
+
+/// What a rank has told the others, to be looked up by anyone.
+#[derive(Clone, Debug)]
+pub(super) struct Counted {
+    memory: EngineCounters,
+    hold: Duration,
+    link: Arc<ControlLink>,
+    applied: Arc<Mutex<AppliedClock>>,
+    samples: Arc<Samples>,
+}
+
+impl Counted {
+    /// All of it now.
     pub(super) fn stats(&self) -> RankStats {
         let clock = self.applied.lock().unwrap_or_else(PoisonError::into_inner).stats;
-        let (sampled_faults, samples_dropped) = self.base.samples.snapshot();
+        let (sampled_faults, samples_dropped) = self.samples.snapshot();
         RankStats {
             rank: self.link.rank().0,
-            memory: self.base.engine.stats(),
-            hold_nanoseconds: u64::try_from(self.base.engine.hold().as_nanos()).unwrap_or(u64::MAX),
+            memory: self.memory.stats(),
+            hold_nanoseconds: u64::try_from(self.hold.as_nanos()).unwrap_or(u64::MAX),
             control_sent: self.link.sent(),
             clock,
             sampled_faults,
             samples_dropped,
         }
     }
+}
+
+/// What all other ranks of so many say they have counted, as far as it comes in time.
+pub(super) fn gather(notes: &ControlNotes, ranks: u16, limit: Duration) -> Vec<(Rank, Vec<u8>)> {
+    let until = Instant::now() + limit;
+    let (sender, answers) = channel();
+    notes.tell(Note::Gather(sender));
+    first_answers(&answers, usize::from(ranks.saturating_sub(1)), until)
 }
 
 /// The first answer of each rank, until so many have answered or the time is over, by rank.

@@ -1,7 +1,6 @@
 //! A machine at work.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::VmFd;
 use serde::Serialize;
 
-use super::migration::Migration;
+use super::controller::{self, Controller, Pausing};
 use super::ranks::{RankStats, Ranks};
 use crate::apic::IoApic;
 use crate::clock::GuestClock;
@@ -118,19 +117,12 @@ pub struct Running {
     events: Receiver<Event>,
     sender: Sender<Event>,
     started: Instant,
-    has_migrated: AtomicBool,
+    pausing: Arc<Pausing>,
 }
 
 impl Running {
     pub(super) fn new(parts: Parts, events: Receiver<Event>, sender: Sender<Event>) -> Self {
-        Self {
-            parts,
-            threads: Vec::new(),
-            events,
-            sender,
-            started: Instant::now(),
-            has_migrated: AtomicBool::new(false),
-        }
+        Self { parts, threads: Vec::new(), events, sender, started: Instant::now(), pausing: Arc::default() }
     }
 
     pub(super) fn add_thread(&mut self, thread: JoinHandle<()>) {
@@ -169,29 +161,19 @@ impl Running {
         Stopper(self.sender.clone())
     }
 
-    /// On rank 0 of several, where all vCPUs are at first: what moves them to the ranks they belong to, once the guest is set up. Until
-    /// then the others have nothing to run. It is given once.
+    /// What orders the whole machine about from anywhere. Nothing on ranks other than 0.
     #[must_use]
-    pub fn migration(&self) -> Option<Migration> {
-        let ranks = self.parts.ranks.as_ref()?;
-        let Parts { topology, handles, platform, .. } = &self.parts;
-        let is_first = matches!(platform.io, Io::Here(_)) && !self.has_migrated.swap(true, Ordering::Relaxed);
-        let router = Arc::clone(&platform.router);
-        is_first.then(|| Migration::new(topology, handles, router, ranks.link(), self.sender.clone()))
+    pub fn controller(&self) -> Option<Controller> {
+        let Parts { topology, handles, ranks, platform, .. } = &self.parts;
+        let ranks = ranks.as_ref().map(|ranks| (ranks.notes(), ranks.counted(), ranks.ranks()));
+        let is_first = matches!(platform.io, Io::Here(_));
+        is_first.then(|| Controller::new(*topology, handles.clone(), ranks, Arc::clone(&self.pausing), self.stopper()))
     }
 
     /// On rank 0 of several: tells the others that the machine has ended with this status, and waits a little until all
     /// know. Says whether they do; otherwise a rank takes this one for lost. Elsewhere nobody has to be told.
     pub fn end_cluster(&self, status: i32) -> bool {
         self.parts.ranks.as_ref().is_none_or(|ranks| ranks.end(status))
-    }
-
-    /// On rank 0 of several: what each other rank says it has counted ([`Self::set_statistics`]), as far as it comes
-    /// within `limit`.
-    #[must_use]
-    pub fn gather_statistics(&self, limit: Duration) -> Vec<(u16, Vec<u8>)> {
-        let gathered = self.parts.ranks.as_ref().map(|ranks| ranks.gather(limit)).unwrap_or_default();
-        gathered.into_iter().map(|(rank, bytes)| (rank.0, bytes)).collect()
     }
 
     /// On ranks other than 0: what to tell rank 0 when it gathers statistics. Called by a thread that answers other
@@ -206,7 +188,7 @@ impl Running {
         self.parts.ranks.as_ref()
     }
 
-    /// The vCPUs that are on this rank or may be: on rank 0 all, on others their own; in order.
+    /// All vCPUs of the machine in order, of which some are on this rank ([`VcpuHandle::is_here`]).
     #[must_use]
     pub fn vcpus(&self) -> &[VcpuHandle] {
         &self.parts.handles
@@ -243,9 +225,8 @@ impl Running {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> MachineStats {
-        let numbered = |handle: &VcpuHandle| NumberedVcpu { vcpu: handle.id().0, counters: handle.stats().snapshot() };
-        let vcpus = self.parts.handles.iter().map(numbered).collect();
-        MachineStats { vcpus, ranks: self.parts.ranks.as_ref().map(Ranks::stats) }
+        let counted = self.parts.ranks.as_ref().map(Ranks::counted);
+        controller::stats(&self.parts.handles, counted.as_ref())
     }
 }
 

@@ -23,15 +23,16 @@ pub(super) struct Raw {
     shared: VcpuShared,
 }
 
-/// KVM's vCPUs for these of the machine's.
+/// KVM's vCPUs for these of the machine's, which are here at first or `elsewhere`.
 pub(super) fn create(
     vm: &VmFd,
     ids: &[VcpuId],
     samples: &Arc<Samples>,
+    elsewhere: bool,
 ) -> Result<(Vec<Raw>, Vec<VcpuHandle>), MachineError> {
     let create = |&id: &VcpuId| {
         let fd = vm.create_vcpu(id.0.into()).map_err(KvmError::ioctl("create a vCPU"))?;
-        let (handle, shared) = VcpuHandle::new(id, Arc::clone(samples));
+        let (handle, shared) = VcpuHandle::new(id, Arc::clone(samples), elsewhere);
         Ok((Raw { id, fd, shared }, handle))
     };
     let created: Result<Vec<_>, MachineError> = ids.iter().map(create).collect();
@@ -58,7 +59,6 @@ pub(super) fn equip(
     topology: &Topology,
     vcpus: Vec<Raw>,
     clock: GuestClock,
-    elsewhere: bool,
 ) -> Result<Vec<(Vcpu, ResetState)>, MachineError> {
     let supported = hypervisor.supported_cpuid()?;
     let (candidates, xsave_size) = (hypervisor.state_msrs()?, hypervisor.xsave_size());
@@ -79,7 +79,7 @@ pub(super) fn equip(
         };
         let activity = if id.0 == 0 { Activity::Running } else { Activity::WaitForStartUp };
         let apic_id = topology.apic_id(id);
-        equipped.push((Vcpu { id, apic_id, fd, shape, clock, activity, elsewhere, shared }, reset));
+        equipped.push((Vcpu { id, apic_id, fd, shape, clock, activity, shared }, reset));
     }
     Ok(equipped)
 }

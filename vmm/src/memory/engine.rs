@@ -62,7 +62,7 @@ pub(super) use holds::{Holds, Lease};
 pub use hot::HotPage;
 pub use latency::Latencies;
 pub use processors::Processors;
-pub use stats::{Count, EngineStats, HOTTEST, Traffic, Waits};
+pub use stats::{Count, EngineCounters, EngineStats, HOTTEST, Traffic, Waits};
 pub use view::ViewError;
 pub use windows::{windows, windows_with};
 
@@ -71,8 +71,7 @@ pub use windows::{windows, windows_with};
 pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     mailboxes: Vec<Arc<Mailbox>>,
-    /// One for each shard, and one for devices.
-    recorders: Vec<Arc<Recorder>>,
+    counters: EngineCounters,
     frames: Arc<Frames>,
     holds: Arc<Holds>,
     processors: Arc<Processors>,
@@ -161,7 +160,8 @@ impl Engine {
         let of_devices = Arc::new(Recorder::default());
         recorders.push(Arc::clone(&of_devices));
         let holds = Arc::new(Holds::new(Arc::clone(&frames), mailboxes.clone(), of_devices));
-        let mut engine = Self { threads: Vec::new(), mailboxes, recorders, frames, holds, processors, hold };
+        let counters = EngineCounters(recorders);
+        let mut engine = Self { threads: Vec::new(), mailboxes, counters, frames, holds, processors, hold };
         let binding = if memory.bind { choose_cores(services.len()) } else { None };
         for (index, parts) in services.into_iter().enumerate() {
             engine.threads.push(spawn(index, parts, binding.clone()).map_err(EngineError::Thread)?);
@@ -184,9 +184,13 @@ impl Engine {
     /// What it has counted so far, all shards together.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        let mut sum = EngineStats::default();
-        self.recorders.iter().for_each(|recorder| sum.add(&recorder.snapshot()));
-        sum
+        self.counters.stats()
+    }
+
+    /// Where that can be looked up by anyone, also when it has stopped.
+    #[must_use]
+    pub fn counters(&self) -> EngineCounters {
+        self.counters.clone()
     }
 
     /// The minimum hold time it uses.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -62,8 +63,6 @@ pub(crate) struct Vcpu {
     pub(crate) clock: GuestClock,
     /// The bootstrap processor runs from the start; the others wait for a start-up message.
     pub(crate) activity: Activity,
-    /// Another rank has it at first: it rests until its state comes.
-    pub(crate) elsewhere: bool,
     pub(crate) shared: VcpuShared,
 }
 
@@ -100,8 +99,6 @@ struct Runner {
     apic: LocalApic,
     activity: Activity,
     paused: bool,
-    /// It goes on in another place, until its state comes back.
-    elsewhere: bool,
     /// The last exit was answered, and KVM has yet to finish its instruction.
     unfinished: bool,
     reset: ResetState,
@@ -138,7 +135,6 @@ impl Runner {
             apic: LocalApic::new(vcpu.apic_id),
             activity: vcpu.activity,
             paused: false,
-            elsewhere: vcpu.elsewhere,
             unfinished: false,
             reset,
             pace: Pace::new(platform.spread.is_some()),
@@ -165,7 +161,7 @@ impl Runner {
         {
             return Ok(Step::End(end));
         }
-        if self.paused || self.elsewhere {
+        if self.paused || self.shared.elsewhere.load(Ordering::Relaxed) {
             self.rest(|| false, None);
             return Ok(Step::Continue);
         }
@@ -351,32 +347,32 @@ impl Runner {
     /// Obeys the commands that wait; returns whether to end, and how.
     fn obey(&mut self) -> Option<End> {
         while let Ok(command) = self.shared.commands.try_recv() {
-            // Whoever asked may have gone: then the answer is not needed.
-            let _ = match command {
+            match command {
                 Command::Stop => return Some(End::Stopped),
                 Command::Pause(answer) => {
                     self.paused = true;
-                    answer.send(()).is_ok()
+                    answer(());
                 }
                 Command::Resume(answer) => {
                     self.paused = false;
-                    answer.send(()).is_ok()
+                    answer(());
                 }
-                Command::Save(answer) => answer.send(self.save().map(Box::new)).is_ok(),
-                Command::Depart(answer) => {
-                    let state = self.save().map(Box::new);
-                    self.elsewhere = state.is_ok();
-                    answer.send(state).is_ok()
-                }
-                Command::Restore(state, answer) => answer.send(self.restore(*state)).is_ok(),
+                Command::Save(answer) => answer(self.save().map(Box::new)),
+                Command::Depart(send) => match self.save() {
+                    Ok(state) => {
+                        self.shared.elsewhere.store(true, Ordering::SeqCst);
+                        send(Box::new(state));
+                    }
+                    Err(error) => return Some(End::Failed(error.to_string())),
+                },
+                Command::Restore(state, answer) => answer(self.restore(*state)),
                 Command::Arrive(state) => {
                     if let Err(error) = self.restore(*state) {
                         return Some(End::Failed(error.to_string()));
                     }
-                    self.elsewhere = false;
-                    true
+                    self.shared.elsewhere.store(false, Ordering::SeqCst);
                 }
-            };
+            }
         }
         None
     }

@@ -59,10 +59,21 @@ impl VcpuState {
         postcard::to_stdvec(self).unwrap_or_default()
     }
 
-    /// What [`Self::to_bytes`] made bytes of; nothing if these are others.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        postcard::take_from_bytes(bytes).ok().filter(|(_, rest)| rest.is_empty()).map(|(state, _)| state)
+    /// What [`Self::to_bytes`] made bytes of.
+    ///
+    /// # Errors
+    /// [`StateError::Version`] for a state of another layout, [`StateError::Bytes`] for bytes that are none.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
+        // The version comes first in all layouts; what follows it may mean something else in another.
+        match postcard::take_from_bytes::<u32>(bytes) {
+            Ok((STATE_VERSION, _)) => {}
+            Ok((version, _)) => return Err(StateError::Version(version)),
+            Err(_) => return Err(StateError::Bytes),
+        }
+        match postcard::take_from_bytes(bytes) {
+            Ok((state, [])) => Ok(state),
+            Ok(_) | Err(_) => Err(StateError::Bytes),
+        }
     }
 }
 
@@ -74,6 +85,9 @@ pub enum StateError {
         "vCPU state of version {0} cannot be restored: this is version {STATE_VERSION}; use the same vincs on both sides"
     )]
     Version(u32),
+    /// These bytes are no state, or not all of one.
+    #[error("bytes that are no vCPU's state, or not all of one")]
+    Bytes,
     /// The state belongs to another vCPU.
     #[error(
         "state of the vCPU with APIC id {found} cannot be restored to the one with id {expected}; restore each to its own"

@@ -1,26 +1,34 @@
 //! Rank 0's side of the control channel.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use vincs_coherence::id::{Rank, RankSet};
 
 use super::super::message::{ClockReading, Control};
+use super::super::moves::{Owners, RefusedMove};
 use super::super::serve::{Devices, Server};
-use super::{Breach, ClusterEvent, Core};
+use super::pause::{Pauses, WhenDropped};
+use super::{Breach, ClusterEvent, ControlNotes, Core, Moved, Note};
 use crate::clock::GuestClock;
-use crate::topology::{Topology, VcpuId};
 
 /// What rank 0 answers with.
 pub(crate) struct First {
     pub(crate) devices: Arc<Devices>,
     /// The servers of all other ranks, rank 1 first.
     pub(crate) servers: Vec<Server>,
-    pub(crate) topology: Topology,
     pub(crate) clock: GuestClock,
     pub(crate) boot_id: [u8; 16],
+    /// To itself, from vCPUs' threads.
+    notes: ControlNotes,
+    owners: Owners,
+    /// Who waits for a vCPU's arrival, with where it comes from.
+    movers: BTreeMap<u32, (Rank, Sender<Result<Moved, RefusedMove>>)>,
+    pauses: Pauses,
     ending: Option<Ending>,
-    gather: Option<Sender<(Rank, Vec<u8>)>>,
+    /// Who waits for statistics: all are told all that comes.
+    gathers: Vec<Sender<(Rank, Vec<u8>)>>,
 }
 
 /// The machine has ended and all are being told.
@@ -34,13 +42,15 @@ impl First {
     pub(crate) fn new(
         devices: Arc<Devices>,
         servers: Vec<Server>,
-        topology: Topology,
+        owners: Owners,
         clock: GuestClock,
         boot_id: Option<[u8; 16]>,
+        notes: ControlNotes,
     ) -> Self {
         // A boot that is not known is like no other rank's: those that know theirs differ, the others do not compare.
         let boot_id = boot_id.unwrap_or_default();
-        Self { devices, servers, topology, clock, boot_id, ending: None, gather: None }
+        let (movers, pauses, gathers) = (BTreeMap::new(), Pauses::default(), Vec::new());
+        Self { devices, servers, clock, boot_id, notes, owners, movers, pauses, ending: None, gathers }
     }
 
     pub(super) fn handle(
@@ -51,7 +61,6 @@ impl First {
         body: Vec<u8>,
     ) -> Result<(), Breach> {
         match message {
-            Control::Interrupt(message) => core.router.deliver_here(message),
             Control::EndOfInterrupt { vector } => self.devices.io_apic.end_of_interrupt(vector),
             Control::Notify { address, queue } => self.devices.notify(address, queue),
             Control::Access { vcpu, access } => {
@@ -74,15 +83,24 @@ impl First {
                 self.lost(core, rank, reason);
             }
             Control::Statistics => {
-                if let Some(gather) = &self.gather {
-                    // Whoever asked may not wait any more.
-                    let _ = gather.send((from, body));
-                }
+                // Whoever asked may not wait any more.
+                self.gathers.retain(|gather| gather.send((from, body.clone())).is_ok());
             }
+            Control::Vcpu { vcpu } => {
+                let mut arrived = Ok(());
+                core.arrives(from, vcpu, &body, |core| arrived = self.arrived(core.link.rank(), vcpu))?;
+                arrived?;
+            }
+            Control::Arrived { vcpu } => self.arrived(from, vcpu)?,
+            Control::Paused { number } => self.pauses.paused(from, number),
             Control::EndSeen if self.ending.is_some() => self.has_seen(core, from),
             Control::Lost { .. }
             | Control::Answer { .. }
-            | Control::Vcpu { .. }
+            | Control::Interrupt { .. }
+            | Control::Move { .. }
+            | Control::Repointed { .. }
+            | Control::Pause { .. }
+            | Control::Resume
             | Control::ClockAnswer { .. }
             | Control::StatisticsRequest
             | Control::End { .. }
@@ -115,9 +133,69 @@ impl First {
         self.ending = Some(Ending { missing, done });
     }
 
-    pub(super) fn gather(&mut self, core: &Core, sender: Sender<(Rank, Vec<u8>)>) {
-        self.gather = Some(sender);
-        core.link.send_to_others(&Control::StatisticsRequest);
+    /// What another thread of rank 0 asks for.
+    pub(super) fn order_from_here(&mut self, core: &mut Core, note: Note) {
+        match note {
+            Note::Gather(sender) => {
+                self.gathers.push(sender);
+                core.link.send_to_others(&Control::StatisticsRequest);
+            }
+            Note::Move(vcpu, to, done) => self.order(core, vcpu, to, Some(done)),
+            Note::Spread(places) => {
+                for (vcpu, to) in (0..).zip(places) {
+                    self.order(core, vcpu, to, None);
+                }
+            }
+            Note::Places(sender) => {
+                // Whoever asked may not wait any more, here and below.
+                let _ = sender.send(self.owners.all().to_vec());
+            }
+            Note::Pause(done) => self.pause(core, done),
+            Note::Resume => {
+                self.pauses.end();
+                core.residents.resume();
+                core.link.send_to_others(&Control::Resume);
+            }
+            Note::Paused(number) => self.pauses.paused(core.link.rank(), number),
+            Note::Lost(..) | Note::End(..) | Note::Stop => {}
+        }
+    }
+
+    /// Lets a vCPU move. `done` is told when it is there, or why it does not go.
+    fn order(&mut self, core: &mut Core, vcpu: u32, to: Rank, done: Option<Sender<Result<Moved, RefusedMove>>>) {
+        let answer = match self.owners.order(vcpu, to) {
+            Err(refused) => Err(refused),
+            Ok(None) => Ok(Moved::WasThere),
+            Ok(Some(from)) => {
+                if let Some(done) = done {
+                    self.movers.insert(vcpu, (from, done));
+                }
+                core.link.send_to_others(&Control::Move { vcpu, from, to });
+                if let Err(Breach(what)) = core.ordered(vcpu, from, to) {
+                    tracing::error!(vcpu, what, "this rank does not know its own vCPUs");
+                }
+                return;
+            }
+        };
+        if let Some(done) = done {
+            let _ = done.send(answer);
+        }
+    }
+
+    fn arrived(&mut self, rank: Rank, vcpu: u32) -> Result<(), Breach> {
+        self.owners.arrived(rank, vcpu)?;
+        if let Some((from, done)) = self.movers.remove(&vcpu) {
+            let _ = done.send(Ok(Moved::From(from.0)));
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, core: &Core, done: Sender<()>) {
+        let own = core.link.rank();
+        let number = self.pauses.begin(core.link.others().chain([own]), done);
+        core.link.send_to_others(&Control::Pause { number });
+        let notes = self.notes.clone();
+        core.residents.pause(&Arc::new(WhenDropped(move || notes.tell(Note::Paused(number)))));
     }
 
     fn has_seen(&mut self, core: &Core, rank: Rank) {
@@ -130,7 +208,7 @@ impl First {
     }
 
     fn check_vcpu(&self, from: Rank, vcpu: u32) -> Result<(), Breach> {
-        let known = vcpu < self.topology.vcpus() && self.topology.node(VcpuId(vcpu)) == u32::from(from.0);
+        let known = self.owners.has(from, vcpu);
         if known { Ok(()) } else { Err(Breach(format!("a message for vCPU {vcpu}, which is not its own"))) }
     }
 }

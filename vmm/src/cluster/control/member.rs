@@ -1,6 +1,5 @@
 //! The other ranks' side of the control channel.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +11,9 @@ use super::super::clock::{ClockStats, DRIFT_PROBES, Measured, Measurement, Next,
 use super::super::forward::{DEVICE_RANK, Forwarder};
 use super::super::message::{ClockReading, Control, MAX_STATISTICS};
 use super::super::roll::Roll;
+use super::pause::WhenDropped;
 use super::{Basis, Breach, ClusterEvent, Core, Suspect};
 use crate::clock::host_ticks;
-use crate::vcpu::{VcpuHandle, VcpuState};
 
 /// How often drift of the clock is measured.
 const DRIFT_STEP: Duration = Duration::from_secs(1);
@@ -48,8 +47,6 @@ impl fmt::Debug for StatisticsSource {
 /// What a rank other than 0 works with.
 pub(crate) struct Member {
     forwarder: Arc<Forwarder>,
-    /// This rank's vCPUs whose states have not come yet.
-    expected: BTreeMap<u32, VcpuHandle>,
     statistics: StatisticsSource,
     /// Until the first measurement, which decides whether the counter is rank 0's own.
     boot_id: Option<[u8; 16]>,
@@ -81,7 +78,6 @@ impl Member {
     /// `first_measured` gets what the first measurement of the clock gives; `applied` is what was made of it; `roll` learns who is there without rank 0.
     pub(crate) fn new(
         forwarder: Arc<Forwarder>,
-        vcpus: &[VcpuHandle],
         statistics: StatisticsSource,
         boot_id: Option<[u8; 16]>,
         first_measured: Sender<Measured>,
@@ -90,7 +86,6 @@ impl Member {
     ) -> Self {
         Self {
             forwarder,
-            expected: vcpus.iter().map(|vcpu| (vcpu.id().0, vcpu.clone())).collect(),
             statistics,
             boot_id,
             measurement: None,
@@ -123,9 +118,10 @@ impl Member {
         body: Vec<u8>,
     ) -> Result<(), Breach> {
         match message {
-            Control::Interrupt(message) => {
-                core.router.deliver_here(message);
-                return Ok(());
+            Control::Vcpu { vcpu } => {
+                return core.arrives(from, vcpu, &body, |core| {
+                    core.link.send(DEVICE_RANK, &Control::Arrived { vcpu }, &[]);
+                });
             }
             Control::Present if from != DEVICE_RANK => {
                 self.answer_roll(core);
@@ -134,7 +130,17 @@ impl Member {
             }
             _ if from != DEVICE_RANK => {}
             Control::Answer { vcpu } => return Ok(self.forwarder.answer(vcpu, body)?),
-            Control::Vcpu { vcpu } => return self.vcpu_comes(vcpu, &body),
+            Control::Move { vcpu, from, to } => return core.ordered(vcpu, from, to),
+            Control::Pause { number } => {
+                let link = Arc::clone(&core.link);
+                let tell = move || link.send(DEVICE_RANK, &Control::Paused { number }, &[]);
+                core.residents.pause(&Arc::new(WhenDropped(tell)));
+                return Ok(());
+            }
+            Control::Resume => {
+                core.residents.resume();
+                return Ok(());
+            }
             Control::ClockAnswer { number, reading } => return self.clock_answer(core, number, reading),
             Control::Lost { rank, reason } => {
                 core.finish(ClusterEvent::Lost(rank, reason));
@@ -154,7 +160,11 @@ impl Member {
                 self.closed = true;
                 return Ok(());
             }
-            Control::EndOfInterrupt { .. }
+            Control::Interrupt { .. }
+            | Control::Repointed { .. }
+            | Control::Arrived { .. }
+            | Control::Paused { .. }
+            | Control::EndOfInterrupt { .. }
             | Control::Notify { .. }
             | Control::Access { .. }
             | Control::ClockProbe { .. }
@@ -165,14 +175,6 @@ impl Member {
             | Control::Present => {}
         }
         Err(Breach(format!("{message:?} to rank {}", core.link.rank().0)))
-    }
-
-    fn vcpu_comes(&mut self, vcpu: u32, state: &[u8]) -> Result<(), Breach> {
-        let breach = |what: &str| Breach(format!("a state of vCPU {vcpu}, {what}"));
-        let handle = self.expected.remove(&vcpu).ok_or_else(|| breach("which is not waited for here"))?;
-        let state = VcpuState::from_bytes(state).ok_or_else(|| breach("which is none"))?;
-        handle.arrive(Box::new(state));
-        Ok(())
     }
 
     /// A rank is lost. Rank 0 tells all which was the first; without rank 0 the machine is over at once.

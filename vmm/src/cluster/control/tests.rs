@@ -6,26 +6,21 @@ use std::sync::mpsc::RecvTimeoutError;
 use super::super::clock::Measured;
 use super::super::forward::Forwarder;
 use super::super::message::{Access, Place};
+use super::super::moves::Owners;
 use super::super::roll::Roll;
 use super::super::serve::{Devices, Server};
 use super::super::testing::{End, Hub, heard};
 use super::*;
-use crate::apic::{Delivery, Destination, IoApic, LocalApic, Mailbox, Message, Waker};
+use crate::apic::{Delivery, Destination, IoApic, LocalApic, Message, Router};
 use crate::bus::{Bus, PioDevice};
 use crate::clock::GuestClock;
-use crate::topology::{Topology, VcpuId};
-use crate::vcpu::VcpuHandle;
+use crate::topology::VcpuId;
+use crate::vcpu::{VcpuHandle, VcpuShared};
 
 /// Far more than anything here takes on a busy host.
 const LONG: Duration = Duration::from_secs(20);
 /// Long enough to see that nothing comes.
 const SHORT: Duration = Duration::from_millis(50);
-
-#[derive(Debug)]
-struct Asleep;
-impl Waker for Asleep {
-    fn wake(&self) {}
-}
 
 /// Reads as the port's number, keeps what is written.
 #[derive(Debug, Default)]
@@ -41,14 +36,17 @@ impl PioDevice for Kept {
     }
 }
 
-/// A rank with its control thread. Its processor is the one with the rank's number.
+/// A rank with its control thread. There are as many processors as ranks, each on its rank as far as rank 0's rules go.
 struct Rig {
     end: Arc<End>,
     link: Arc<ControlLink>,
     notes: ControlNotes,
     events: Receiver<ClusterEvent>,
     thread: Option<JoinHandle<()>>,
-    mailbox: Arc<Mailbox>,
+    router: Arc<Router>,
+    vcpus: Vec<VcpuHandle>,
+    /// What the processors' threads hold, which do not run.
+    _shared: Vec<VcpuShared>,
     forwarder: Arc<Forwarder>,
     measured: Receiver<Measured>,
     statistics: StatisticsSource,
@@ -61,14 +59,15 @@ impl Rig {
         let end = Arc::clone(&ends[usize::from(rank)]);
         let ranks = u16::try_from(ends.len()).unwrap();
         let link = Arc::new(ControlLink::new(Rank(rank), ranks, end.clone()));
-        let mailbox = Arc::new(Mailbox::new(Box::new(Asleep)));
-        let others = link.others().map(|other| (u32::from(other.0), other)).collect();
-        let own = vec![(u32::from(rank), Arc::clone(&mailbox))];
-        let router = Arc::new(Router::new(own).with_others(others, Arc::clone(&link)));
-        let forwarder = Arc::new(Forwarder::new(Arc::clone(&link), [VcpuId(rank.into())]));
+        let vcpu = |id| VcpuHandle::new(VcpuId(id), Arc::default(), rank != 0);
+        let (vcpus, shared): (Vec<_>, Vec<_>) = (0..u32::from(ranks)).map(vcpu).unzip();
+        let processors = vcpus.iter().map(|vcpu| (vcpu.id().0, Arc::clone(vcpu.mailbox()))).collect();
+        let router = Arc::new(Router::new(processors).on(Arc::clone(&link)));
+        let forwarder = Arc::new(Forwarder::new(Arc::clone(&link), vcpus.iter().map(VcpuHandle::id)));
         let (first_measured, measured) = channel();
         let (statistics, roll) = (StatisticsSource::default(), Roll::default());
         let device = Arc::new(Kept::default());
+        let (notes, note_box) = notes().unwrap();
         let side = if rank == 0 {
             let mut bus = Bus::default();
             bus.add_pio(0x40, 4, Arc::clone(&device) as _).unwrap();
@@ -76,21 +75,44 @@ impl Rig {
                 Arc::new(Devices { bus, io_apic: Arc::new(IoApic::new(Arc::clone(&router))), virtio: vec![] });
             let server = |rank| Server::start(rank, 1, Arc::clone(&devices), Arc::clone(&link)).unwrap().0;
             let servers = link.others().map(server).collect();
-            let topology = Topology::new(ranks.into(), ranks.into()).unwrap();
+            let mut owners = Owners::new(ranks, ranks.into());
+            for other in link.others() {
+                owners.order(other.0.into(), other).unwrap();
+                owners.arrived(other, other.0.into()).unwrap();
+            }
             let clock = GuestClock::start(2_000_000);
-            Side::First(First::new(Arc::clone(&devices), servers, topology, clock, Some([7; 16])))
+            let first = First::new(Arc::clone(&devices), servers, owners, clock, Some([7; 16]), notes.clone());
+            Side::First(Box::new(first))
         } else {
             let (forwarder, applied) = (Arc::clone(&forwarder), Arc::default());
-            let vcpus = [VcpuHandle::new(VcpuId(rank.into()), Arc::default()).0];
-            let member =
-                Member::new(forwarder, &vcpus, statistics.clone(), None, first_measured, applied, roll.clone());
-            Side::Member(Box::new(member))
+            Side::Member(Box::new(Member::new(
+                forwarder,
+                statistics.clone(),
+                None,
+                first_measured,
+                applied,
+                roll.clone(),
+            )))
         };
-        let (notes, note_box) = notes().unwrap();
+        let residents = Residents::new(&link, Arc::clone(&router), vcpus.clone());
         let (told, events) = channel();
-        let thread = spawn(Arc::clone(&link), router, side, note_box, move |event| told.send(event).unwrap());
+        let thread = spawn(Arc::clone(&link), residents, side, note_box, move |event| told.send(event).unwrap());
         let thread = Some(thread.unwrap());
-        Self { end, link, notes, events, thread, mailbox, forwarder, measured, statistics, roll, device }
+        Self {
+            end,
+            link,
+            notes,
+            events,
+            thread,
+            router,
+            vcpus,
+            _shared: shared,
+            forwarder,
+            measured,
+            statistics,
+            roll,
+            device,
+        }
     }
 
     fn event(&self) -> ClusterEvent {
@@ -140,19 +162,84 @@ fn wait_for<T>(end: &End, wanted: impl Fn(&Control) -> Option<T>) -> T {
     }
 }
 
+/// What rank 0 sends for a vCPU that goes from it to rank 1.
+const MOVE: Control = Control::Move { vcpu: 1, from: Rank(0), to: Rank(1) };
+
 #[test]
-fn only_a_vcpu_that_is_waited_for_comes_and_only_from_rank_0() {
-    for (from, vcpu, what) in
-        [(0, 2, "which is not waited for here"), (0, 1, "which is none"), (2, 1, "Vcpu { vcpu: 1 } to rank 1")]
-    {
+fn only_a_vcpu_that_is_waited_for_comes_and_only_from_where_it_was() {
+    let unasked = "a state of vCPU 1, which is not waited for from there";
+    for (order, from, vcpu, state, what) in [
+        (false, 0, 1, vec![1], unasked),
+        (true, 2, 1, vec![1], unasked),
+        (true, 0, 2, vec![1], "a state of vCPU 2"),
+        (true, 0, 3, vec![1], "a vCPU 3, which this machine has not"),
+        (true, 0, 1, vec![9], "vCPU state of version 9"),
+        (true, 0, 1, vec![1, 2, 3], "bytes that are no vCPU's state"),
+    ] {
         let (rig, ends) = alone(1, 3);
-        say(&ends[from], 1, &Control::Vcpu { vcpu }, &[1, 2, 3]);
+        if order {
+            say(&ends[0], 1, &MOVE, &[]);
+            wait_for(&ends[0], |message| (*message == Control::Repointed { vcpu: 1 }).then_some(()));
+        }
+        say(&ends[from], 1, &Control::Vcpu { vcpu }, &state);
         // Rank 1 tells rank 0, which is not there to tell it back.
         let (lost, reason) = rig.lost();
         assert_eq!(usize::from(lost), from);
         assert!(reason.contains(what), "{reason}");
         rig.stop();
     }
+}
+
+#[test]
+fn a_rank_sends_elsewhere_before_it_says_so() {
+    let (rig, ends) = alone(2, 3);
+    say(&ends[0], 2, &MOVE, &[]);
+    wait_for(&ends[0], |message| (*message == Control::Repointed { vcpu: 1 }).then_some(()));
+    rig.router.deliver(Message {
+        destination: Destination::Physical(1),
+        delivery: Delivery::Fixed,
+        vector: 0x41,
+        level: false,
+    });
+    let expected = [1].into_iter().collect();
+    wait_for(&ends[1], |message| {
+        matches!(message, Control::Interrupt { targets, .. } if *targets == expected).then_some(())
+    });
+    rig.stop();
+}
+
+#[test]
+fn moves_that_make_no_sense_are_refused_or_are_the_senders_loss() {
+    let (rig, ends) = alone(0, 2);
+    let order = |vcpu, rank| {
+        let (done, answer) = channel();
+        rig.notes.tell(Note::Move(vcpu, Rank(rank), done));
+        answer.recv_timeout(SHORT)
+    };
+    assert_eq!(order(2, 1), Ok(Err(RefusedMove::NoVcpu { vcpu: 2, last: 1 })));
+    assert_eq!(order(0, 2), Ok(Err(RefusedMove::NoRank { rank: 2, last: 1 })));
+    assert_eq!(order(0, 0), Ok(Ok(Moved::WasThere)));
+    assert_eq!(order(0, 1), Err(RecvTimeoutError::Timeout), "the other rank says nothing");
+    assert_eq!(order(0, 0), Ok(Err(RefusedMove::UnderWay { vcpu: 0, to: 1 })));
+    wait_for(&ends[1], |message| matches!(message, Control::Move { vcpu: 0, .. }).then_some(()));
+    say(&ends[1], 0, &Control::Repointed { vcpu: 0 }, &[]);
+    say(&ends[1], 0, &Control::Repointed { vcpu: 0 }, &[]);
+    assert!(rig.lost().1.contains("sends nothing for it any more"));
+    rig.stop();
+}
+
+#[test]
+fn all_processors_stop_before_a_pause_is_over() {
+    let mut rigs = rigs(2);
+    let (done, paused) = channel();
+    rigs[0].notes.tell(Note::Pause(done));
+    assert_eq!(paused.recv_timeout(SHORT), Err(RecvTimeoutError::Timeout), "their threads do not run");
+    // A thread that ends stops, too.
+    rigs[0]._shared.clear();
+    assert_eq!(paused.recv_timeout(SHORT), Err(RecvTimeoutError::Timeout));
+    rigs[1]._shared.clear();
+    assert_eq!(paused.recv_timeout(LONG), Ok(()));
+    rigs.into_iter().for_each(Rig::stop);
 }
 
 #[test]
@@ -174,17 +261,18 @@ fn device_accesses_go_to_rank_0_and_their_answers_come_back() {
 #[test]
 fn interrupts_reach_processors_of_other_ranks() {
     let rigs = rigs(2);
-    let message =
-        Message { destination: Destination::Physical(1), delivery: Delivery::Fixed, vector: 0x51, level: false };
-    rigs[0].link.send(Rank(1), &Control::Interrupt(message), &[]);
+    let targets = [1].into_iter().collect();
+    let interrupt = Control::Interrupt { targets, delivery: Delivery::Fixed, vector: 0x51, level: false };
+    rigs[0].link.send(Rank(1), &interrupt, &[]);
+    let mailbox = rigs[1].vcpus[1].mailbox();
     let until = Instant::now() + LONG;
-    while rigs[1].mailbox.is_empty() {
+    while mailbox.is_empty() {
         assert!(Instant::now() < until);
         thread::yield_now();
     }
     let mut apic = LocalApic::new(1);
     apic.write_msr(0x80f, 0x1ff, 0).unwrap();
-    rigs[1].mailbox.collect(&mut apic);
+    mailbox.collect(&mut apic);
     assert_eq!(apic.pending(), Some(0x51));
     rigs.into_iter().for_each(Rig::stop);
 }
@@ -415,7 +503,15 @@ fn what_a_rank_may_not_send_is_its_loss() {
 
 #[test]
 fn bytes_that_are_no_message_are_the_senders_loss() {
-    for (header, body) in [(&[][..], &[][..]), (&[0], &[]), (&[2, 200], &[]), (&[2, 13, 13], &[]), (&[2, 13], &[1])] {
+    let end_seen = Control::EndSeen.encode();
+    let long = [&end_seen[..], &[0]].concat();
+    for (header, body) in [
+        (&[][..], &[][..]),
+        (&[0], &[]),
+        (&[super::super::message::VERSION, 200], &[]),
+        (&long, &[]),
+        (&end_seen, &[1]),
+    ] {
         let (rig, ends) = alone(0, 2);
         ends[1].send_raw(Rank(0), header, body);
         let (rank, reason) = rig.lost();

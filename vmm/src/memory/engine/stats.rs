@@ -1,7 +1,7 @@
 //! What the engine has counted and timed.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -172,6 +172,20 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
     sum.shown += shown;
     sum.hidden += hidden;
     sum.queued += queued;
+}
+
+/// Where an engine's counters are looked up: one recorder for each shard, and one for devices.
+#[derive(Clone, Debug)]
+pub struct EngineCounters(pub(super) Vec<Arc<Recorder>>);
+
+impl EngineCounters {
+    /// What has been counted so far, all together.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        let mut sum = EngineStats::default();
+        self.0.iter().for_each(|recorder| sum.add(&recorder.snapshot()));
+        sum
+    }
 }
 
 /// Where the thread of one shard puts what it has counted, or the devices do. Nobody else locks it but who reads it, now and then.

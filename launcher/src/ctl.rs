@@ -1,0 +1,16 @@
+//! `vincs ctl`: ordering a machine about while it runs, over a socket on rank 0's host. docs/control.md is its reference.
+//!
+//! - `protocol`: what goes over the socket, a line of JSON each way, and the limits of that;
+//! - `place`: where sockets are, which of them are alive;
+//! - [`Server`]: rank 0's side, for a [`vincs_vmm::machine::Controller`];
+//! - `client`: the command's side; `text`: how it prints answers.
+
+mod client;
+mod place;
+mod protocol;
+mod server;
+mod text;
+
+pub(crate) use client::{CtlArgs, run};
+pub use place::PlaceError;
+pub use server::{Facts, Server};

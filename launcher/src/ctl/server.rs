@@ -1,0 +1,227 @@
+//! Rank 0's side of `vincs ctl`: answers at the machine's socket as long as the machine runs.
+
+use std::fs;
+use std::io::{self, BufReader, PipeWriter};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::{Value, json};
+use vincs_vmm::cluster::Moved;
+use vincs_vmm::machine::{Controller, MigrateError};
+
+use super::place::{self, PlaceError};
+use super::protocol::{
+    ACT_TIME, Answer, Asked, GATHER_TIME, IDLE_TIME, LineError, MAX_REQUEST, Migrated, RankStatus, Request, Status,
+    VERSION, VcpuStatus, WRITE_TIME, read_line, write_line,
+};
+use crate::stats::{Counters, hottest, ranks};
+
+/// Most connections at a time; another one is refused.
+const MAX_CLIENTS: usize = 16;
+
+/// What a machine is, beside what its vmm knows.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// What it runs, in words.
+    pub command: String,
+    /// Bytes of guest memory.
+    pub memory: u64,
+    /// The name of each rank's host, by rank.
+    pub hosts: Vec<String>,
+    /// What connects its ranks, if there are several.
+    pub transport: Option<String>,
+}
+
+/// What each connection works with.
+struct Machine {
+    controller: Controller,
+    facts: Facts,
+    started: Instant,
+    stop: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Answers at a machine's socket until it is dropped, which removes the socket.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    /// Closed to end the thread.
+    quit: Option<PipeWriter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Opens the socket at `path`, else at this process's own place. `stop` is called when the machine is to end.
+    ///
+    /// # Errors
+    /// [`PlaceError`] when there can be no socket.
+    pub fn start(
+        controller: Controller,
+        facts: Facts,
+        stop: impl Fn() + Send + Sync + 'static,
+        path: Option<&Path>,
+    ) -> Result<Self, PlaceError> {
+        let path = path.map_or_else(place::own, Path::to_owned);
+        let listener = place::bind(&path)?;
+        let io = |error| PlaceError::Io(path.clone(), error);
+        let (reader, quit) = io::pipe().map_err(io)?;
+        let machine = Arc::new(Machine { controller, facts, started: Instant::now(), stop: Box::new(stop) });
+        let accept = move || {
+            loop {
+                let mut fds = [PollFd::new(&listener, PollFlags::IN), PollFd::new(&reader, PollFlags::IN)];
+                // Interrupted, it looks again; it cannot fail otherwise.
+                let _ = poll(&mut fds, None);
+                let [to_accept, to_quit] = fds.map(|fd| !fd.revents().is_empty());
+                if to_quit {
+                    return;
+                }
+                if to_accept {
+                    accept(&listener, &machine);
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("ctl".into()).spawn(accept).map_err(io)?;
+        Ok(Self { path, quit: Some(quit), thread: Some(thread) })
+    }
+
+    /// Where the socket is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.quit = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has ended the process already.
+            let _ = thread.join();
+        }
+        // It may have been removed by hand.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn accept(listener: &UnixListener, machine: &Arc<Machine>) {
+    // Whoever came has gone again, or there are no descriptors left: then there is nobody to tell.
+    let Ok((mut stream, _)) = listener.accept() else { return };
+    let times = stream.set_read_timeout(Some(IDLE_TIME)).and(stream.set_write_timeout(Some(WRITE_TIME)));
+    if times.is_err() {
+        return;
+    }
+    let refusal = |what: String| Answer::Refused(format!("{what}; try again"));
+    // Each connection has a share, and so does the thread that accepts.
+    if Arc::strong_count(machine) > MAX_CLIENTS {
+        // Whoever does not listen is not told, here and below.
+        let _ = write_line(&mut stream, &refusal(format!("{MAX_CLIENTS} connections to the machine are open already")));
+        return;
+    }
+    let machine = Arc::clone(machine);
+    let spawned = thread::Builder::new().name("ctl-client".into()).spawn(move || serve(stream, &machine));
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "no thread for a connection to the machine's socket");
+    }
+}
+
+/// Answers until the other side goes, is silent for long or says what makes no sense.
+fn serve(stream: UnixStream, machine: &Machine) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (answer, goes_on) = match read_line::<Asked>(&mut stream, MAX_REQUEST) {
+            Ok(None) | Err(LineError::Silent | LineError::Cut | LineError::Io(_)) => return,
+            Ok(Some(Asked { version: VERSION, request })) => (machine.answer(request), true),
+            Ok(Some(Asked { version, .. })) => {
+                let what = format!("the machine speaks version {VERSION} of the control protocol, not {version}");
+                (Answer::Refused(format!("{what}; use the vincs that runs it")), false)
+            }
+            Err(error @ (LineError::Long(_) | LineError::Json(_))) => (Answer::Refused(error.to_string()), false),
+        };
+        if write_line(stream.get_mut(), &answer).is_err() || !goes_on {
+            return;
+        }
+    }
+}
+
+impl Machine {
+    fn answer(&self, request: Request) -> Answer {
+        match request {
+            Request::Status => done(&self.status()),
+            Request::Migrate { vcpu, rank } => self.migrate(vcpu, rank),
+            Request::Pause => match self.controller.pause(ACT_TIME) {
+                Ok(()) => Answer::Done(Value::Null),
+                Err(error) => Answer::Failed(error.to_string()),
+            },
+            Request::Resume => {
+                self.controller.resume();
+                Answer::Done(Value::Null)
+            }
+            Request::Stop => {
+                (self.stop)();
+                Answer::Done(Value::Null)
+            }
+            Request::Stats => Answer::Done(self.stats()),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let places = self.controller.places();
+        let rank = |rank| RankStatus {
+            rank,
+            host: self.facts.hosts.get(usize::from(rank)).cloned().unwrap_or_default(),
+            vcpus: places.iter().filter(|place| place.rank == rank).map(|place| place.vcpu).collect(),
+        };
+        let vcpu = |place: &vincs_vmm::machine::VcpuPlace| VcpuStatus {
+            vcpu: place.vcpu,
+            rank: place.rank,
+            moving_to: place.moving_to,
+        };
+        Status {
+            pid: std::process::id(),
+            command: self.facts.command.clone(),
+            seconds: self.started.elapsed().as_secs(),
+            paused: self.controller.is_paused(),
+            memory: self.facts.memory,
+            transport: self.facts.transport.clone(),
+            ranks: (0..self.controller.ranks()).map(rank).collect(),
+            vcpus: places.iter().map(vcpu).collect(),
+        }
+    }
+
+    fn migrate(&self, vcpu: u32, rank: u16) -> Answer {
+        let asked = Instant::now();
+        match self.controller.migrate(vcpu, rank, ACT_TIME) {
+            Ok(moved) => {
+                let from = match moved {
+                    Moved::From(from) => from,
+                    Moved::WasThere => rank,
+                };
+                let microseconds = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
+                done(&Migrated { vcpu, from, rank, microseconds })
+            }
+            Err(error @ MigrateError::Refused(_)) => Answer::Refused(error.to_string()),
+            Err(error @ (MigrateError::Slow { .. } | MigrateError::Ended)) => Answer::Failed(error.to_string()),
+        }
+    }
+
+    /// As at the machine's end, but now.
+    fn stats(&self) -> Value {
+        let own = self.controller.stats();
+        if self.controller.ranks() == 1 {
+            return json!({ "machine": Counters::alone(&own).machine });
+        }
+        let Counters { machine, ranks } = ranks::counters(&own, &self.controller.gather_statistics(GATHER_TIME));
+        let hottest = hottest::pages(&ranks, None);
+        json!({ "machine": machine, "ranks": ranks, "hottest_pages": hottest })
+    }
+}
+
+fn done(value: &impl serde::Serialize) -> Answer {
+    match serde_json::to_value(value) {
+        Ok(value) => Answer::Done(value),
+        Err(error) => Answer::Failed(format!("the answer cannot be written: {error}")),
+    }
+}

@@ -1,0 +1,202 @@
+//! `vincs ctl` against a machine of two ranks that runs the micro-guest on this machine's own KVM, and against no machine.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write, stderr};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use vincs_launcher::ctl::{Facts, Server};
+use vincs_micro_guest::{Program, Ranks, Session};
+use vincs_vmm::kvm::DEFAULT_KVM_PATH;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A user's directory for sockets, with nothing in it yet.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir(place.sockets()).unwrap();
+        fs::set_permissions(place.sockets(), fs::Permissions::from_mode(0o700)).unwrap();
+        place
+    }
+
+    fn sockets(&self) -> PathBuf {
+        self.dir.path().join("vincs")
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.sockets().join(name)
+    }
+
+    /// Runs `vincs ctl`; what other machines of this user run here are not to be found.
+    fn ctl(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vincs"));
+        command.arg("ctl").args(args).env("XDG_RUNTIME_DIR", self.dir.path()).output().unwrap()
+    }
+
+    fn done(&self, args: &[&str]) -> String {
+        let output = self.ctl(args);
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.done(&[&["--json"], args].concat())).unwrap()
+    }
+
+    /// The line with which an order is refused.
+    fn refused(&self, args: &[&str]) -> String {
+        let output = self.ctl(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
+        assert!(output.stdout.is_empty());
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert!(line.starts_with("vincs: ") && line.ends_with('\n') && line.lines().count() == 1, "{args:?}: {line:?}");
+        line
+    }
+}
+
+/// A machine of two ranks that checks itself, its socket, and whether it was told to stop.
+struct Machine {
+    place: Place,
+    session: Session,
+    server: Server,
+    stopped: Arc<AtomicBool>,
+}
+
+/// Nothing where there is no KVM, which is said past the test runner's capture.
+fn machine(test: &str) -> Option<Machine> {
+    if !Path::new(DEFAULT_KVM_PATH).exists() {
+        writeln!(stderr(), "\n*** SKIPPED, NOT DONE: {test}: there is no {DEFAULT_KVM_PATH} on this machine ***\n")
+            .unwrap();
+        return None;
+    }
+    let place = Place::new();
+    let program = Program::SelfCheck { rounds: 20_000, period: 5_000_000 };
+    let session = Session::start_gathered(program, 2, &Ranks::new(2)).unwrap();
+    session.self_check_window(LIMIT).unwrap();
+    let facts = Facts {
+        command: "self-check".into(),
+        memory: 64 << 20,
+        hosts: vec!["n0".into(), "n1".into()],
+        transport: Some("tcp".into()),
+    };
+    let stopped = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&stopped);
+    let controller = session.controller().unwrap();
+    let server =
+        Server::start(controller, facts, move || stop.store(true, Ordering::SeqCst), Some(&place.socket("1.sock")));
+    Some(Machine { place, session, server: server.unwrap(), stopped })
+}
+
+#[test]
+fn a_machine_is_found_asked_and_ordered_about() {
+    let Some(Machine { place, session, server, stopped }) = machine("vincs ctl") else { return };
+    let status = place.json(&["status"]);
+    assert_eq!((&status["command"], &status["paused"]), (&"self-check".into(), &false.into()));
+    assert_eq!(status["ranks"][0]["vcpus"], serde_json::json!([0, 1]));
+
+    assert!(place.done(&["migrate", "1", "1"]).starts_with("virtual processor 1 went from rank 0 to rank 1 in "));
+    assert_eq!(place.done(&["migrate", "1", "1"]), "virtual processor 1 was on rank 1 already\n");
+    let text = place.done(&["status"]);
+    assert!(text.contains("2 virtual processors and 64 MiB on 2 ranks over tcp"), "{text}");
+    assert!(text.contains("rank 0 on n0: 0\nrank 1 on n1: 1\n"), "{text}");
+    assert_eq!(place.json(&["migrate", "0", "1"])["from"], 0, "the bootstrap processor, too");
+
+    place.done(&["pause"]);
+    assert_eq!(place.json(&["status"])["paused"], true);
+    place.done(&["resume"]);
+    assert_eq!(place.json(&["status"])["paused"], false);
+
+    let stats = place.json(&["stats"]);
+    assert!(stats["machine"]["all_vcpus"]["entries"].as_u64() > Some(0), "{stats}");
+    assert!(place.done(&["stats"]).contains("machine.all_vcpus.entries "));
+
+    let before = place.json(&["status"])["vcpus"].clone();
+    assert!(place.refused(&["migrate", "2", "0"]).contains("no vCPU 2: this machine has 0 to 1"));
+    assert!(place.refused(&["migrate", "0", "7"]).contains("no rank 7: this machine has 0 to 1"));
+    assert!(place.refused(&["migrate", "x", "0"]).contains("'x'"));
+    assert_eq!(place.json(&["status"])["vcpus"], before);
+
+    assert!(!stopped.load(Ordering::SeqCst));
+    place.done(&["stop"]);
+    assert!(stopped.load(Ordering::SeqCst));
+    assert!(!session.has_ended());
+    session.ask_to_stop();
+    session.wait(LIMIT).unwrap();
+    let output = place.ctl(&["status"]);
+    assert!(output.status.success(), "its socket is there as long as its server");
+    let path = server.path().to_owned();
+    drop(server);
+    assert!(!path.exists());
+    assert!(place.refused(&["status"]).contains("no machine of this user runs on this host"));
+}
+
+#[test]
+fn lines_that_make_no_sense_are_answered_and_change_nothing() {
+    let Some(Machine { place, session, server, .. }) = machine("bad lines") else { return };
+    let answer = |line: &[u8]| {
+        let mut stream = UnixStream::connect(server.path()).unwrap();
+        stream.write_all(line).unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        answer
+    };
+    let long = [&[b'x'; 4096][..], b"\n"].concat();
+    for (line, what) in [
+        (&b"nonsense\n"[..], "makes no sense"),
+        (b"{\"version\":1,\"do\":\"dance\"}\n", "dance"),
+        (b"{\"version\":1,\"do\":\"migrate\",\"vcpu\":-1,\"rank\":0}\n", "makes no sense"),
+        (b"{\"version\":2,\"do\":\"status\"}\n", "version 1"),
+        (&long, "more than 4096 bytes"),
+    ] {
+        let answer = answer(line);
+        assert!(answer.starts_with("{\"refused\":\"") && answer.contains(what), "{answer}");
+    }
+    // More connections than it takes: those that are idle keep their places.
+    let held: Vec<_> = (0..16).map(|_| UnixStream::connect(server.path()).unwrap()).collect();
+    let full = std::iter::repeat_with(|| place.ctl(&["status"])).take(200).find(|output| !output.status.success());
+    assert!(String::from_utf8(full.unwrap().stderr).unwrap().contains("16 connections"), "one too many");
+    drop(held);
+    let free = std::iter::repeat_with(|| place.ctl(&["status"])).take(200).any(|output| output.status.success());
+    assert!(free);
+    session.ask_to_stop();
+    session.wait(LIMIT).unwrap();
+}
+
+#[test]
+fn without_a_machine_there_is_one_line() {
+    let place = Place::new();
+    // Whoever runs this may have machines of their own, in directories that every user has.
+    let others = place.ctl(&["status"]).status.code() != Some(2);
+    if !others {
+        assert!(place.refused(&["status"]).contains("--socket PATH"));
+    }
+    let dead = place.socket("7.sock");
+    drop(UnixListener::bind(&dead).unwrap());
+    let given = dead.to_str().unwrap();
+    assert!(place.refused(&["--socket", given, "pause"]).contains(given));
+    assert!(place.refused(&["--socket", "/no/such/socket", "stop"]).contains("/no/such/socket"));
+    let _ = place.ctl(&["status"]);
+    assert!(!dead.exists(), "what a dead machine has left is removed");
+    let alive: Vec<_> =
+        ["8.sock", "9.sock"].iter().map(|name| UnixListener::bind(place.socket(name)).unwrap()).collect();
+    let line = place.refused(&["status"]);
+    assert!(line.contains("8.sock") && line.contains("9.sock") && line.contains("--socket"), "{line}");
+    drop(alive);
+    assert!(place.refused(&["dance"]).contains("dance"));
+    assert!(place.refused(&["migrate", "0"]).contains("RANK"));
+    assert!(place.refused(&[]).contains("vincs"));
+}

@@ -1,0 +1,214 @@
+//! Ordering a machine about while it runs, from any thread: where its vCPUs are, and whether they run.
+//!
+//! A machine of several ranks starts with all of its vCPUs on rank 0. A kernel boots by touching what all of its processors use, again and
+//! again: spread over ranks from the start, those pages would travel all boot long. When the guest is set up, a vCPU moves with a few KiB of
+//! state; the pages follow as they are used. So it can at any time later, to any rank.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use vincs_coherence::id::Rank;
+
+use super::ranks::{self, Counted, rank_of};
+use super::running::{MachineStats, NumberedVcpu, Stopper};
+use crate::cluster::{ControlNotes, Moved, Note, Owner, Owners, RefusedMove};
+use crate::topology::Topology;
+use crate::vcpu::VcpuHandle;
+
+/// Where a vCPU is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct VcpuPlace {
+    /// Its number in the machine.
+    pub vcpu: u32,
+    /// The rank that has it.
+    pub rank: u16,
+    /// The rank to which it is on its way.
+    pub moving_to: Option<u16>,
+}
+
+/// Why a vCPU is not where it was to go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum MigrateError {
+    /// It does not go.
+    #[error(transparent)]
+    Refused(#[from] RefusedMove),
+    /// It has not come in time, and is still on its way.
+    #[error(
+        "vCPU {vcpu} has not come to rank {rank} within {seconds} s: it waits for a page or a device, and goes when it has it"
+    )]
+    Slow {
+        /// The vCPU.
+        vcpu: u32,
+        /// Where it goes.
+        rank: u16,
+        /// How long it was waited for, in seconds.
+        seconds: u64,
+    },
+    /// The machine has ended.
+    #[error("the machine has ended")]
+    Ended,
+}
+
+/// Why the machine does not do what it was told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ControlError {
+    /// Not all vCPUs have stopped in time. Those that have not will, unless it goes on.
+    #[error("not all vCPUs have stopped within {0} s: one waits for a page or a device, and stops when it has it")]
+    Slow(u64),
+    /// The machine has ended.
+    #[error("the machine has ended")]
+    Ended,
+}
+
+/// Orders a whole machine about. On rank 0, or on the one rank there is; usable from any thread.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    topology: Topology,
+    handles: Vec<VcpuHandle>,
+    /// Rank 0's control thread, what it has counted and the number of ranks, if there are several.
+    ranks: Option<(ControlNotes, Counted, u16)>,
+    pausing: Arc<Pausing>,
+    stopper: Stopper,
+}
+
+/// Whether the machine was told to stop, for all who may tell it.
+#[derive(Debug, Default)]
+pub(super) struct Pausing {
+    /// One pauses or resumes at a time.
+    turn: Mutex<()>,
+    paused: AtomicBool,
+}
+
+impl Controller {
+    pub(super) fn new(
+        topology: Topology,
+        handles: Vec<VcpuHandle>,
+        ranks: Option<(ControlNotes, Counted, u16)>,
+        pausing: Arc<Pausing>,
+        stopper: Stopper,
+    ) -> Self {
+        Self { topology, handles, ranks, pausing, stopper }
+    }
+
+    /// Number of ranks.
+    #[must_use]
+    pub fn ranks(&self) -> u16 {
+        self.ranks.as_ref().map_or(1, |(.., ranks)| *ranks)
+    }
+
+    /// Moves a vCPU to a rank while it runs, and waits until it is there, for `limit` at most. It comes to an instruction boundary first,
+    /// for which it may need pages or a device's answer.
+    ///
+    /// # Errors
+    /// [`MigrateError`] when there is no such vCPU or rank, another move of it is under way, or it takes too long.
+    pub fn migrate(&self, vcpu: u32, rank: u16, limit: Duration) -> Result<Moved, MigrateError> {
+        let Some((notes, ..)) = &self.ranks else {
+            let mut alone = Owners::new(1, self.topology.vcpus());
+            return Ok(alone.order(vcpu, Rank(rank)).map(|_| Moved::WasThere)?);
+        };
+        let (done, moved) = channel();
+        notes.tell(Note::Move(vcpu, Rank(rank), done));
+        match moved.recv_timeout(limit) {
+            Ok(moved) => Ok(moved?),
+            Err(RecvTimeoutError::Timeout) => Err(MigrateError::Slow { vcpu, rank, seconds: limit.as_secs() }),
+            Err(RecvTimeoutError::Disconnected) => Err(MigrateError::Ended),
+        }
+    }
+
+    /// Moves each vCPU to the rank of its NUMA node, without waiting for it. Those that are there already or on their way stay or go on.
+    pub fn spread(&self) {
+        if let Some((notes, ..)) = &self.ranks {
+            notes.tell(Note::Spread(self.topology.ids().map(|vcpu| rank_of(&self.topology, vcpu)).collect()));
+        }
+    }
+
+    /// Where all vCPUs are, in order; nothing when the machine has ended.
+    #[must_use]
+    pub fn places(&self) -> Vec<VcpuPlace> {
+        let owners = match &self.ranks {
+            None => Owners::new(1, self.topology.vcpus()).all().to_vec(),
+            Some((notes, ..)) => {
+                let (sender, places) = channel();
+                notes.tell(Note::Places(sender));
+                places.recv().unwrap_or_default()
+            }
+        };
+        let place =
+            |(vcpu, Owner { at, to }): (u32, Owner)| VcpuPlace { vcpu, rank: at.0, moving_to: to.map(|rank| rank.0) };
+        (0..).zip(owners).map(place).collect()
+    }
+
+    /// Stops all vCPUs on all ranks at an instruction boundary, and waits until they have stopped, for `limit` at most. The guest's clock
+    /// runs on. Pausing twice is the same as once.
+    ///
+    /// # Errors
+    /// [`ControlError`] when one does not stop in time, or the machine has ended.
+    pub fn pause(&self, limit: Duration) -> Result<(), ControlError> {
+        let _turn = self.pausing.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pausing.paused.store(true, Ordering::SeqCst);
+        let (done, paused) = channel();
+        match &self.ranks {
+            Some((notes, ..)) => notes.tell(Note::Pause(done)),
+            None => {
+                for handle in &self.handles {
+                    let done = done.clone();
+                    handle.pause_and(move || drop(done));
+                }
+                drop(done);
+            }
+        }
+        match (paused.recv_timeout(limit), &self.ranks) {
+            (Ok(()), _) => Ok(()),
+            // The last of those who would tell is gone: all have stopped, or have ended.
+            (Err(RecvTimeoutError::Disconnected), None) => Ok(()),
+            (Err(RecvTimeoutError::Disconnected), Some(_)) => Err(ControlError::Ended),
+            (Err(RecvTimeoutError::Timeout), _) => Err(ControlError::Slow(limit.as_secs())),
+        }
+    }
+
+    /// Lets all vCPUs on all ranks go on, without waiting until they do.
+    pub fn resume(&self) {
+        let _turn = self.pausing.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pausing.paused.store(false, Ordering::SeqCst);
+        match &self.ranks {
+            Some((notes, ..)) => notes.tell(Note::Resume),
+            None => self.handles.iter().for_each(VcpuHandle::let_go_on),
+        }
+    }
+
+    /// Whether it was told to stop and not yet to go on.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.pausing.paused.load(Ordering::SeqCst)
+    }
+
+    /// Stops the machine, as [`Stopper::stop`].
+    pub fn stop(&self) {
+        self.stopper.stop();
+    }
+
+    /// What this rank has done so far.
+    #[must_use]
+    pub fn stats(&self) -> MachineStats {
+        let counted = self.ranks.as_ref().map(|(_, counted, _)| counted);
+        stats(&self.handles, counted)
+    }
+
+    /// What each other rank says it has counted ([`super::Running::set_statistics`]), as far as it comes within `limit`.
+    #[must_use]
+    pub fn gather_statistics(&self, limit: Duration) -> Vec<(u16, Vec<u8>)> {
+        let gathered = self.ranks.as_ref().map(|(notes, _, ranks)| ranks::gather(notes, *ranks, limit));
+        gathered.unwrap_or_default().into_iter().map(|(rank, bytes)| (rank.0, bytes)).collect()
+    }
+}
+
+/// What a rank has done, of its vCPUs those that are here or were.
+pub(super) fn stats(handles: &[VcpuHandle], counted: Option<&Counted>) -> MachineStats {
+    let numbered = |handle: &VcpuHandle| NumberedVcpu { vcpu: handle.id().0, counters: handle.stats().snapshot() };
+    let was_here = |handle: &&VcpuHandle| handle.is_here() || handle.stats().snapshot().entries > 0;
+    let vcpus = handles.iter().filter(was_here).map(numbered).collect();
+    MachineStats { vcpus, ranks: counted.map(Counted::stats) }
+}
