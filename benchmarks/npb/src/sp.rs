@@ -27,7 +27,7 @@ const S: Problem = Problem {
     step: 0.015,
     norms: [
         [
-            2.747_031_545_133_947_9e-2,
+            2.747_031_545_133_948e-2,
             1.036_074_670_528_541_7e-2,
             1.623_574_506_509_553_2e-2,
             1.584_055_722_445_561_5e-2,
@@ -69,8 +69,8 @@ const A: Problem = Problem {
             1.090_014_029_782_055e-4,
             3.734_395_176_928_209e-5,
             5.009_278_540_654_163e-5,
-            4.767_109_393_952_825_5e-5,
-            1.362_161_339_921_300_1e-4,
+            4.767_109_393_952_825e-5,
+            1.362_161_339_921_3e-4,
         ],
     ],
 };
@@ -349,7 +349,7 @@ mod tests {
         systems.set_waves(&axis, states.iter());
         let mut changes = right.clone();
         systems.solve(&axis, step, &mut changes);
-        for at in 0..10 {
+        for (at, right) in right.iter().enumerate() {
             for (part, sound) in [0.0, 0.0, 0.0, 1.0, -1.0].into_iter().enumerate() {
                 let waves = [&systems.waves[at], &systems.waves[at + 1], &systems.waves[at + 2]];
                 let row = axis.wave_row(at + 1, waves, sound, step);
@@ -357,7 +357,7 @@ mod tests {
                 let places = (0..5).map(|place| (at + place).checked_sub(2).and_then(|at| changes.get(at)));
                 let sum: f64 =
                     places.zip(row).map(|(change, factor)| change.map_or(0.0, |change| factor * change[part])).sum();
-                assert!((sum - right[at][part]).abs() < 1e-10, "{at} {part}: {sum}");
+                assert!((sum - right[part]).abs() < 1e-10, "{at} {part}: {sum}");
             }
         }
     }
