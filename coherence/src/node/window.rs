@@ -1,7 +1,7 @@
 //! Reading without the home's processor: the home shows clean pages in its window, and other ranks read them there.
 //!
-//! At the home, a page in the window is [`DirectoryState::Shared`], and stays as it is until it is hidden: the word is set to busy, and then
-//! the marks are collected. Whoever has read it there by then has marked its slot before it looked at the word, and so is among
+//! At the home, a page in the window is [`DirectoryState::Shared`], and stays as it is until it is hidden: the hash is cleared, and then
+//! the marks are collected. Whoever has read it there by then has marked its slot before it looked at the hash, and so is among
 //! those marked. Until they are known the page is [`DirectoryState::Collecting`].
 //!
 //! At the reader, a page that is being read there is [`CacheState::GuardedWait`]. Messages overtake the end of such a read: one that the

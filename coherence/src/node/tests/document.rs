@@ -281,7 +281,7 @@ fn seen() -> Seen {
             // And reads that end although the node has been told something else meanwhile.
             let word = Word::shown(page, Version(1)).expect("a word");
             let is_read = state(node, page).1.starts_with("Guarded");
-            let read = is_read.then_some(Input::GuardedRead(page, SeenWords { first: word, second: word }));
+            let read = is_read.then_some(Input::GuardedRead(page, SeenWords { word, is_whole: true }));
             for input in sent.chain(faults).chain(read) {
                 let mut after = node.clone();
                 if input.happen(&mut after, machine.now).is_ok() {

@@ -58,6 +58,10 @@ impl Machine<'_> {
             return Err(Violation::of_rank(Checker::Memory, reader, what));
         }
         let mut steps = NicStep::guarded_read();
+        // A NIC fetches bytes in any order.
+        if let Some((_, fetched)) = steps.split_first_mut() {
+            self.rng.shuffle(fetched);
+        }
         if let Some(planted) = self.planted.as_mut().filter(|planted| planted.rank == reader) {
             steps = planted.mutation.nic_steps(steps);
         }
@@ -112,7 +116,7 @@ impl Machine<'_> {
 
     /// A reader is told what its read has brought.
     pub(super) fn brought(&mut self, reader: Rank, id: u64) -> Checked {
-        let Some(GuardedRead { page, seen, words, .. }) = self.reads.remove(&id) else { return Ok(()) };
-        self.input(reader, &Input::Brought(page, seen, words))
+        let Some(read) = self.reads.remove(&id) else { return Ok(()) };
+        self.input(reader, &Input::Brought(read.page, read.seen(), read.words))
     }
 }
