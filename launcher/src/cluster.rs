@@ -12,7 +12,7 @@ use std::thread;
 use vincs_vmm::cluster::Features;
 
 use crate::cli::RunArgs;
-use crate::cli::cluster::{ClusterArgs, TransportArg, default_wireup_timeout};
+use crate::cli::cluster::{TransportArg, default_wireup_timeout};
 use crate::host::{self, Place};
 use crate::input::machine_size::DEFAULT_MEMORY;
 use crate::prepare;

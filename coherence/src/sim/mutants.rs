@@ -278,7 +278,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "a reader takes another page in the slot for its own",
         plant: || Box::new(window::IgnoresTag),
         scenario: readers,
-        found_by: &[Checker::Values, Checker::Directory],
+        found_by: &[Checker::Values, Checker::Directory, Checker::Exclusive],
     },
     Mutant {
         name: "a reader uses a page that was invalidated while it read it",

@@ -36,6 +36,8 @@ pub(crate) struct Bounds {
     pub(crate) first_touch: u16,
     /// Slots of each rank's window; none without windows.
     pub(crate) slots: Option<u32>,
+    /// Pages that are shown with one that is read, itself included.
+    pub(crate) near: u16,
 }
 
 /// Something that may happen next.
@@ -177,7 +179,7 @@ impl State {
             }
             Step::Brought(rank) => {
                 let read = self.host(rank).read.take().ok_or("no read")?;
-                self.node(rank).handle_guarded_read(Tick(0), read.page, read.seen());
+                self.node(rank).handle_guarded_read(Tick(0), read.page, Some(read.seen()));
                 self.execute(rank, &[read.words])
             }
         }
@@ -375,7 +377,7 @@ impl Machine {
             read_ahead: self.bounds.read_ahead,
             first_touch: self.bounds.first_touch,
             companions: 0,
-            window: self.bounds.slots.map(|slots| WindowConfig { slots, readers: 1, wait: 0 }),
+            window: self.bounds.slots.map(|slots| WindowConfig { slots, readers: 1, near: self.bounds.near, wait: 0 }),
         };
         Site::new(vec![Node::with_any_cache(config).unwrap()])
     }

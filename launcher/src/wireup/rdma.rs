@@ -91,7 +91,10 @@ pub(crate) fn connect(
     for (end, own) in ends.iter().zip(lengths) {
         let other = |rank| Some((rank, end.segment_length(rank).filter(|theirs| *theirs != own)?));
         if let Some((rank, theirs)) = (0..ranks).map(Rank).find_map(other) {
-            let line = format!("rank {} has windows of {theirs} bytes, this rank of {own}: use the same vincs everywhere", rank.0);
+            let line = format!(
+                "rank {} has windows of {theirs} bytes, this rank of {own}: use the same vincs everywhere",
+                rank.0
+            );
             return Err(MeshFault::Peer(line));
         }
     }

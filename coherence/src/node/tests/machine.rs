@@ -65,7 +65,7 @@ impl Input {
             Self::Release(id) => node.handle_release(now, *id),
             Self::Timeout => node.handle_timeout(now),
             Self::Collected(page, marks) => node.handle_collected(now, *page, *marks),
-            Self::GuardedRead(page, seen) => node.handle_guarded_read(now, *page, *seen),
+            Self::GuardedRead(page, seen) => node.handle_guarded_read(now, *page, Some(*seen)),
         }
         Ok(())
     }

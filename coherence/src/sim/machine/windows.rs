@@ -17,6 +17,7 @@ const PAUSE_ONE_IN: u64 = 4;
 impl Machine<'_> {
     /// A home shows a page with these bytes.
     pub(super) fn shows(&mut self, home: Rank, page: Page, version: Version, words: Words) -> Checked {
+        self.versions.shown(page, version)?;
         let steps = self.home_steps(home, HomeStep::to_show());
         let work = HomeWork { page, shows: Some((version, words)), steps: steps.into(), marks: RankSet::EMPTY };
         self.work_at_window(home, work).map(drop)

@@ -333,7 +333,7 @@ impl Service {
             Outcome::Put | Outcome::Old(_) | Outcome::Refused => (Seen::NOTHING, &[][..]),
         };
         let now = self.input_time();
-        self.node.handle_guarded_read(now, page, seen);
+        self.node.handle_guarded_read(now, page, Some(seen));
         self.act(bytes);
     }
 

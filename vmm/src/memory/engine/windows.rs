@@ -11,11 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use vincs_coherence::id::{PAGE_BYTES, Page, Rank, RankSet, Version};
 use vincs_coherence::node::WindowConfig;
 use vincs_coherence::transport::{GuardedRead, Segment, WordSegment};
-use vm_memory::MmapRegion;
 use vincs_coherence::window::{BUSY, Layout, MARK, MARKS_BYTES, MAX_SLOTS, READ_BYTES, Word, hash, marked};
+use vm_memory::MmapRegion;
 
 /// A page is shown once so many other ranks have a copy: with one reader between two writes, a page is written too often to pay for it.
 const READERS: u16 = 2;
+
+/// So many pages around one that is read are shown with it: what a kernel reads by its neighbours, at the cost of a copy and a hash of each.
+const NEAR: u16 = 16;
 
 /// Most misses by message between two looks in vain.
 const WAIT: u8 = 63;
@@ -70,7 +73,7 @@ impl AsRef<[AtomicU64]> for Pages {
 /// How the protocol uses windows like this one; nothing if it is none.
 pub(super) fn config(window: &WordSegment) -> Option<WindowConfig> {
     let slots = Layout::of_bytes(window.len())?.slots();
-    Some(WindowConfig { slots, readers: READERS, wait: WAIT })
+    Some(WindowConfig { slots, readers: READERS, near: NEAR, wait: WAIT })
 }
 
 /// One shard's window, and where things are in those of the others.
@@ -166,6 +169,6 @@ mod tests {
         assert_eq!((real.len(), config(&real[1]).unwrap().slots), (2, MAX_SLOTS));
         assert!(real.iter().all(|window| window.words().as_ptr().addr().is_multiple_of(PAGE_BYTES)));
         assert!(real[0].words().iter().all(|word| word.load(Ordering::Relaxed) == 0));
-        assert!(super::config(&WordSegment::new(7)).is_none());
+        assert!(config(&WordSegment::new(7)).is_none());
     }
 }
