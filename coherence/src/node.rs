@@ -189,7 +189,8 @@ impl Node {
     }
 
     /// A read that [`Action::GuardedRead`] began has ended. The bytes are at hand as those of a message's body are: one page.
-    pub fn handle_guarded_read(&mut self, now: Tick, page: Page, seen: Seen) {
+    /// `seen` is nothing if it could not be begun.
+    pub fn handle_guarded_read(&mut self, now: Tick, page: Page, seen: Option<Seen>) {
         self.guarded_read_ended(now, page, seen);
         self.settle(now);
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::id::{MAX_RUN, PAGE_BYTES, Rank};
 
-pub use words::WordSegment;
+pub use words::{WordSegment, Words};
 
 mod words;
 
@@ -43,10 +43,8 @@ pub struct GuardedRead {
     pub mark_at: u64,
     /// The byte.
     pub mark: u8,
-    /// Where the aligned word is that is read before and after the bytes.
-    pub word_at: u64,
-    /// Where the bytes are.
-    pub bytes_at: u64,
+    /// Where the bytes are that are read then.
+    pub at: u64,
     /// How many, at least one.
     pub len: usize,
 }
@@ -75,21 +73,12 @@ pub struct OperationId(pub u64);
 /// What a finished one-sided operation has brought.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Outcome<'a> {
-    /// A get: the bytes.
+    /// A get or a guarded read: the bytes.
     Got(&'a [u8]),
     /// A put: it is in the target's memory.
     Put,
     /// A compare-and-swap or fetch-and-add: what was there before.
     Old(u64),
-    /// A guarded read.
-    Read {
-        /// The word before the bytes were read.
-        first: u64,
-        /// The word after that.
-        second: u64,
-        /// The bytes.
-        bytes: &'a [u8],
-    },
     /// The target has no such memory.
     Refused,
 }
@@ -189,9 +178,9 @@ pub trait Transport: Send + Sync + Debug {
     /// [`SendError`]; nothing was started then.
     fn fetch_and_add(&self, id: OperationId, target: Rank, offset: u64, add: u64) -> Result<(), SendError>;
 
-    /// Starts to put a byte, to read an aligned word, to read bytes, and to read the word again: each of the four is done at the target
-    /// when the one before it is, as if somebody there did one after the other. If something of it is not in the target's segment, the
-    /// byte may have been put all the same.
+    /// Starts to put a byte and then to read bytes: whoever changes one of these and looks for the put byte after that finds it, or the byte
+    /// that was read is the new one. In which order they are read, nobody says. If they are not in the target's segment, the byte may have been put all
+    /// the same.
     ///
     /// # Errors
     /// [`SendError`]; nothing was started then.

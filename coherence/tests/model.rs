@@ -24,6 +24,7 @@ fn bounds() -> Bounds {
         read_ahead: 0,
         first_touch: 1,
         slots: None,
+        near: 1,
     }
 }
 
@@ -95,6 +96,15 @@ fn pages_take_turns_in_a_window() {
     exhaust("a window for 2 pages, 3 and 3 accesses", bounds.clone());
     let bounds = Bounds { pages: vec![2, 0], accesses: vec![2, 5], cache_pages: Some(1), ..bounds };
     exhaust("a window for 2 pages, 2 ranks, 2 and 5 accesses, with evictions", bounds);
+}
+
+/// A home shows what is near a page that is read.
+#[test]
+fn pages_near_one_that_is_read_are_shown() {
+    let bounds = Bounds { pages: vec![2, 0], accesses: vec![3, 4], slots: Some(2), near: 2, ..bounds() };
+    exhaust("a window, 2 pages near each other, 2 ranks, 3 and 4 accesses", bounds.clone());
+    let bounds = Bounds { pages: vec![2, 0, 0], accesses: vec![1, 2, 2], ..bounds };
+    exhaust("a window, 2 pages near each other, 1, 2 and 2 accesses", bounds);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 pub(crate) mod member;
 pub(crate) mod others;
-mod settings;
+pub(crate) mod settings;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,8 +12,9 @@ use std::thread;
 use vincs_vmm::cluster::Features;
 
 use crate::cli::RunArgs;
-use crate::cli::cluster::{ClusterArgs, TransportArg, default_wireup_timeout};
+use crate::cli::cluster::{TransportArg, default_wireup_timeout};
 use crate::host::{self, Place};
+use crate::input::machine_size::DEFAULT_MEMORY;
 use crate::prepare;
 use crate::rank::{Environment, RankInfo};
 use crate::run::ending::STATUS_BAD_INPUT;
@@ -56,16 +57,19 @@ fn slurms_file(environment: &Environment) -> Option<PathBuf> {
 
 /// What this rank can do by RDMA; nothing if nobody wants to know. As many channel classes are tried as there are at most: rank 0 may
 /// take fewer, as other ranks have fewer processors.
-fn rdma_probe(info: RankInfo, cluster: &ClusterArgs) -> Option<Probe> {
+fn rdma_probe(info: RankInfo, args: &RunArgs) -> Option<Probe> {
+    let cluster = &args.cluster;
     if cluster.transport == Some(TransportArg::Tcp) {
         return None;
     }
     let ranks_here = if info.one_host { info.ranks } else { 1 };
     let shards = settings::shards(cluster, host::available_cpus() / ranks_here);
     let classes = CONTROL_CLASSES + usize::try_from(shards).unwrap_or(usize::MAX);
+    // No machine has more memory by itself, and so none larger windows.
+    let windows = settings::window_bytes(args.mem.unwrap_or(DEFAULT_MEMORY), info.ranks, shards);
     // Without them no network of a device is known.
     let interfaces = network::addresses().unwrap_or_default();
-    Some(rdma::probe(u16::try_from(info.ranks).unwrap_or(u16::MAX), classes, &interfaces))
+    Some(rdma::probe(u16::try_from(info.ranks).unwrap_or(u16::MAX), classes, windows, &interfaces))
 }
 
 /// What connects the ranks; says what is worth a word about it.
@@ -112,7 +116,7 @@ fn hello(info: RankInfo, place: &Place, asked: &Asked, problem: Option<String>) 
         processors: host::available_cpus(),
         features,
         net_if,
-        rdma: args.and_then(|args| rdma_probe(info, &args.cluster)),
+        rdma: args.and_then(|args| rdma_probe(info, args)),
         problem: problem.or(no_network).or(no_kvm),
     }
 }
@@ -126,7 +130,10 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
     let decide = |present: &[Present<'_>]| match (&asked, &prepared) {
         (Ok((args, _)), Ok(plan)) => {
             let settings = settings::decide(args, plan.machine.size, present).map_err(|error| error.to_string())?;
-            Ok(Settings { transport: transport(args.cluster.transport, present)?, ..settings })
+            let transport = transport(args.cluster.transport, present)?;
+            let slots = settings::window_slots(settings.memory, info.ranks, settings.shards);
+            let window_slots = if matches!(transport, Choice::Rdma(_)) { slots } else { 0 };
+            Ok(Settings { transport, window_slots, ..settings })
         }
         (Err(line), _) | (_, Err(line)) => Err(line.clone()),
     };

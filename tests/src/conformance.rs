@@ -34,14 +34,12 @@ pub type Make = fn(&[Vec<Arc<WordSegment>>]) -> Vec<Vec<Box<dyn Transport>>>;
 pub enum Seen {
     /// A message: sender, header, body.
     Message(Rank, Vec<u8>, Vec<u8>),
-    /// An operation brought bytes.
+    /// A get or a guarded read brought bytes.
     Got(OperationId, Vec<u8>),
     /// A put is done.
     Put(OperationId),
     /// A word was this before.
     Old(OperationId, u64),
-    /// A guarded read: the words and the bytes.
-    Read(OperationId, [u64; 2], Vec<u8>),
     /// An operation was refused.
     Refused(OperationId),
     /// A rank is lost, with a reason in words.
@@ -60,9 +58,6 @@ impl Seen {
             Event::Completed { id, outcome: Outcome::Got(bytes) } => Self::Got(id, bytes.to_vec()),
             Event::Completed { id, outcome: Outcome::Put } => Self::Put(id),
             Event::Completed { id, outcome: Outcome::Old(word) } => Self::Old(id, word),
-            Event::Completed { id, outcome: Outcome::Read { first, second, bytes } } => {
-                Self::Read(id, [first, second], bytes.to_vec())
-            }
             Event::Completed { id, outcome: Outcome::Refused } => Self::Refused(id),
             Event::Lost { rank, reason } => {
                 assert!(!reason.is_empty(), "rank {} is lost without a reason", rank.0);
@@ -196,7 +191,7 @@ macro_rules! transport_conformance {
             guarded: a_guarded_read_marks_and_brings_what_is_there,
             guarded: a_guarded_read_of_memory_that_is_not_there_is_refused,
             guarded: many_guarded_reads_are_under_way_at_once,
-            guarded: equal_words_are_those_of_the_bytes,
+            guarded: what_the_hash_vouches_for_is_of_one_version,
             guarded: who_has_seen_the_word_has_marked_before,
             loss: a_loss_is_told_once_after_everything_that_came_before,
             loss: nothing_goes_to_a_lost_rank_and_the_others_go_on,

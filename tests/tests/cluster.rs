@@ -97,11 +97,14 @@ fn a_working_set_may_exceed_a_ranks_cache() {
     assert_eq!(case.stdout, "cpu 1\npages 6144\nwrong 0\n");
 }
 
+fn stats(name: &str) -> Value {
+    let text = fs::read_to_string(CASES.folder().join(format!("stats-{name}.json"))).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
 /// What the statistics of this name say that the ranks were connected by.
 fn transport(name: &str) -> String {
-    let text = fs::read_to_string(CASES.folder().join(format!("stats-{name}.json"))).unwrap();
-    let stats: Value = serde_json::from_str(&text).unwrap();
-    stats["config"]["transport"].as_str().unwrap().to_owned()
+    stats(name)["config"]["transport"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -114,8 +117,25 @@ fn ranks_with_devices_are_connected_by_rdma_without_a_word() {
     }
 }
 
-/// Bytes that two ranks lock for each other: the control channel, and the one of the only shard.
-const LOCKED: &str = "7831552 bytes have to be locked";
+#[test]
+fn pages_are_read_one_sidedly_over_rdma_and_by_message_over_tcp() {
+    let counted = |name: &str, what: &str| stats(name)["machine"]["memory"]["protocol"][what].as_u64().unwrap();
+    for name in ["rdma", "rdma-auto"] {
+        let [hits, misses, shown] = ["guarded_hits", "guarded_misses", "shown"].map(|what| counted(name, what));
+        assert_eq!(counted(name, "guarded_reads"), hits + misses, "{name}");
+        assert!(hits > 0 && shown > 0, "{name}: {hits} hits, {misses} misses, {shown} pages shown");
+    }
+    for name in ["2", "rdma-locked"] {
+        assert_eq!(["guarded_reads", "shown"].map(|what| counted(name, what)), [0; 2], "{name}");
+    }
+}
+
+/// Bytes that two ranks lock for each other: the control channel, and the one of the only shard; and a window with a slot for one in 16 of the
+/// pages of half of 512 MiB.
+const LOCKED: &str = "25133056 bytes have to be locked";
+
+/// The same for a machine that nobody has said the memory of: 1 GiB.
+const LOCKED_BY_DEFAULT: &str = "42434560 bytes have to be locked";
 
 #[test]
 fn too_little_memory_that_may_be_locked_is_told_with_what_is_needed() {
@@ -141,7 +161,8 @@ fn the_doctor_tells_of_each_device() {
         "{usable}"
     );
     let locked = case("rdma-doctor-locked", 1).stdout;
-    assert!(locked.starts_with("warn  rdma: port 1 of rxe0 is active") && locked.contains(LOCKED), "{locked}");
+    assert!(locked.starts_with("warn  rdma: port 1 of rxe0 is active"), "{locked}");
+    assert!(locked.contains(LOCKED_BY_DEFAULT), "{locked}");
 }
 
 #[test]
@@ -222,11 +243,10 @@ fn statistics_tell_what_the_ranks_did_each_and_together() {
 
 #[test]
 fn a_cache_within_its_limit_evicts() {
-    let text = fs::read_to_string(CASES.folder().join("stats-small-cache.json")).unwrap();
-    let stats: Value = serde_json::from_str(&text).unwrap();
+    let stats = stats("small-cache");
     let evictions = &stats["ranks"][1]["ranks"]["memory"]["protocol"]["evictions"];
     // 24 MiB are written twice and read once through 16 MiB, in order: every page goes each time.
-    assert!(evictions.as_u64() > Some(6144), "{text}");
+    assert!(evictions.as_u64() > Some(6144), "{stats}");
 }
 
 #[test]

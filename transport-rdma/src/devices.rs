@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vincs_coherence::id::MAX_RANKS;
 
 use crate::choose::{Gid, Port, choose, usable_gids};
-use crate::peer::{COMPLETIONS, DEPTHS, REGISTERED_BYTES};
+use crate::peer::{COMPLETIONS, DEPTHS, PAGE_BYTES, REGISTERED_BYTES};
 use crate::verbs::VerbsError;
 use crate::verbs::device::{self, Context, Limits, ProtectionDomain};
 use crate::verbs::memory::Buffer;
@@ -121,13 +121,15 @@ pub struct Needs {
     pub ranks: u16,
     /// With so many channel classes.
     pub classes: usize,
+    /// Bytes of the segments that it gives to be reached by others, all classes together.
+    pub segment_bytes: usize,
 }
 
 impl Needs {
-    /// Bytes that it registers, beside segments: they are locked in memory.
+    /// Bytes that it registers, which are locked in memory.
     #[must_use]
     pub fn bytes(self) -> usize {
-        REGISTERED_BYTES.saturating_mul(self.peers())
+        REGISTERED_BYTES.saturating_mul(self.peers()).saturating_add(self.segment_bytes.next_multiple_of(PAGE_BYTES))
     }
 
     /// Other ranks, once for each class.
@@ -166,14 +168,14 @@ impl Needs {
     /// [`VerbsError`]; where there is a limit on locked memory, it says how much is needed.
     pub fn try_registration(self, found: &Found) -> Result<(), VerbsError> {
         let domain = ProtectionDomain::new(&found.context)?;
-        Buffer::new(&domain, REGISTERED_BYTES, self.peers().max(1)).map(drop)
+        Buffer::new(&domain, PAGE_BYTES, self.bytes().div_ceil(PAGE_BYTES).max(1)).map(drop)
     }
 }
 
 /// For how many ranks with so many channel classes a device has queues; 0 when not even for two.
 #[must_use]
 pub fn most_ranks(limits: &Limits, classes: usize) -> u16 {
-    let fits = |ranks: &u16| Needs { ranks: *ranks, classes }.shortage(limits).is_none();
+    let fits = |ranks: &u16| Needs { ranks: *ranks, classes, segment_bytes: 0 }.shortage(limits).is_none();
     (2..=MAX_RANKS).take_while(fits).last().unwrap_or(0)
 }
 
@@ -196,15 +198,18 @@ mod tests {
 
     #[test]
     fn memory_is_for_each_other_rank_and_class() {
-        assert_eq!(Needs { ranks: 2, classes: 1 }.bytes(), REGISTERED_BYTES);
-        assert_eq!(Needs { ranks: 9, classes: 3 }.bytes(), 24 * REGISTERED_BYTES);
-        assert_eq!((Needs { ranks: 1, classes: 3 }.bytes(), Needs { ranks: 0, classes: 3 }.bytes()), (0, 0));
+        let bytes = |ranks, classes, segment_bytes| Needs { ranks, classes, segment_bytes }.bytes();
+        assert_eq!(bytes(2, 1, 0), REGISTERED_BYTES);
+        assert_eq!(bytes(9, 3, 0), 24 * REGISTERED_BYTES);
+        assert_eq!((bytes(1, 3, 0), bytes(0, 3, 0)), (0, 0));
+        assert_eq!(bytes(2, 1, 4096), REGISTERED_BYTES + 4096);
+        assert_eq!((bytes(1, 1, 1), bytes(1, 1, 4097)), (4096, 8192), "whole pages are locked");
     }
 
     #[test]
     fn each_queue_has_room_up_to_its_edge() {
         let (ranks, classes) = (9, 3);
-        let needs = Needs { ranks, classes };
+        let needs = Needs { ranks, classes, segment_bytes: 0 };
         let entries = u32::from(ranks) * COMPLETIONS;
         let least = Limits {
             queue_pairs: 24,

@@ -200,6 +200,12 @@ impl RdmaTransport {
         &self.device
     }
 
+    /// Length in bytes of the segment that a peer has said it has; nothing if that is no peer.
+    #[must_use]
+    pub fn segment_length(&self, of: Rank) -> Option<u64> {
+        self.peer(of).ok().map(Peer::segment_length)
+    }
+
     /// What the NIC was given for all peers, and what it told.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -263,12 +269,11 @@ impl RdmaTransport {
         }
         if !completion.is_receive() {
             peer.ended(completion, done);
-            for Done { id, brings, claim, words: [first, second] } in done.drain(..) {
+            for Done { id, brings, claim } in done.drain(..) {
                 let bytes = claim.as_deref().unwrap_or_default();
                 let outcome = match brings {
                     Brings::Bytes => Outcome::Got(bytes),
                     Brings::Nothing => Outcome::Put,
-                    Brings::Guarded => Outcome::Read { first, second, bytes },
                     Brings::Word => Outcome::Old(bytes.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word))),
                 };
                 sink(Event::Completed { id, outcome });

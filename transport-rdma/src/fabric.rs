@@ -126,7 +126,9 @@ pub fn connect(
         return Err(ConnectError::Config { rank: rank.0, ranks, segments, lifelines });
     }
     let deadline = Instant::now() + config.connect_time;
-    let needs = Needs { ranks, classes: lifelines.len() };
+    let segment_bytes = segments.iter().flatten().map(|segment| segment.len()).sum::<u64>();
+    let segment_bytes = usize::try_from(segment_bytes).unwrap_or(usize::MAX);
+    let needs = Needs { ranks, classes: lifelines.len(), segment_bytes };
     needs.check(found)?;
     let domain = ProtectionDomain::new(&found.context)?;
     let mut classes = lifelines

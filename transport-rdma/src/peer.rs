@@ -52,7 +52,7 @@ const SERVICES: usize = 8;
 pub(crate) const INLINE_BYTES: u32 = 220;
 
 /// Bytes of a page, which are locked as one.
-const PAGE_BYTES: usize = 4096;
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// Memory that is registered for one peer and channel class, beside the segment.
 pub(crate) const REGISTERED_BYTES: usize = message_bytes() + operation_bytes();
@@ -89,7 +89,7 @@ pub(crate) enum Operation<'a> {
 }
 
 /// Work requests of a guarded read.
-const GUARDED_READ_PARTS: usize = 4;
+const GUARDED_READ_PARTS: usize = 2;
 
 impl Operation<'_> {
     /// How many bytes it reads or writes there.
@@ -108,8 +108,6 @@ pub(crate) enum Brings {
     Bytes,
     Nothing,
     Word,
-    /// The bytes between two words.
-    Guarded,
 }
 
 /// A one-sided operation that has ended.
@@ -119,8 +117,6 @@ pub(crate) struct Done {
     pub(crate) brings: Brings,
     /// None of no bytes.
     pub(crate) claim: Option<Claim>,
-    /// Of a guarded read, the words.
-    pub(crate) words: [u64; 2],
 }
 
 /// What a work request was for.
@@ -131,10 +127,6 @@ enum Purpose {
     Operation(OperationId, Brings),
     /// Of a guarded read: its mark.
     Mark,
-    /// The word before the bytes.
-    FirstWord,
-    /// The bytes.
-    Bytes,
 }
 
 /// Part of a buffer that is claimed in turn.
@@ -195,9 +187,6 @@ struct Outbound {
     unanswered: u32,
     /// Slots posted since the last one whose end is told.
     quiet: usize,
-    /// Parts of the guarded read that ends next.
-    first_word: u64,
-    bytes: Option<Claim>,
     /// A buffer that lives on.
     work: Vec<Work>,
     /// Why nothing can be sent any more.
@@ -252,8 +241,6 @@ impl Unconnected {
             services_posted: 0,
             unanswered: 0,
             quiet: 0,
-            first_word: 0,
-            bytes: None,
             work: Vec::new(),
             broken: None,
         };
@@ -336,6 +323,11 @@ impl Peer {
         if outbound.broken.is_some() { Err(SendError::Lost(self.rank)) } else { Ok(outbound) }
     }
 
+    /// Length of its segment in bytes.
+    pub(crate) fn segment_length(&self) -> u64 {
+        self.memory.length
+    }
+
     /// Sends a message.
     pub(crate) fn send(&self, header: &[u8], body: &[IoSlice<'_>]) -> Result<(), SendError> {
         let length = body.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
@@ -394,37 +386,30 @@ impl Peer {
         if outbound.post() { Ok(()) } else { Err(SendError::Lost(self.rank)) }
     }
 
-    /// Starts a guarded read of the peer's segment: four work requests with one doorbell. The queue pair keeps their order: a read is
-    /// executed after an earlier write, and reads are executed in order.
+    /// Starts a guarded read of the peer's segment: two work requests with one doorbell. The queue pair keeps their order: a READ is
+    /// executed after an earlier WRITE.
     pub(crate) fn guarded_read(&self, id: OperationId, read: &GuardedRead) -> Result<(), SendError> {
-        let GuardedRead { mark_at, mark, word_at, bytes_at, len } = *read;
+        let GuardedRead { mark_at, mark, at, len } = *read;
         let mut outbound = self.usable()?;
         let within = |at: u64, length: usize| {
             let end = u64::try_from(length).ok().and_then(|length| at.checked_add(length));
             end.is_some_and(|end| end <= self.memory.length)
         };
-        let fits = within(mark_at, 1) && within(word_at, size_of::<u64>()) && within(bytes_at, len);
-        if !fits || !word_at.is_multiple_of(8) || !(1..=MAX_BODY).contains(&len) {
+        if !within(mark_at, 1) || !within(at, len) || !(1..=MAX_BODY).contains(&len) {
             return Err(SendError::Bounds(len));
         }
         if outbound.operations_posted + GUARDED_READ_PARTS > MAX_OPERATIONS {
             return Err(SendError::Full(self.rank));
         }
-        let lengths = [1, size_of::<u64>(), len, size_of::<u64>()];
-        let claims = lengths.map(|length| outbound.operations.claim(length));
-        let [Some(mut mark_claim), Some(first), Some(bytes), Some(second)] = claims else {
-            return Err(SendError::Full(self.rank));
-        };
+        let claims = [1, len].map(|length| outbound.operations.claim(length));
+        let [Some(mut mark_claim), bytes @ Some(_)] = claims else { return Err(SendError::Full(self.rank)) };
         mark_claim.fill(mark);
-        let at = |offset| RemoteAddress { address: self.memory.address + offset, key: self.memory.key };
-        let quiet = |task, claim, length| Work { task, claim: Some(claim), length, signaled: false };
+        let there = |offset| RemoteAddress { address: self.memory.address + offset, key: self.memory.key };
         outbound.operations_posted += GUARDED_READ_PARTS;
-        let last = Purpose::Operation(id, Brings::Guarded);
-        outbound.purposes.extend([Purpose::Mark, Purpose::FirstWord, Purpose::Bytes, last]);
-        outbound.work.push(quiet(Task::Write(at(mark_at)), mark_claim, 1));
-        outbound.work.push(quiet(Task::Read(at(word_at)), first, size_of::<u64>()));
-        outbound.work.push(quiet(Task::Read(at(bytes_at)), bytes, len));
-        outbound.work.push(Work { signaled: true, ..quiet(Task::Read(at(word_at)), second, size_of::<u64>()) });
+        outbound.purposes.extend([Purpose::Mark, Purpose::Operation(id, Brings::Bytes)]);
+        let put = Task::Write(there(mark_at));
+        outbound.work.push(Work { task: put, claim: Some(mark_claim), length: 1, signaled: false });
+        outbound.work.push(Work { task: Task::Read(there(at)), claim: bytes, length: len, signaled: true });
         if outbound.post() { Ok(()) } else { Err(SendError::Lost(self.rank)) }
     }
 
@@ -437,35 +422,17 @@ impl Peer {
     pub(crate) fn ended(&self, completion: &Completion, done: &mut Vec<Done>) {
         let mut outbound = self.lock();
         outbound.unanswered = 0;
-        let Outbound {
-            queue, purposes, messages_posted, operations_posted, services_posted, first_word, bytes, ..
-        } = &mut *outbound;
-        let word = |claim: &Option<Claim>| {
-            claim.as_deref().and_then(<[u8]>::first_chunk).map_or(0, |word| u64::from_le_bytes(*word))
-        };
+        let Outbound { queue, purposes, messages_posted, operations_posted, services_posted, .. } = &mut *outbound;
         for claim in queue.ended(completion) {
             match purposes.pop_front() {
                 None => {}
                 Some(Purpose::Message) => *messages_posted -= 1,
                 Some(Purpose::Service) => *services_posted -= 1,
-                Some(Purpose::Operation(id, Brings::Guarded)) => {
-                    *operations_posted -= 1;
-                    let words = [*first_word, word(&claim)];
-                    done.push(Done { id, brings: Brings::Guarded, claim: bytes.take(), words });
-                }
                 Some(Purpose::Operation(id, brings)) => {
                     *operations_posted -= 1;
-                    done.push(Done { id, brings, claim, words: [0; 2] });
+                    done.push(Done { id, brings, claim });
                 }
                 Some(Purpose::Mark) => *operations_posted -= 1,
-                Some(Purpose::FirstWord) => {
-                    *operations_posted -= 1;
-                    *first_word = word(&claim);
-                }
-                Some(Purpose::Bytes) => {
-                    *operations_posted -= 1;
-                    *bytes = claim;
-                }
             }
         }
     }

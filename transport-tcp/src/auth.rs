@@ -20,7 +20,7 @@ use crate::secret::{PROOF_BYTES, Secret, random};
 const MAGIC: [u8; 8] = *b"vincs\x00t\x01";
 
 /// Version of everything on the wire: greetings, hellos and frames.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Time for whoever connects to prove itself.
 pub const AUTH_TIME: Duration = Duration::from_secs(5);

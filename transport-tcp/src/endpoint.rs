@@ -253,21 +253,16 @@ impl TcpTransport {
                 answer_word(connection, segment.and_then(|s| s.fetch_and_add(offset, add)))?;
             }
             Kind::Guard => {
-                let [mark_at, mark, word_at, bytes_at, length] = words(header);
+                let [mark_at, mark, at, length] = words(header);
                 let bytes = usize::try_from(length).ok().filter(|length| *length <= MAX_BODY);
                 let bytes = bytes.ok_or(PeerFault::TooMuchAtOnce(length))?;
                 if scratch.len() < bytes {
                     scratch.resize(bytes, 0);
                 }
                 let bytes = scratch.get_mut(..bytes).unwrap_or_default();
-                match segment.and_then(|segment| guarded_read(segment, [mark_at, mark, word_at, bytes_at], bytes)) {
-                    Some(seen) => connection.answer(Kind::Guarded, &crate::frame::header::<2, 16>(seen), bytes)?,
-                    None => connection.answer(Kind::Refused, &[], &[])?,
-                }
-            }
-            Kind::Guarded => {
-                let [first, second] = words(header);
-                complete(connection, &frame, Outcome::Read { first, second, bytes: body }, sink)?;
+                let done = segment.is_some_and(|segment| guarded_read(segment, mark_at, mark, at, bytes));
+                let kind = if done { Kind::Got } else { Kind::Refused };
+                connection.answer(kind, &[], if done { bytes } else { &[] })?;
             }
             Kind::Got => complete(connection, &frame, Outcome::Got(body), sink)?,
             Kind::Done => complete(connection, &frame, Outcome::Put, sink)?,
@@ -349,27 +344,13 @@ fn complete(
     Ok(())
 }
 
-/// Does the four parts of a guarded read, one after the other: whoever works at the segment meanwhile sees the mark before the word was
-/// looked at. Gives the words, or nothing when some of it is not there.
-fn guarded_read(
-    segment: &dyn Segment,
-    [mark_at, mark, word_at, bytes_at]: [u64; 4],
-    bytes: &mut [u8],
-) -> Option<[u64; 2]> {
+/// Puts the mark, and reads then: whoever works at the segment meanwhile sees the mark before anything was read. False when some of it is
+/// not there.
+fn guarded_read(segment: &dyn Segment, mark_at: u64, mark: u64, at: u64, bytes: &mut [u8]) -> bool {
     let [mark, ..] = mark.to_le_bytes();
-    let word = || {
-        let mut word = [0; size_of::<u64>()];
-        (word_at.is_multiple_of(8) && segment.read(word_at, &mut word)).then_some(u64::from_le_bytes(word))
-    };
-    if !segment.write(mark_at, &[mark]) {
-        return None;
-    }
+    let is_marked = segment.write(mark_at, &[mark]);
     fence(Ordering::SeqCst);
-    let first = word()?;
-    let is_there = segment.read(bytes_at, bytes);
-    fence(Ordering::SeqCst);
-    let second = word()?;
-    is_there.then_some([first, second])
+    is_marked && segment.read(at, bytes)
 }
 
 fn answer_word(connection: &Connection, word: Option<u64>) -> Result<(), AnswerFault> {
@@ -417,10 +398,10 @@ impl Transport for TcpTransport {
     }
 
     fn guarded_read(&self, id: OperationId, target: Rank, read: GuardedRead) -> Result<(), SendError> {
-        let GuardedRead { mark_at, mark, word_at, bytes_at, len } = read;
+        let GuardedRead { mark_at, mark, at, len } = read;
         let length = u64::try_from(len).ok().filter(|_| (1..=MAX_BODY).contains(&len)).ok_or(SendError::Bounds(len))?;
-        let operation = Pending { id, answer: Kind::Guarded, length: len };
-        let header = header::<5, 40>([mark_at, mark.into(), word_at, bytes_at, length]);
+        let operation = Pending { id, answer: Kind::Got, length: len };
+        let header = header::<4, 32>([mark_at, mark.into(), at, length]);
         self.request(target, Kind::Guard, &header, &[], operation)
     }
 

@@ -11,7 +11,7 @@ pub(crate) const PREFIX_BYTES: usize = 8;
 /// Longest frame in bytes.
 pub(crate) const MAX_FRAME: usize = PREFIX_BYTES + MAX_HEADER + MAX_BODY;
 
-/// What a frame is. The header's length is fixed for all but messages; of a body all but messages, puts and answered gets and guarded reads have none.
+/// What a frame is. The header's length is fixed for all but messages; all but messages, puts, and answers with bytes are without a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     /// A sign of life.
@@ -26,7 +26,7 @@ pub(crate) enum Kind {
     Swap = 5,
     /// Adds to a word; header: offset, what.
     Add = 6,
-    /// Answers a get.
+    /// Answers a get or a guarded read.
     Got = 7,
     /// Answers a put.
     Done = 8,
@@ -34,14 +34,12 @@ pub(crate) enum Kind {
     Old = 9,
     /// Answers any of them: there is no such memory.
     Refused = 10,
-    /// Asks for a guarded read; header: where the mark goes, the mark, where the word and the bytes are, length.
+    /// Asks for a guarded read; header: where the mark goes, the mark, where the bytes are, length.
     Guard = 11,
-    /// Answers a guarded read; header: the word before and after.
-    Guarded = 12,
 }
 
 /// All of them.
-pub(crate) const KINDS: [Kind; 12] = [
+pub(crate) const KINDS: [Kind; 11] = [
     Kind::Alive,
     Kind::Message,
     Kind::Get,
@@ -53,7 +51,6 @@ pub(crate) const KINDS: [Kind; 12] = [
     Kind::Old,
     Kind::Refused,
     Kind::Guard,
-    Kind::Guarded,
 ];
 
 impl Kind {
@@ -71,8 +68,7 @@ impl Kind {
             Self::Swap => (24, 24, 0),
             Self::Got => (0, 0, MAX_BODY),
             Self::Old => (8, 8, 0),
-            Self::Guard => (40, 40, 0),
-            Self::Guarded => (16, 16, MAX_BODY),
+            Self::Guard => (32, 32, 0),
         }
     }
 }
@@ -187,8 +183,8 @@ mod tests {
             (Kind::Alive, 1, 0),
             (Kind::Get, 15, 0),
             (Kind::Get, 17, 0),
-            (Kind::Guard, 32, 0),
-            (Kind::Guarded, 16, MAX_BODY + 1),
+            (Kind::Guard, 24, 0),
+            (Kind::Guard, 40, 0),
             (Kind::Put, 8, MAX_BODY + 1),
             (Kind::Refused, 0, 1),
         ] {
@@ -202,7 +198,7 @@ mod tests {
     #[test]
     fn kinds_are_the_known_ones() {
         let known = |byte: u8| parse(&[byte, 0, 0, 0, 0, 0, 0, 0]) != Err(FrameFault::Kind(byte));
-        assert_eq!((0..=u8::MAX).filter(|byte| known(*byte)).collect::<Vec<_>>(), Vec::from_iter(1..=12));
+        assert_eq!((0..=u8::MAX).filter(|byte| known(*byte)).collect::<Vec<_>>(), Vec::from_iter(1..=11));
         assert_eq!(parse(&[1, 9, 0, 0, 0, 0, 0, 0]), Err(FrameFault::Reserved(9)));
     }
 

@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 enum Item {
     Message(Rank, Vec<u8>, Vec<u8>),
     Lost(Rank, String),
-    Read(OperationId, Option<(u64, u64, Vec<u8>)>),
+    Read(OperationId, Option<Vec<u8>>),
 }
 
 #[derive(Debug)]
@@ -147,21 +147,16 @@ impl Transport for End {
 
     fn guarded_read(&self, id: OperationId, target: Rank, read: GuardedRead) -> Result<(), SendError> {
         let segment = self.segments.get(usize::from(target.0)).ok_or(SendError::NoPeer(target))?;
-        let word = || {
-            // The threads of the target have their chance between any two steps.
-            std::thread::yield_now();
-            let mut word = [0; 8];
-            segment.read(read.word_at, &mut word).then(|| u64::from_le_bytes(word))
-        };
         let mut bytes = vec![0; read.len];
         let marked = segment.write(read.mark_at, &[read.mark]);
         std::sync::atomic::fence(Ordering::SeqCst);
-        let first = word();
+        // The last half before the first one, as a NIC may; the threads of the target have their chance in between.
+        let (first, last) = bytes.split_at_mut(read.len / 2);
         std::thread::yield_now();
-        let is_there = segment.read(read.bytes_at, &mut bytes);
-        let second = word();
-        let outcome = first.zip(second).filter(|_| marked && is_there);
-        self.put(self.rank, Item::Read(id, outcome.map(|(first, second)| (first, second, bytes))));
+        let mut is_there = segment.read(read.at + first.len() as u64, last);
+        std::thread::yield_now();
+        is_there &= segment.read(read.at, first);
+        self.put(self.rank, Item::Read(id, Some(bytes).filter(|_| marked && is_there)));
         Ok(())
     }
 
@@ -174,10 +169,7 @@ impl Transport for End {
                 Item::Message(from, header, body) => sink(Event::Message { from, header: &header, body: &body }),
                 Item::Lost(rank, reason) => sink(Event::Lost { rank, reason }),
                 Item::Read(id, None) => sink(Event::Completed { id, outcome: Outcome::Refused }),
-                Item::Read(id, Some((first, second, bytes))) => {
-                    let outcome = Outcome::Read { first, second, bytes: &bytes };
-                    sink(Event::Completed { id, outcome });
-                }
+                Item::Read(id, Some(bytes)) => sink(Event::Completed { id, outcome: Outcome::Got(&bytes) }),
             }
         }
         any

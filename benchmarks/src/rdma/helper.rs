@@ -48,12 +48,14 @@ mod tests {
 
     #[test]
     fn a_helper_ends_when_it_is_dropped_or_what_used_it_fails() {
+        fn fails(_helper: Helper) -> Result<(), &'static str> {
+            Err("no device")
+        }
         let started = |seconds: &str| Helper::start(Command::new("sleep").arg(seconds)).unwrap();
         let helper = started("1000");
         let pid = Pid::from_child(&helper);
         assert!(test_kill_process(pid).is_ok());
-        let failed = (|_helper: Helper| Err::<(), _>("no device"))(helper);
-        assert!(failed.is_err() && test_kill_process(pid).is_err(), "it goes on");
+        assert!(fails(helper).is_err() && test_kill_process(pid).is_err(), "it goes on");
         let mut ended = started("0");
         assert!(ended.wait().unwrap().success());
     }

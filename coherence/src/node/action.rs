@@ -83,22 +83,21 @@ pub enum Action {
         /// Which.
         run: Run,
     },
-    /// Show this rank's own copy of a page in its window, where others may read it: first the bytes, then, so that whoever sees it sees the
-    /// bytes as well, the directory word.
+    /// Show this rank's own copy of a page in its window, where others may read it: the bytes, the directory word, and last the hash of both.
     Show {
         /// Which. Nobody may write it, and nothing is shown in its slot.
         page: Page,
         /// Its version.
         version: Version,
     },
-    /// Show a page no more: set the directory word to busy, then look who has marked the slot. The mark of whoever has seen the word as
+    /// Show a page no more: clear the hash, then look who has marked the slot. The mark of whoever has seen the hash as
     /// it was has to be seen. [`super::Node::handle_collected`] is told.
     Hide {
         /// Which.
         page: Page,
     },
-    /// Read a page in its home's window: put this rank's mark, get the directory word, the bytes, and the word again, each after the
-    /// one before. [`super::Node::handle_guarded_read`] is told how it ended, also when it could not be begun.
+    /// Read a page in its home's window: put this rank's mark, and get the directory word, the hash and the bytes after that, in any
+    /// order. [`super::Node::handle_guarded_read`] is told how it ended, also when it could not be begun.
     GuardedRead {
         /// The home, another rank.
         home: Rank,

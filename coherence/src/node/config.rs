@@ -39,6 +39,9 @@ pub struct WindowConfig {
     pub slots: u32,
     /// A home shows a page once so many other ranks may have a copy to read, or one asks again for what it had. At least 1.
     pub readers: u16,
+    /// When another rank asks to read a page, those of the aligned block of so many around it that the home alone has are shown as well: a power of
+    /// two, at most [`MAX_RUN`]; 1 for none.
+    pub near: u16,
     /// Most misses in a block of pages that go by message between two looks into a window in vain; 0 looks each time. At most 63.
     pub wait: u8,
 }
@@ -71,13 +74,15 @@ pub enum ConfigError {
     Companions(u16),
     /// Windows that cannot be.
     #[error(
-        "windows of {slots} slots for pages with {readers} readers, after {wait} misses; give 1 to {MAX_SLOTS} slots, at least 1 reader and at most {MAX_WAIT} misses"
+        "windows of {slots} slots for pages with {readers} readers and {near} near them, after {wait} misses; give 1 to {MAX_SLOTS} slots, at least 1 reader, a power of two up to {MAX_RUN} near it, and at most {MAX_WAIT} misses"
     )]
     Window {
         /// Slots.
         slots: u32,
         /// Readers.
         readers: u16,
+        /// Pages near.
+        near: u16,
         /// Misses.
         wait: u8,
     },
@@ -115,10 +120,14 @@ impl Config {
         if self.companions > MAX_COMPANIONS {
             return Err(ConfigError::Companions(self.companions));
         }
-        if let Some(WindowConfig { slots, readers, wait }) = self.window
-            && (Layout::new(slots).is_none() || readers == 0 || wait > MAX_WAIT)
+        if let Some(WindowConfig { slots, readers, near, wait }) = self.window
+            && (Layout::new(slots).is_none()
+                || readers == 0
+                || near > MAX_RUN
+                || !near.is_power_of_two()
+                || wait > MAX_WAIT)
         {
-            return Err(ConfigError::Window { slots, readers, wait });
+            return Err(ConfigError::Window { slots, readers, near, wait });
         }
         if self.first_touch > MAX_RUN || !self.first_touch.is_power_of_two() {
             return Err(ConfigError::Pages { what: "a first touch", pages: self.first_touch });
@@ -151,7 +160,7 @@ mod tests {
             read_ahead: MAX_RUN,
             first_touch: MAX_RUN,
             companions: MAX_COMPANIONS,
-            window: Some(WindowConfig { slots: MAX_SLOTS, readers: MAX_RANKS, wait: MAX_WAIT }),
+            window: Some(WindowConfig { slots: MAX_SLOTS, readers: MAX_RANKS, near: MAX_RUN, wait: MAX_WAIT }),
             ..config()
         };
         assert_eq!(most.check(), Ok(()));
@@ -173,13 +182,14 @@ mod tests {
         let small = |config: &mut Config| config.cache_pages = Some(MIN_CACHE_PAGES - 1);
         assert_eq!(refused(small), "a cache of 255 pages is too small; give at least 256");
         assert!(refused(|config| config.read_ahead = MAX_RUN + 1).starts_with("read-ahead of 257 pages"));
-        let window = |slots, readers, wait| {
-            let window = Some(WindowConfig { slots, readers, wait });
+        let window = |slots, readers, near, wait| {
+            let window = Some(WindowConfig { slots, readers, near, wait });
             Config { window, ..config() }.check().map_err(|error| error.to_string().starts_with("windows of"))
         };
-        assert_eq!(window(1, 1, 0), Ok(()));
-        assert_eq!([window(0, 1, 0), window(MAX_SLOTS + 1, 1, 0)], [Err(true), Err(true)]);
-        assert_eq!([window(1, 0, 0), window(1, 1, MAX_WAIT + 1)], [Err(true), Err(true)]);
+        assert_eq!(window(1, 1, 1, 0), Ok(()));
+        assert_eq!([window(0, 1, 1, 0), window(MAX_SLOTS + 1, 1, 1, 0)], [Err(true), Err(true)]);
+        assert_eq!([window(1, 0, 1, 0), window(1, 1, 1, MAX_WAIT + 1)], [Err(true), Err(true)]);
+        assert_eq!([0, 3, 2 * MAX_RUN].map(|near| window(1, 1, near, 0)), [Err(true); 3]);
         assert!(refused(|config| config.first_touch = 0).starts_with("a first touch of 0 pages"));
         assert!(refused(|config| config.first_touch = 3).starts_with("a first touch of 3 pages"));
         assert!(refused(|config| config.first_touch = 512).starts_with("a first touch of 512 pages"));

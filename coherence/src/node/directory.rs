@@ -14,7 +14,7 @@ pub(super) enum DirectoryState {
     Untouched,
     /// One rank, perhaps the home itself, may read and write it; nobody else has a copy.
     Owned(Rank),
-    /// The home has a copy to read, and these other ranks, at least one, may have one.
+    /// The home has a copy to read, and these other ranks may have one; none where it was shown before anybody asked for it.
     Shared(RankSet),
     /// A transaction waits until this owner has given it back. The home itself does so when its minimum hold time and its devices allow.
     Recalling {
@@ -65,6 +65,8 @@ pub(super) struct DirectoryEntry {
     pub(super) pins: u16,
     /// It has been in the window in this version.
     pub(super) was_shown: bool,
+    /// It has been in the window for the sake of a page near it, in any version.
+    pub(super) was_near: bool,
 }
 
 const _: () = assert!(size_of::<DirectoryEntry>() <= MAX_PAGE_STATE);

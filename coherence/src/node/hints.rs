@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use crate::id::Page;
 
 /// Pages of a block.
-pub(super) const HINT_PAGES: u32 = 64;
+pub(super) const HINT_PAGES: u32 = 16;
 
 /// Most blocks remembered; one that comes in the place of another begins anew.
-pub(super) const MAX_HINTS: u32 = 1024;
+pub(super) const MAX_HINTS: u32 = 4096;
 
-/// Misses of a block nothing is known of that go by message before the first look, if so many may.
-const FIRST_WAIT: u8 = 3;
+/// Misses of a block nothing is known of that go by message before the first look, if so many may: the first one has the home show what is near.
+const FIRST_WAIT: u8 = 1;
 
 /// Most misses that go by message between two looks.
 pub(super) const MAX_WAIT: u8 = 63;
@@ -78,13 +78,13 @@ mod tests {
     #[test]
     fn looks_in_vain_get_rarer_up_to_a_limit_and_a_hit_brings_them_back() {
         let mut hints = Hints::default();
-        assert_eq!(until_look(&mut hints, Page(5)), 4);
+        assert_eq!(until_look(&mut hints, Page(5)), 2);
         let mut after = Vec::new();
         for _ in 0..6 {
             hints.miss(Page(5), MAX_WAIT);
             after.push(until_look(&mut hints, Page(HINT_PAGES - 1)));
         }
-        assert_eq!(after, [8, 16, 32, 64, 64, 64]);
+        assert_eq!(after, [4, 8, 16, 32, 64, 64]);
         hints.hit(Page(0));
         assert_eq!([1, 2].map(|page| until_look(&mut hints, Page(page))), [1, 1]);
     }
@@ -104,6 +104,6 @@ mod tests {
         hints.hit(Page(0));
         (0..3 * MAX_HINTS).for_each(|block| hints.miss(Page(block * HINT_PAGES), MAX_WAIT));
         assert_eq!(hints.0.len(), MAX_HINTS as usize);
-        assert_eq!(until_look(&mut hints, Page(0)), 4, "another block was in its place");
+        assert_eq!(until_look(&mut hints, Page(0)), 2, "another block was in its place");
     }
 }

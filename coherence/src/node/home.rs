@@ -57,6 +57,9 @@ impl Node {
             }
         }
         self.refuse(from, refused);
+        if (urgency, access, run.count) == (Urgency::Demand, Access::Read, 1) {
+            self.show_near(now, run.first);
+        }
         Ok(())
     }
 
@@ -391,7 +394,8 @@ impl Node {
                 self.map(page, Access::Read, source);
                 if !is_local {
                     self.forward(page, request.from, Access::Read, Granted { version: entry.version, content }, body);
-                    self.show(page, sharers, false);
+                    // Who has written it has no need to read it again.
+                    self.show(page, RankSet::one(request.from), false);
                 }
             }
             Access::Write => {

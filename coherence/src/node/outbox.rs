@@ -13,6 +13,8 @@ pub(super) struct Outbox {
     actions: VecDeque<Action>,
     grant: Option<Grant>,
     acquire: Option<Acquire>,
+    /// What is to be done when the messages have left, as nobody waits for it: pages to be shown.
+    later: Vec<Action>,
 }
 
 /// A growing [`Message::Grant`].
@@ -80,6 +82,19 @@ impl Outbox {
         }
     }
 
+    /// Something to do to pages that are to be shown, which nobody waits for.
+    pub(super) fn push_later(&mut self, action: Action) {
+        if !self.later.last_mut().is_some_and(|last| merge(last, &action)) {
+            self.later.push(action);
+        }
+    }
+
+    /// A page to be hidden, perhaps one that is to be shown before that.
+    pub(super) fn hide(&mut self, page: Page) {
+        self.flush_later();
+        self.actions.push_back(Action::Hide { page });
+    }
+
     /// A message that does not grow.
     pub(super) fn send(&mut self, to: Rank, message: Message, body: Body) {
         if self.grant.as_ref().is_some_and(|grant| grant.to == to) {
@@ -136,8 +151,14 @@ impl Outbox {
 
     /// Lets the growing messages go: an input has been handled.
     pub(super) fn flush(&mut self) {
-        self.flush_grant();
         self.flush_acquire();
+        self.flush_later();
+    }
+
+    /// A page stays in view for as long as it is in the window, so it can be shown after anything else but that it is hidden.
+    fn flush_later(&mut self) {
+        self.flush_grant();
+        self.actions.extend(self.later.drain(..));
     }
 
     /// Lets the growing Acquire go: the next page asked for is to travel by itself.

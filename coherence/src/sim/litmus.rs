@@ -210,8 +210,11 @@ pub const LITMUS: &[Litmus] = &[
 pub const ROUNDS: usize = 12;
 
 /// Windows of a simulation: none, or such that pages are shown early and looked for often.
-const WINDOWS: [Option<WindowConfig>; 3] =
-    [None, Some(WindowConfig { slots: 3, readers: 1, wait: 0 }), Some(WindowConfig { slots: 64, readers: 1, wait: 0 })];
+const WINDOWS: [Option<WindowConfig>; 3] = [
+    None,
+    Some(WindowConfig { slots: 3, readers: 1, near: 4, wait: 0 }),
+    Some(WindowConfig { slots: 64, readers: 1, near: 1, wait: 0 }),
+];
 
 /// The word of a variable's page that the test uses; the other one serves to bring the page into some state before.
 const WORD: usize = 0;

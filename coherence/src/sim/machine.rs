@@ -486,7 +486,7 @@ impl<'a> Machine<'a> {
             Input::Brought(page, seen, words) => {
                 received = std::slice::from_ref(words);
                 touched.push(*page);
-                node.handle_guarded_read(now, *page, *seen);
+                node.handle_guarded_read(now, *page, Some(*seen));
             }
         }
         let mut actions: Vec<Action> = Vec::new();

@@ -239,13 +239,13 @@ pub const MUTANTS: &[Mutant] = &[
         found_by: &[Checker::Pins],
     },
     Mutant {
-        name: "a home does not set the word to busy",
+        name: "a home does not clear the hash",
         plant: || Box::new(window::NeverBusy),
         scenario: readers,
         found_by: &[Checker::Values, Checker::Directory, Checker::Exclusive],
     },
     Mutant {
-        name: "a home collects the marks before it sets the word to busy",
+        name: "a home collects the marks before it clears the hash",
         plant: || Box::new(window::CollectsFirst),
         scenario: readers,
         found_by: &[Checker::Directory, Checker::Exclusive],
@@ -257,13 +257,7 @@ pub const MUTANTS: &[Mutant] = &[
         found_by: &[Checker::Directory, Checker::Exclusive],
     },
     Mutant {
-        name: "a home shows a page before its bytes are there",
-        plant: || Box::new(window::PublishesFirst),
-        scenario: readers,
-        found_by: &[Checker::Values],
-    },
-    Mutant {
-        name: "a reader marks a slot after it has looked at the word again",
+        name: "a reader marks a slot after it has looked at the word",
         plant: || Box::new(window::MarksLate),
         scenario: readers,
         found_by: &[Checker::Directory, Checker::Exclusive],
@@ -275,22 +269,16 @@ pub const MUTANTS: &[Mutant] = &[
         found_by: &[Checker::Marks, Checker::Directory],
     },
     Mutant {
-        name: "a reader looks at the word twice before the bytes come",
-        plant: || Box::new(window::LooksTwiceBefore),
+        name: "a reader ignores the hash",
+        plant: || Box::new(window::IgnoresHash),
         scenario: readers,
-        found_by: &[Checker::Values],
-    },
-    Mutant {
-        name: "a reader does not compare the word with what it was before",
-        plant: || Box::new(window::IgnoresSecondWord),
-        scenario: readers,
-        found_by: &[Checker::Values],
+        found_by: &[Checker::Values, Checker::Directory, Checker::Exclusive],
     },
     Mutant {
         name: "a reader takes another page in the slot for its own",
         plant: || Box::new(window::IgnoresTag),
         scenario: readers,
-        found_by: &[Checker::Values, Checker::Directory],
+        found_by: &[Checker::Values, Checker::Directory, Checker::Exclusive],
     },
     Mutant {
         name: "a reader uses a page that was invalidated while it read it",

@@ -56,6 +56,13 @@ impl Rng {
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
         from.get(self.index(from.len())).copied()
     }
+
+    /// Puts these into any order.
+    pub fn shuffle<T>(&mut self, what: &mut [T]) {
+        for end in (2..=what.len()).rev() {
+            what.swap(self.index(end), end - 1);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -77,5 +84,14 @@ mod tests {
         assert!((0..1000).all(|_| (3..=5).contains(&rng.between(3, 5))));
         assert!((0..1000).any(|_| rng.between(3, 5) == 5));
         assert_eq!(rng.pick::<u8>(&[]), None);
+        rng.shuffle::<u8>(&mut []);
+        let orders: std::collections::BTreeSet<_> = (0..1000)
+            .map(|_| {
+                let mut order = [1, 2, 3];
+                rng.shuffle(&mut order);
+                order
+            })
+            .collect();
+        assert_eq!(orders.len(), 6);
     }
 }

@@ -121,7 +121,10 @@ pub fn readers(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
         Program { rank, instructions, buffer: 0 }
     };
     let programs = (0..ranks).chain(1..ranks).map(Rank).map(&mut program).collect();
-    let window = WindowConfig { slots, readers: 1, wait: rng.pick(&[0, 1, 3]).unwrap_or(0) };
+    let wait = rng.pick(&[0, 1, 3]).unwrap_or(0);
+    // What is near is shown before anybody has asked for it.
+    let near = rng.clone().pick(&[1, 1, 2, 8]).unwrap_or(1);
+    let window = WindowConfig { slots, readers: 1, near, wait };
     let homes = HomeMap::new((0..ranks).map(|rank| (pages, Rank(rank))))?;
     let delays = Delays { shortest: 1, longest, slow: 3 * longest };
     Ok(Scenario {
@@ -138,7 +141,8 @@ fn window(rng: &mut Rng) -> Option<WindowConfig> {
     rng.next_u64();
     let slots = rng.pick(&[None, Some(1), Some(3), Some(64)]).flatten()?;
     let (readers, wait) = (rng.pick(&[1, 1, 2])?, rng.pick(&[0, 0, 2])?);
-    Some(WindowConfig { slots, readers, wait })
+    let near = rng.pick(&[1, 1, 4, 16])?;
+    Some(WindowConfig { slots, readers, near, wait })
 }
 
 /// What a rank's clock shows at the start: at times shortly before 32 bits of it overflow.

@@ -1,39 +1,52 @@
 //! Plain memory as a segment.
 
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Segment;
 
-/// A segment in memory of its own, made of words: for flags, counters, benchmarks and tests.
+/// Memory that words are in; it is always the same.
+pub trait Words: AsRef<[AtomicU64]> + Send + Sync + Debug {}
+
+impl<T: AsRef<[AtomicU64]> + Send + Sync + Debug> Words for T {}
+
+/// A segment made of words.
 #[derive(Debug)]
-pub struct WordSegment(Box<[AtomicU64]>);
+pub struct WordSegment(Box<dyn Words>);
 
 impl WordSegment {
-    /// A segment of so many words of 8 bytes, all zero.
+    /// A segment of so many words of 8 bytes, all zero, in memory of its own: for flags, counters, benchmarks and tests.
     #[must_use]
     pub fn new(words: usize) -> Self {
-        Self((0..words).map(|_| AtomicU64::new(0)).collect())
+        Self::over((0..words).map(|_| AtomicU64::new(0)).collect::<Box<[_]>>())
+    }
+
+    /// A segment in this memory.
+    #[must_use]
+    pub fn over(memory: impl Words + 'static) -> Self {
+        Self(Box::new(memory))
     }
 
     /// Its words, for the rank that it belongs to.
     #[must_use]
     pub fn words(&self) -> &[AtomicU64] {
-        &self.0
+        (*self.0).as_ref()
     }
 
     /// The aligned word at this offset in bytes.
     fn word(&self, offset: u64) -> Option<&AtomicU64> {
         let index = usize::try_from(offset / 8).ok().filter(|_| offset.is_multiple_of(8))?;
-        self.0.get(index)
+        self.words().get(index)
     }
 
     /// The words that hold `len` bytes from `offset` on, and where in the first of them these begin; nothing if it ends before.
     fn span(&self, offset: u64, len: usize) -> Option<(&[AtomicU64], usize)> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(len)?;
-        self.0
+        let words = self.words();
+        words
             .get(start / 8..end.div_ceil(8).max(start / 8))
-            .filter(|_| end <= self.0.len() * 8)
+            .filter(|_| end <= words.len() * 8)
             .map(|words| (words, start % 8))
     }
 }
@@ -56,7 +69,7 @@ fn merge(word: &AtomicU64, skip: usize, bytes: &[u8]) {
 
 impl Segment for WordSegment {
     fn len(&self) -> u64 {
-        self.0.len() as u64 * 8
+        WordSegment::words(self).len() as u64 * 8
     }
 
     fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
@@ -102,7 +115,7 @@ impl Segment for WordSegment {
     }
 
     fn words(&self) -> Option<&[AtomicU64]> {
-        Some(&self.0)
+        Some(WordSegment::words(self))
     }
 }
 

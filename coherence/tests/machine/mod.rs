@@ -36,6 +36,8 @@ pub(crate) struct Bounds {
     pub(crate) first_touch: u16,
     /// Slots of each rank's window; none without windows.
     pub(crate) slots: Option<u32>,
+    /// Pages that are shown with one that is read, itself included.
+    pub(crate) near: u16,
 }
 
 /// Something that may happen next.
@@ -53,8 +55,8 @@ pub(crate) enum Step {
     Release(Rank),
     /// A rank's driver goes on at its window.
     Work(Rank),
-    /// A rank's NIC goes on at the window of another.
-    Nic(Rank),
+    /// A rank's NIC takes this step at the window of another.
+    Nic(Rank, NicStep),
     /// A rank is told what its NIC has brought.
     Brought(Rank),
 }
@@ -158,22 +160,27 @@ impl State {
                 self.execute(rank, &[])
             }
             Step::Work(rank) => self.work(rank),
-            Step::Nic(rank) => {
+            Step::Nic(rank, step) => {
+                // The words of a page are got together, as one of them is used only; so are the halves of the directory word where there is one page.
+                let one_page = self.last.len() == 1;
                 let mut read = self.host(rank).read.take().ok_or("no read")?;
                 let home = self.site(read.home);
                 let slot = home.slot_number(read.page);
-                read.step(home.window_of(read.page), slot);
-                // The words of a page are got together.
-                while matches!(read.steps.front(), Some(NicStep::Get(1..))) {
-                    read.step(home.window_of(read.page), slot);
+                let is_now = |other: &NicStep| match (other, step) {
+                    (NicStep::Get(_), NicStep::Get(_)) => true,
+                    (NicStep::High, NicStep::Low) => one_page,
+                    _ => *other == step,
+                };
+                while let Some(at) = read.steps.iter().position(is_now) {
+                    read.take(at, home.window_of(read.page), slot);
                 }
                 self.host(rank).read = Some(read);
                 Ok(())
             }
             Step::Brought(rank) => {
-                let GuardedRead { page, seen, words, .. } = self.host(rank).read.take().ok_or("no read")?;
-                self.node(rank).handle_guarded_read(Tick(0), page, seen);
-                self.execute(rank, &[words])
+                let read = self.host(rank).read.take().ok_or("no read")?;
+                self.node(rank).handle_guarded_read(Tick(0), read.page, Some(read.seen()));
+                self.execute(rank, &[read.words])
             }
         }
     }
@@ -370,7 +377,7 @@ impl Machine {
             read_ahead: self.bounds.read_ahead,
             first_touch: self.bounds.first_touch,
             companions: 0,
-            window: self.bounds.slots.map(|slots| WindowConfig { slots, readers: 1, wait: 0 }),
+            window: self.bounds.slots.map(|slots| WindowConfig { slots, readers: 1, near: self.bounds.near, wait: 0 }),
         };
         Site::new(vec![Node::with_any_cache(config).unwrap()])
     }
@@ -415,8 +422,20 @@ impl Model for Machine {
         for ((rank, host), site) in self.ranks().zip(&state.hosts).zip(&state.sites) {
             match &host.read {
                 Some(read) if read.steps.is_empty() && host.work.is_none() => steps.push(Step::Brought(rank)),
-                Some(read) if !read.steps.is_empty() => steps.push(Step::Nic(rank)),
-                Some(_) | None => {}
+                Some(read) if read.steps.front() == Some(&NicStep::Mark) => {
+                    steps.push(Step::Nic(rank, NicStep::Mark));
+                }
+                // A NIC fetches bytes in any order.
+                Some(read) => {
+                    let one_page = state.last.len() == 1;
+                    let is_one = |step: &&NicStep| match step {
+                        NicStep::Get(word) => *word == 0,
+                        NicStep::High => !one_page,
+                        NicStep::Mark | NicStep::Low | NicStep::Hash => true,
+                    };
+                    steps.extend(read.steps.iter().filter(is_one).map(|step| Step::Nic(rank, *step)));
+                }
+                None => {}
             }
             if host.work.is_some() {
                 steps.push(Step::Work(rank));

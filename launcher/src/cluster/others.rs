@@ -62,7 +62,8 @@ impl Lines {
 
 /// What the machine needs of the other ranks, as this rank sees them; nothing when there is no channel for control messages.
 pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster> {
-    let mut endpoints = mesh.endpoints().into_iter();
+    let (endpoints, windows) = mesh.into_parts();
+    let mut endpoints = endpoints.into_iter();
     let control = endpoints.next()?;
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
     let mut memory = memory(&roster.settings);
@@ -70,6 +71,7 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster>
     memory.hold = memory.hold.or_else(|| crowded_hold(ranks_here, available_processors()));
     // Ranks of one host would all choose the same processors.
     memory.bind = ranks_here == 1;
+    memory.windows = windows;
     Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control, memory, roll: Roll::default() })
 }
 
@@ -209,6 +211,7 @@ mod tests {
             shards: 1,
             sampled: true,
             transport: Choice::Tcp,
+            window_slots: 0,
         };
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
         Roster { addresses: Vec::new(), hosts, boots: Vec::new(), settings }

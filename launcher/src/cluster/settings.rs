@@ -1,5 +1,8 @@
 //! What the machine is, from what the user asks for and what the ranks' hosts are: rank 0 decides for all.
 
+use vincs_coherence::window::SLOT_BYTES;
+use vincs_vmm::memory::engine;
+
 use crate::cli::RunArgs;
 use crate::cli::cluster::ClusterArgs;
 use crate::input::machine_size::MachineSize;
@@ -67,7 +70,20 @@ pub(crate) fn decide(args: &RunArgs, size: MachineSize, present: &[Present<'_>])
         shards,
         sampled: args.stats.is_some(),
         transport: Choice::Tcp,
+        window_slots: 0,
     })
+}
+
+/// Slots of each window of a machine that has windows. Where one-sided operations need the target's attention, it has none: there they are no
+/// faster than messages.
+pub(crate) fn window_slots(memory: u64, ranks: u32, shards: u32) -> u32 {
+    engine::window_slots(memory / u64::from(ranks.max(1)), u16::try_from(shards).unwrap_or(u16::MAX)).get()
+}
+
+/// Bytes of all windows of a rank.
+pub(crate) fn window_bytes(memory: u64, ranks: u32, shards: u32) -> usize {
+    let slots = window_slots(memory, ranks, shards);
+    slots.saturating_mul(shards) as usize * SLOT_BYTES
 }
 
 /// Shards of the memory, where each rank has at least so many processors for itself.

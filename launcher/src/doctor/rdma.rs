@@ -5,16 +5,26 @@ use std::collections::BTreeMap;
 use vincs_transport_rdma::choose::{Gid, GidType};
 use vincs_transport_rdma::devices::{Found, Needs, Survey, most_ranks, survey};
 
+use crate::cluster::settings::window_bytes;
 use crate::doctor::Finding;
+use crate::input::machine_size::DEFAULT_MEMORY;
 use crate::input::size::Bytes;
+use crate::wireup::mesh::CONTROL_CLASSES;
 
-/// What is tried: the smallest machine, with one shard of memory beside its control messages. Each more rank and class takes as much again.
-const SMALLEST: Needs = Needs { ranks: 2, classes: 2 };
+/// What is tried: a machine of two ranks, with one shard of memory beside its control messages. Each more rank and class takes as much again.
+const RANKS: u16 = 2;
+const SHARDS: u16 = 1;
+
+/// The same with the windows of a machine that nobody has said the memory of.
+fn smallest() -> Needs {
+    let segment_bytes = window_bytes(DEFAULT_MEMORY, RANKS.into(), SHARDS.into());
+    Needs { ranks: RANKS, classes: CONTROL_CLASSES + usize::from(SHARDS), segment_bytes }
+}
 
 /// RDMA devices, one finding for each port.
 pub(super) fn devices() -> Vec<Finding> {
     match survey() {
-        Ok(survey) => findings(&survey, |found| SMALLEST.try_registration(found).map_err(|error| error.to_string())),
+        Ok(survey) => findings(&survey, |found| smallest().try_registration(found).map_err(|error| error.to_string())),
         Err(error) => vec![Finding::warn(error, "machines of several hosts use TCP")],
     }
 }
@@ -40,20 +50,23 @@ fn port(addresses: &[&Found], registered: Result<(), String>) -> Finding {
     let Some(Found { port, limits, .. }) = addresses.first() else { return Finding::ok("no address") };
     let addresses: Vec<String> = addresses.iter().map(|found| address(&found.gid)).collect();
     let named = format!("port {} of {} is active: {}; it has atomics", port.number, port.device, addresses.join(", "));
-    let Needs { classes, .. } = SMALLEST;
+    let needs = smallest();
+    let Needs { classes, segment_bytes, .. } = needs;
     let ranks = most_ranks(limits, classes);
-    if ranks < SMALLEST.ranks {
+    if ranks < RANKS {
         return Finding::warn(
-            format_args!("{named}, but its queues have no room for {} ranks", SMALLEST.ranks),
+            format_args!("{named}, but its queues have no room for {RANKS} ranks"),
             "machines of several ranks do not use it",
         );
     }
-    let each = u64::try_from(SMALLEST.bytes() / classes).unwrap_or(u64::MAX);
+    let bytes = |bytes: usize| Bytes(u64::try_from(bytes).unwrap_or(u64::MAX));
+    let (each, windows) = (bytes((needs.bytes() - segment_bytes) / classes), bytes(segment_bytes));
     let room = format!("{named} and queues for up to {ranks} ranks");
     match registered {
         Ok(()) => Finding::ok(format_args!(
-            "{room}; locks {} of memory for each other rank and channel class (one, and one for each shard)",
-            Bytes(each)
+            "{room}; locks {each} of memory for each other rank and channel class (one, and one for each shard), and {windows} \
+             for windows of a machine of {RANKS} ranks with {}",
+            Bytes(DEFAULT_MEMORY)
         )),
         Err(error) => {
             Finding::warn(format_args!("{room}, but: {error}"), "machines of several ranks use TCP until then")

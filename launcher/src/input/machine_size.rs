@@ -5,7 +5,7 @@ use vincs_vmm::layout::{MAX_MEMORY, MAX_RELAXED, RELAXED_ALIGNMENT, machine_end}
 use crate::input::size::Bytes;
 
 /// Guest memory when the user asks for none, in bytes: enough for a compiler, little enough to boot quickly.
-const DEFAULT_MEMORY: u64 = 1 << 30;
+pub(crate) const DEFAULT_MEMORY: u64 = 1 << 30;
 
 /// Guest memory comes in pages of this many bytes.
 const PAGE: u64 = 4096;

@@ -2,19 +2,21 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::Transport;
+use vincs_coherence::transport::{Segment, Transport, WordSegment};
 use vincs_transport_tcp::endpoint::{TcpTransport, Timing};
 use vincs_transport_tcp::fabric::{self, CONNECT_TIME, ConnectError, FabricConfig, MAX_CLASSES};
 use vincs_transport_tcp::listener::Listener;
+use vincs_vmm::memory::engine::windows;
 
 use crate::cli::cluster::MAX_SHARDS;
-use crate::wireup::message::{Roster, ToCoordinator};
+use crate::wireup::message::{Roster, Settings, ToCoordinator};
 use crate::wireup::selection::Choice;
 use crate::wireup::{Keys, rdma};
 
@@ -28,19 +30,19 @@ const _: () = assert!(CONTROL_CLASSES + MAX_SHARDS as usize == MAX_CLASSES);
 pub(crate) enum Mesh {
     /// The connections themselves.
     Tcp(Vec<TcpTransport>),
-    /// What goes over others, and has heard of all ranks already.
-    Other(Vec<Arc<dyn Transport>>),
+    /// What goes over others, and has heard of all ranks already; and this rank's windows, the segments of all classes but that of control.
+    Other(Vec<Arc<dyn Transport>>, Vec<Arc<WordSegment>>),
 }
 
 impl Mesh {
-    /// The endpoints, once all ranks are known to be connected.
-    pub(crate) fn endpoints(self) -> Vec<Arc<dyn Transport>> {
+    /// The endpoints, once all ranks are known to be connected, and the windows, if there are any.
+    pub(crate) fn into_parts(self) -> (Vec<Arc<dyn Transport>>, Vec<Arc<WordSegment>>) {
         match self {
             Self::Tcp(ends) => {
                 ends.iter().for_each(TcpTransport::expect_signs);
-                ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect()
+                (ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect(), Vec::new())
             }
-            Self::Other(ends) => ends,
+            Self::Other(ends, windows) => (ends, windows),
         }
     }
 }
@@ -133,10 +135,22 @@ impl Listening {
             Choice::Rdma(offers) => {
                 let offer = offers.get(usize::from(rank.0)).ok_or_else(no_rank)?;
                 let ranks = u16::try_from(roster.addresses.len()).unwrap_or(u16::MAX);
-                Ok(Mesh::Other(rdma::connect(rank, ranks, offer, ends)?))
+                let windows = windows_of(&roster.settings)?;
+                // Nobody reads what is controlled.
+                let own = windows.iter().map(|window| Some(Arc::clone(window) as Arc<dyn Segment>));
+                let segments = [None; CONTROL_CLASSES].into_iter().chain(own);
+                let segments = segments.chain(std::iter::repeat_with(|| None)).take(classes).collect();
+                Ok(Mesh::Other(rdma::connect(rank, ranks, offer, ends, segments)?, windows))
             }
         }
     }
+}
+
+/// This rank's windows, if the machine has any.
+fn windows_of(settings: &Settings) -> Result<Vec<Arc<WordSegment>>, MeshFault> {
+    let Some(slots) = NonZeroU32::new(settings.window_slots) else { return Ok(Vec::new()) };
+    let shards = u16::try_from(settings.shards).unwrap_or(u16::MAX);
+    windows(shards, slots).map_err(|error| MeshFault::Own(format!("there is no memory for windows: {error}")))
 }
 
 /// A rank on the way to being connected, on a thread of its own: the one that started it goes on listening to rank 0, or to all others.

@@ -8,7 +8,7 @@ use vincs_vmm::cluster::Features;
 use crate::wireup::selection::{Choice, Probe};
 
 /// Version of everything here but the [`Introduction`].
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// A rank's first word. Its form never changes, so that every version can tell who came.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -77,6 +77,8 @@ pub(crate) struct Settings {
     pub(crate) sampled: bool,
     /// What connects the ranks.
     pub(crate) transport: Choice,
+    /// Slots of the window that each shard of each rank has for pages that are read without its processor; 0 for no windows.
+    pub(crate) window_slots: u32,
 }
 
 /// The machine's ranks.

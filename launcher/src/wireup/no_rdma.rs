@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::Transport;
+use vincs_coherence::transport::{Segment, Transport};
 use vincs_transport_tcp::endpoint::TcpTransport;
 
 use crate::wireup::mesh::MeshFault;
@@ -14,7 +14,7 @@ use crate::wireup::selection::{Offer, Probe};
 const WITHOUT: &str = "this vincs is built without RDMA: build it with the feature rdma of vincs-launcher";
 
 /// This vincs cannot look at devices.
-pub(crate) fn probe(_ranks: u16, _classes: usize, _interfaces: &[InterfaceAddress]) -> Probe {
+pub(crate) fn probe(_ranks: u16, _classes: usize, _window_bytes: usize, _interfaces: &[InterfaceAddress]) -> Probe {
     Probe { reasons: vec![WITHOUT.to_owned()], ..Probe::default() }
 }
 
@@ -27,6 +27,7 @@ pub(crate) fn connect(
     _ranks: u16,
     _offer: &Offer,
     _lifelines: Vec<TcpTransport>,
+    _segments: Vec<Option<Arc<dyn Segment>>>,
 ) -> Result<Vec<Arc<dyn Transport>>, MeshFault> {
     Err(MeshFault::Own(WITHOUT.to_owned()))
 }
@@ -37,7 +38,7 @@ mod tests {
 
     #[test]
     fn nothing_is_offered_and_the_reason_told() {
-        let probe = probe(2, 2, &[]);
+        let probe = probe(2, 2, 4096, &[]);
         assert_eq!((probe.devices, probe.offers.len()), (0, 0));
         assert_eq!(probe.reasons, [WITHOUT]);
     }

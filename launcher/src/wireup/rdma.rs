@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::Transport;
+use vincs_coherence::transport::{Segment, Transport};
 use vincs_transport_rdma::choose::{Gid, GidType, Port};
 use vincs_transport_rdma::devices::{Found, Needs, Survey, survey};
 use vincs_transport_rdma::fabric::{ConnectError, FabricConfig, connect as connect_by_rdma};
@@ -19,11 +19,11 @@ use crate::wireup::selection::{Fabric, Link, MAPPED_BITS, Offer, Probe};
 /// Bits of a GID that name its subnet on InfiniBand (InfiniBand Architecture Specification, volume 1, section 4.1.1).
 const SUBNET_BITS: u8 = 64;
 
-/// What this host's devices are good for in a machine of so many ranks with at most so many channel classes; each device registers as much
-/// memory as that takes, and lets it go again.
-pub(crate) fn probe(ranks: u16, classes: usize, interfaces: &[InterfaceAddress]) -> Probe {
+/// What this host's devices are good for in a machine of so many ranks with at most so many channel classes and bytes of windows; each device
+/// registers as much memory as that takes, and lets it go again.
+pub(crate) fn probe(ranks: u16, classes: usize, window_bytes: usize, interfaces: &[InterfaceAddress]) -> Probe {
     match survey() {
-        Ok(survey) => probe_of(survey, Needs { ranks, classes }, interfaces),
+        Ok(survey) => probe_of(survey, Needs { ranks, classes, segment_bytes: window_bytes }, interfaces),
         Err(error) => Probe { reasons: vec![error.to_string()], ..Probe::default() },
     }
 }
@@ -80,7 +80,8 @@ fn is_meant(offer: &Offer, port: &Port, gid: &Gid) -> bool {
         && (link_of(gid.kind), gid.raw) == (offer.fabric.link, offer.gid)
 }
 
-/// Connects this rank with the others over their TCP connections, which stay as the lifelines, by what has been chosen for it.
+/// Connects this rank with the others over their TCP connections, which stay as the lifelines, by what has been chosen for it. Others reach
+/// these segments, one for each channel class or none.
 ///
 /// # Errors
 /// [`MeshFault`].
@@ -89,15 +90,26 @@ pub(crate) fn connect(
     ranks: u16,
     offer: &Offer,
     lifelines: Vec<TcpTransport>,
+    segments: Vec<Option<Arc<dyn Segment>>>,
 ) -> Result<Vec<Arc<dyn Transport>>, MeshFault> {
     let usable = survey().map_err(|error| MeshFault::Own(error.to_string()))?.usable;
     let found = usable.into_iter().find(|found| is_meant(offer, &found.port, &found.gid));
     let gone = || MeshFault::Own(format!("port {} of {} cannot be used any more", offer.port, offer.device));
     let found = found.ok_or_else(gone)?;
-    let segments = lifelines.iter().map(|_| None).collect();
+    let lengths: Vec<u64> = segments.iter().map(|own| own.as_ref().map_or(0, |own| own.len())).collect();
     let config = FabricConfig { rank, ranks, segments, connect_time: CONNECT_TIME };
     let lifelines = lifelines.into_iter().map(|end| Box::new(end) as Box<dyn Transport>).collect();
     let ends = connect_by_rdma(&config, &found, lifelines)?;
+    for (end, own) in ends.iter().zip(lengths) {
+        let other = |rank| Some((rank, end.segment_length(rank).filter(|theirs| *theirs != own)?));
+        if let Some((rank, theirs)) = (0..ranks).map(Rank).find_map(other) {
+            let line = format!(
+                "rank {} has windows of {theirs} bytes, this rank of {own}: use the same vincs everywhere",
+                rank.0
+            );
+            return Err(MeshFault::Peer(line));
+        }
+    }
     Ok(ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect())
 }
 
@@ -163,7 +175,7 @@ mod tests {
     #[test]
     fn what_the_survey_says_is_passed_on() {
         let survey = Survey { devices: 1, usable: Vec::new(), reasons: vec!["port 1 of a is not active".into()] };
-        let probe = probe_of(survey, Needs { ranks: 2, classes: 2 }, &[]);
+        let probe = probe_of(survey, Needs { ranks: 2, classes: 2, segment_bytes: 0 }, &[]);
         assert_eq!((probe.devices, probe.offers.len()), (1, 0));
         assert_eq!(probe.reasons, ["port 1 of a is not active"]);
     }
@@ -171,7 +183,7 @@ mod tests {
     /// On this machine, whether it has devices or not.
     #[test]
     fn any_host_can_be_probed() {
-        let probe = probe(2, 2, &[]);
+        let probe = probe(2, 2, 4096, &[]);
         assert!(probe.devices > 0 || probe.offers.is_empty(), "{probe:?}");
     }
 }

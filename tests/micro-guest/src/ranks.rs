@@ -14,7 +14,7 @@ use vincs_transport_tcp::listener::{ListenError, Listener};
 use vincs_transport_tcp::secret::{MachineId, Secret};
 use vincs_vmm::cluster::{Cluster, Roll};
 use vincs_vmm::machine::{Machine, MachineConfig, MachineError, Running};
-use vincs_vmm::memory::engine::{MemorySettings, windows_with};
+use vincs_vmm::memory::engine::{MemorySettings, windows};
 
 /// How a machine is spread over ranks.
 #[derive(Clone, Debug)]
@@ -46,6 +46,9 @@ pub enum RanksError {
     /// No random bytes for the secret.
     #[error("the kernel gives no random bytes for the machine's secret: {0}")]
     Secret(#[from] std::io::Error),
+    /// No memory for windows.
+    #[error("there is no memory for windows: {0}")]
+    Windows(std::io::Error),
     /// A connection failed.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -57,8 +60,10 @@ pub(crate) fn connected(ranks: &Ranks) -> Result<Vec<Cluster>, RanksError> {
     let listeners = (0..ranks.ranks).map(bind).collect::<Result<Vec<_>, _>>()?;
     let addresses: Vec<_> = listeners.iter().map(Listener::address).collect();
     let (machine, secret) = (MachineId::random()?, Secret::random()?);
-    let windows: Vec<_> =
-        (0..ranks.ranks).map(|_| ranks.window_slots.map(|slots| windows_with(ranks.shards, slots))).collect();
+    let windows: Vec<_> = (0..ranks.ranks)
+        .map(|_| ranks.window_slots.map(|slots| windows(ranks.shards, slots)).transpose())
+        .collect::<Result<_, _>>()
+        .map_err(RanksError::Windows)?;
     let start = |(rank, listener): (u16, Listener)| {
         // The first class is the control channel's.
         let mut segments: Vec<Option<Arc<dyn Segment>>> = vec![None; 1 + usize::from(ranks.shards)];

@@ -130,7 +130,7 @@ fn what_x86_forbids_is_never_seen_across_ranks() {
 fn what_x86_forbids_is_never_seen_in_windows() {
     let Some(_turn) = turn("litmus tests over ranks with windows") else { return };
     let started = Instant::now();
-    let mut looks = 0;
+    let (mut all_hits, mut all_misses) = (0, 0);
     for test in Litmus::ALL {
         let ranks = u16::try_from(test.processors()).unwrap();
         let (outcomes, counted) = litmus(test, MILLION / 4, ranks, NonZeroU32::new(64));
@@ -141,9 +141,10 @@ fn what_x86_forbids_is_never_seen_in_windows() {
             lost(&counted),
             started.elapsed()
         );
-        looks += hits.iter().chain(&misses).sum::<u64>();
+        all_hits += hits.iter().sum::<u64>();
+        all_misses += misses.iter().sum::<u64>();
     }
-    assert!(looks > 100, "{looks} guarded reads");
+    assert!(all_hits > 0, "{all_hits} hits, {all_misses} misses");
 }
 
 #[test]

@@ -4,13 +4,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::{OperationId, SendError};
+use vincs_coherence::transport::{GuardedRead, OperationId, SendError};
 
 use super::messages::{pattern, sleep_on};
 use super::{Make, PATIENCE, Ranks, Seen, send};
 
 /// Time within which a rank that has gone is told of.
 const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// A guarded read of a segment of one word.
+const READ: GuardedRead = GuardedRead { mark_at: 7, mark: 1, at: 0, len: 7 };
 
 /// Ends a rank.
 fn end(ranks: &mut Ranks, rank: usize) {
@@ -48,6 +51,7 @@ pub fn nothing_goes_to_a_lost_rank_and_the_others_go_on(make: Make) {
     assert_eq!(ranks.end(0).put(id, Rank(1), 0, &[1]), lost);
     assert_eq!(ranks.end(0).compare_and_swap(id, Rank(1), 0, 0, 1), lost);
     assert_eq!(ranks.end(0).fetch_and_add(id, Rank(1), 0, 1), lost);
+    assert_eq!(ranks.end(0).guarded_read(id, Rank(1), READ), lost);
     send(ranks.end(0), 2, b"still here", &[]).expect("rank 2 is not lost");
     ranks.end(0).fetch_and_add(id, Rank(2), 0, 1).expect("rank 2 is not lost");
     ranks.poll_until(&[0, 2], "the others", |ranks| ranks.seen(0).len() == 2 && ranks.seen(2).len() == 2);
@@ -70,9 +74,12 @@ pub fn operations_under_way_to_a_lost_rank_never_complete(make: Make) {
     ranks.linger(&[0, 1]);
     end(&mut ranks, 1);
     for id in 0..10 {
-        match ranks.end(0).get(OperationId(id), Rank(1), 0, 8) {
-            Ok(()) => {}
-            Err(error) => assert_eq!(error, SendError::Lost(Rank(1))),
+        let gotten = ranks.end(0).get(OperationId(id), Rank(1), 0, 8);
+        for begun in [gotten, ranks.end(0).guarded_read(OperationId(10 + id), Rank(1), READ)] {
+            match begun {
+                Ok(()) => {}
+                Err(error) => assert_eq!(error, SendError::Lost(Rank(1))),
+            }
         }
     }
     ranks.poll_until(&[0], "the loss", |ranks| !ranks.seen(0).is_empty());

@@ -64,7 +64,7 @@ pub use latency::Latencies;
 pub use processors::Processors;
 pub use stats::{Count, EngineCounters, EngineStats, HOTTEST, Traffic, Waits};
 pub use view::ViewError;
-pub use windows::{windows, windows_with};
+pub use windows::{window_slots, windows};
 
 /// Guest memory at work. Dropping it stops it.
 #[derive(Debug)]

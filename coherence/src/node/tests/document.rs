@@ -281,7 +281,7 @@ fn seen() -> Seen {
             // And reads that end although the node has been told something else meanwhile.
             let word = Word::shown(page, Version(1)).expect("a word");
             let is_read = state(node, page).1.starts_with("Guarded");
-            let read = is_read.then_some(Input::GuardedRead(page, SeenWords { first: word, second: word }));
+            let read = is_read.then_some(Input::GuardedRead(page, SeenWords { word, is_whole: true }));
             for input in sent.chain(faults).chain(read) {
                 let mut after = node.clone();
                 if input.happen(&mut after, machine.now).is_ok() {
@@ -338,7 +338,7 @@ fn faults(rows: &[Row], beside: &[&str], seen: &[Row]) -> Vec<String> {
 /// Events that an input may cause beside the one it is: devices ask again, room is made, guesses are made, waiting ends.
 const BESIDE_AT_CACHER: [&str; 5] = ["read", "write", "ahead", "room", "free"];
 /// The same at the home, where the queue is served as well.
-const BESIDE_AT_HOME: [&str; 7] = ["read", "write", "touch", "free", "slot", "Acquire Read", "Acquire Write"];
+const BESIDE_AT_HOME: [&str; 8] = ["read", "write", "touch", "near", "free", "slot", "Acquire Read", "Acquire Write"];
 
 #[test]
 fn the_transitions_are_those_of_the_code() {

@@ -44,7 +44,8 @@ struct Slot {
     value: u64,
 }
 
-/// A guarded read: its reader and page, what it has seen, and how many of its four steps it has taken.
+/// A guarded read: its reader and page, what it has seen, and how many of its four steps it has taken: mark, word, bytes, end. The bytes are
+/// those of the word if it is the same after them.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     reader: u16,
@@ -64,7 +65,7 @@ impl Input {
             Self::Release(id) => node.handle_release(now, *id),
             Self::Timeout => node.handle_timeout(now),
             Self::Collected(page, marks) => node.handle_collected(now, *page, *marks),
-            Self::GuardedRead(page, seen) => node.handle_guarded_read(now, *page, *seen),
+            Self::GuardedRead(page, seen) => node.handle_guarded_read(now, *page, Some(*seen)),
         }
         Ok(())
     }
@@ -220,9 +221,11 @@ impl Machine {
         read.steps += 1;
         match read.steps {
             1 => _ = slot.marks.insert(Rank(read.reader)),
-            2 => read.seen.first = slot.word,
-            3 => read.value = slot.value,
-            4 => read.seen.second = slot.word,
+            2 => read.seen.word = slot.word,
+            3 => {
+                read.value = slot.value;
+                read.seen.is_whole = read.seen.word == slot.word;
+            }
             _ => {
                 let Reading { reader, page, seen, value, .. } = self.reading.remove(at);
                 self.input(reader, &Input::GuardedRead(page, seen), &[value]);
@@ -241,11 +244,11 @@ impl Machine {
         let slot = self.nodes[usize::from(rank)].slot(page).expect("a slot");
         let slot = self.windows[usize::from(rank)].entry(slot).or_default();
         if let Some((version, value)) = shown {
-            assert_eq!(slot.word, Word::BUSY, "rank {rank} shows page {} over another", page.0);
+            assert_eq!(slot.word, Word::NONE, "rank {rank} shows page {} over another", page.0);
             (slot.value, slot.word) = (value, Word::shown(page, version).expect("a word"));
         } else {
             assert!(slot.word.version_of(page).is_some(), "rank {rank} hides page {}, which is not shown", page.0);
-            slot.word = Word::BUSY;
+            slot.word = Word::NONE;
             let marks = slot.marks;
             self.collected.push((rank, page, marks));
         }

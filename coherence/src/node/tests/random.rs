@@ -97,12 +97,13 @@ pub(super) fn random_machine(seed: u64) -> (Random, Machine) {
     let mut random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
     let (hold, ahead) = (random.pick(&[0, 7, 20]), random.pick(&[0, 1, 3, 8]));
     let window = random.pick(&[None, Some(1), Some(3)]);
+    let near = random.pick(&[1, 2, 4]);
     let (first_touch, cache) = (random.pick(&[1, 2, 4]), random.pick(&[None, Some(2), Some(4)]));
     let mut machine = Machine::new(RANKS, PAGES, |config| {
         config.hold.0 = hold;
         config.read_ahead = ahead;
         config.first_touch = first_touch;
-        config.window = window.map(|slots| WindowConfig { slots, readers: 1, wait: 0 });
+        config.window = window.map(|slots| WindowConfig { slots, readers: 1, near, wait: 0 });
     });
     machine.marks_are_late = random.below(2) == 0;
     // Smaller than a real cache may be.

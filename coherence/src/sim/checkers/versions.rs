@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::{Access, Page, Rank, Version};
-use crate::message::{Granted, Message};
+use crate::message::Message;
 
 use super::{Checker, Violation};
 
@@ -23,7 +23,7 @@ impl Versions {
         match message {
             Message::Grant { first, access, pages } => {
                 for (page, granted) in (first.0..).map(Page).zip(pages) {
-                    self.granted(page, *access, *granted)?;
+                    self.granted(page, *access, granted.version)?;
                 }
                 Ok(())
             }
@@ -51,18 +51,26 @@ impl Versions {
         }
     }
 
-    fn granted(&mut self, page: Page, access: Access, granted: Granted) -> Result<(), Violation> {
+    /// Takes note of a page that its home shows in this version, for others to read.
+    ///
+    /// # Errors
+    /// [`Violation`] when it cannot have that version.
+    pub fn shown(&mut self, page: Page, version: Version) -> Result<(), Violation> {
+        self.granted(page, Access::Read, version)
+    }
+
+    fn granted(&mut self, page: Page, access: Access, version: Version) -> Result<(), Violation> {
         let latest = self.latest(page);
         // A home counts grants to itself too, which no message tells.
         let right = match access {
-            Access::Write => granted.version > latest,
-            Access::Read => granted.version >= latest && granted.version > Version::NONE,
+            Access::Write => version > latest,
+            Access::Read => version >= latest && version > Version::NONE,
         };
         if !right {
-            let what = format!("{access:?} granted with {:?} after {latest:?}", granted.version);
+            let what = format!("{access:?} granted with {version:?} after {latest:?}");
             return Err(Violation::of_page(Checker::Versions, page, what));
         }
-        self.latest.insert(page, granted.version);
+        self.latest.insert(page, version);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ const PAUSE_ONE_IN: u64 = 4;
 impl Machine<'_> {
     /// A home shows a page with these bytes.
     pub(super) fn shows(&mut self, home: Rank, page: Page, version: Version, words: Words) -> Checked {
+        self.versions.shown(page, version)?;
         let steps = self.home_steps(home, HomeStep::to_show());
         let work = HomeWork { page, shows: Some((version, words)), steps: steps.into(), marks: RankSet::EMPTY };
         self.work_at_window(home, work).map(drop)
@@ -58,6 +59,10 @@ impl Machine<'_> {
             return Err(Violation::of_rank(Checker::Memory, reader, what));
         }
         let mut steps = NicStep::guarded_read();
+        // A NIC fetches bytes in any order.
+        if let Some((_, fetched)) = steps.split_first_mut() {
+            self.rng.shuffle(fetched);
+        }
         if let Some(planted) = self.planted.as_mut().filter(|planted| planted.rank == reader) {
             steps = planted.mutation.nic_steps(steps);
         }
@@ -112,7 +117,7 @@ impl Machine<'_> {
 
     /// A reader is told what its read has brought.
     pub(super) fn brought(&mut self, reader: Rank, id: u64) -> Checked {
-        let Some(GuardedRead { page, seen, words, .. }) = self.reads.remove(&id) else { return Ok(()) };
-        self.input(reader, &Input::Brought(page, seen, words))
+        let Some(read) = self.reads.remove(&id) else { return Ok(()) };
+        self.input(reader, &Input::Brought(read.page, read.seen(), read.words))
     }
 }

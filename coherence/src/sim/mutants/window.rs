@@ -11,7 +11,7 @@ use super::super::machine::Input;
 use super::super::window::{HomeStep, NicStep};
 use super::{Given, Mutation, Order, bare};
 
-/// Does not set the word to busy.
+/// Does not clear the hash.
 #[derive(Debug)]
 pub(super) struct NeverBusy;
 
@@ -22,7 +22,7 @@ impl Mutation for NeverBusy {
     }
 }
 
-/// Collects the marks and sets the word to busy then.
+/// Collects the marks and clears the hash then.
 #[derive(Debug)]
 pub(super) struct CollectsFirst;
 
@@ -47,18 +47,7 @@ impl Mutation for IgnoresMarks {
     }
 }
 
-/// Sets the directory word before the bytes are there.
-#[derive(Debug)]
-pub(super) struct PublishesFirst;
-
-impl Mutation for PublishesFirst {
-    fn home_steps(&mut self, mut steps: Vec<HomeStep>) -> Vec<HomeStep> {
-        steps.sort_by_key(|step| *step != HomeStep::Publish);
-        steps
-    }
-}
-
-/// Marks a slot after it has looked at the word for the second time.
+/// Marks a slot after it has looked at the word.
 #[derive(Debug)]
 pub(super) struct MarksLate;
 
@@ -80,25 +69,14 @@ impl Mutation for NeverMarks {
     }
 }
 
-/// Gets the word twice before the bytes.
+/// Does not look at the hash.
 #[derive(Debug)]
-pub(super) struct LooksTwiceBefore;
+pub(super) struct IgnoresHash;
 
-impl Mutation for LooksTwiceBefore {
-    fn nic_steps(&mut self, mut steps: Vec<NicStep>) -> Vec<NicStep> {
-        steps.sort_by_key(|step| matches!(step, NicStep::Get(_)));
-        steps
-    }
-}
-
-/// Does not compare the words.
-#[derive(Debug)]
-pub(super) struct IgnoresSecondWord;
-
-impl Mutation for IgnoresSecondWord {
+impl Mutation for IgnoresHash {
     fn incoming(&mut self, _: &Node, input: Input) -> Vec<Given> {
         let input = match input {
-            Input::Brought(page, seen, words) => Input::Brought(page, Seen { second: seen.first, ..seen }, words),
+            Input::Brought(page, seen, words) => Input::Brought(page, Seen { is_whole: true, ..seen }, words),
             other => other,
         };
         vec![Given::Node(input)]
@@ -112,12 +90,10 @@ pub(super) struct IgnoresTag;
 impl Mutation for IgnoresTag {
     fn incoming(&mut self, _: &Node, input: Input) -> Vec<Given> {
         let input = match input {
-            Input::Brought(page, Seen { first, second }, words) => {
-                let as_wanted = |word: Word| {
-                    let other = Page(u32::try_from(word.0 >> u32::BITS).unwrap_or(u32::MAX));
-                    word.version_of(other).and_then(|version| Word::shown(page, version)).unwrap_or(Word::BUSY)
-                };
-                Input::Brought(page, Seen { first: as_wanted(first), second: as_wanted(second) }, words)
+            Input::Brought(page, seen, words) => {
+                let other = Page(u32::try_from(seen.word.0 >> u32::BITS).unwrap_or(u32::MAX));
+                let as_wanted = seen.word.version_of(other).and_then(|version| Word::shown(page, version));
+                Input::Brought(page, Seen { word: as_wanted.unwrap_or(Word::NONE), ..seen }, words)
             }
             other => other,
         };

@@ -23,7 +23,7 @@ fn registrations_beyond_the_limit_say_how_much_they_need() {
         assert!(error.contains("the limit is 1048576 bytes") && error.contains("ulimit -l"), "{error}");
     }
     // What a machine needs is tried the same way.
-    let needs = Needs { ranks: 2, classes: 2 };
+    let needs = Needs { ranks: 2, classes: 2, segment_bytes: 64 << 20 };
     let error = needs.try_registration(&find_device(NODE).unwrap()).unwrap_err().to_string();
     assert!(error.contains(&format!("; {} bytes have to be locked", needs.bytes())), "{error}");
     // What was registered before is as it was.

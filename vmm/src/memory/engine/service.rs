@@ -11,7 +11,7 @@ use vincs_coherence::codec;
 use vincs_coherence::id::{PAGE_BYTES, Page, Rank, RankSet, Run, Tick};
 use vincs_coherence::node::{Awaited, HoldId, Node};
 use vincs_coherence::transport::{Event, OperationId, Outcome, Transport};
-use vincs_coherence::window::{Seen, Word};
+use vincs_coherence::window::Seen;
 
 use super::awaited::Board;
 use super::config::{EngineEvent, EventSink, FaultSampler};
@@ -329,15 +329,11 @@ impl Service {
     fn completed(&mut self, id: OperationId, outcome: &Outcome<'_>) {
         let Ok(page) = u32::try_from(id.0).map(Page) else { return };
         let (seen, bytes) = match *outcome {
-            Outcome::Read { first, second, bytes } if bytes.len() == PAGE_BYTES => {
-                (Seen { first: Word(first), second: Word(second) }, bytes)
-            }
-            Outcome::Read { .. } | Outcome::Got(_) | Outcome::Put | Outcome::Old(_) | Outcome::Refused => {
-                (Seen::NOTHING, &[][..])
-            }
+            Outcome::Got(read) => Seen::parse(read),
+            Outcome::Put | Outcome::Old(_) | Outcome::Refused => (Seen::NOTHING, &[][..]),
         };
         let now = self.input_time();
-        self.node.handle_guarded_read(now, page, seen);
+        self.node.handle_guarded_read(now, page, Some(seen));
         self.act(bytes);
     }
 

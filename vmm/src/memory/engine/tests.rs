@@ -12,7 +12,7 @@ use vincs_coherence::transport::Transport;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::mailbox::locked;
-use super::{Engine, EngineConfig, EngineEvent, EngineStats, MemorySettings, windows_with};
+use super::{Engine, EngineConfig, EngineEvent, EngineStats, MemorySettings};
 use crate::memory::GuestRam;
 use crate::test_transport::{End, Hub};
 
@@ -56,7 +56,7 @@ impl Setup {
     fn start(self) -> Cluster {
         // By rank and shard.
         let windows: Vec<Vec<_>> = (0..self.ranks)
-            .map(|_| self.slots.map_or_else(Vec::new, |slots| windows_with(self.shards, slots)))
+            .map(|_| self.slots.map_or_else(Vec::new, |slots| super::windows(self.shards, slots).unwrap()))
             .collect();
         let of_shard = |shard| windows.iter().filter_map(|of| of.get(usize::from(shard)).cloned()).collect();
         let channels: Vec<_> = (0..self.shards).map(|shard| Hub::ends_with(self.ranks, of_shard(shard))).collect();

@@ -7,7 +7,6 @@ use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, RankSet, Run};
 use vincs_coherence::message::Message;
 use vincs_coherence::node::{Action, Body, Source};
 use vincs_coherence::transport::{OperationId, SendError};
-use vincs_coherence::window::Seen;
 
 use super::{Service, Untold};
 use crate::memory::engine::config::EngineEvent;
@@ -22,7 +21,7 @@ impl Service {
             let now = self.input_time();
             match untold {
                 Untold::Collected(page, marks) => self.node.handle_collected(now, page, marks),
-                Untold::NotRead(page) => self.node.handle_guarded_read(now, page, Seen::NOTHING),
+                Untold::NotRead(page) => self.node.handle_guarded_read(now, page, None),
             }
             self.act_on_input(&[]);
         }

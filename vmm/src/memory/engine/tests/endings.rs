@@ -227,7 +227,7 @@ fn settings_that_do_not_fit_are_refused() {
         let memory = MemorySettings { windows, ..MemorySettings::default() };
         with_memory(memory, &ram).expect_err("windows that do not fit")
     };
-    let one = || windows_with(1, NonZeroU32::MIN);
+    let one = || crate::memory::engine::windows(1, NonZeroU32::MIN).unwrap();
     assert!(matches!(windows([one(), one()].concat()), EngineError::Windows { windows: 2, shards: 1 }));
     let none = vec![Arc::new(WordSegment::new(5))];
     assert!(
