@@ -214,3 +214,28 @@ fn a_small_cache_holds_what_is_read_and_more_is_written_than_may_wait() {
     });
     assert!(machine.memories[0].statistics().unwrap().protocol.evictions > 0);
 }
+
+/// The home asks for the word of a page again and again while its writer puts the page, for which the home's own thread is needed.
+#[test]
+fn a_home_that_writes_while_another_brings_its_pages_home_waits_for_it() {
+    const PAGES: usize = 60;
+    let team = [1, 1];
+    let machine = Machine::new(&team, |_| {});
+    let views = machine.array(2 * 8 * PAGES * PAGE);
+    machine.run(&team, |member, rank, _| {
+        for round in 0..8 {
+            let pages = round * PAGES..(round + 1) * PAGES;
+            if rank == 1 {
+                pages.clone().for_each(|page| views[1].write(page * WORDS, 1));
+            }
+            member.barrier().unwrap();
+            // All homed at rank 0; one writes them alone so far.
+            pages.clone().for_each(|page| views[rank].write(page * WORDS + rank, page as u64 + 2));
+            member.barrier().unwrap();
+            for page in pages {
+                let [one, other] = [0, 1].map(|at| views[rank].read(page * WORDS + at));
+                assert_eq!([one, other], [page as u64 + 2; 2], "page {page}");
+            }
+        }
+    });
+}

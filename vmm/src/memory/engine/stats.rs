@@ -104,7 +104,8 @@ impl Traffic {
     pub fn total(&self) -> Count {
         let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back } = *self;
         let mut sum = Count::default();
-        [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back].map(|count| sum.add(count));
+        let all = [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back];
+        all.into_iter().for_each(|count| sum.add(count));
         sum
     }
 

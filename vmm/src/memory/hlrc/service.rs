@@ -1,6 +1,6 @@
 //! The thread that serves: it owns the node, answers faults, and polls the transport.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,8 +81,8 @@ pub(super) struct Service {
     reason: String,
     seats: Vec<Seat>,
     threads: BTreeMap<i32, ThreadId>,
-    /// What was done at once, for the node.
-    done: VecDeque<(OpId, Completion)>,
+    /// What has come of operations on this rank's own segment, for the node.
+    done: Vec<(OpId, Completion)>,
     /// Adjacent things that are done together.
     batch: Batch,
     streams: Streams,
@@ -142,7 +142,7 @@ impl Service {
             failed: false,
             reason: String::new(),
             threads: BTreeMap::new(),
-            done: VecDeque::new(),
+            done: Vec::new(),
             batch: Batch::default(),
             streams: Streams::default(),
             statistics: Statistics::default(),
@@ -174,6 +174,7 @@ impl Service {
                 worked |= self.poll_transport();
             }
             worked |= ready.faults && self.read_faults();
+            worked |= self.end_own();
             if worked {
                 self.look();
                 idle_since = Instant::now();
@@ -354,6 +355,18 @@ impl Service {
         for next in page.0 + 1..end {
             self.node.handle_hint(Page(next), access);
         }
+    }
+
+    /// Gives in what has come of operations on this rank's own segment, once between two polls: a node that finds another rank at a word tries again at once, and that
+    /// rank may need this thread to be done with it.
+    fn end_own(&mut self) -> bool {
+        let ended: Vec<_> = self.done.drain(..).collect();
+        let any = !ended.is_empty();
+        ended.into_iter().for_each(|(op, completion)| self.tell(op, completion));
+        if any {
+            self.act(Received::NOTHING);
+        }
+        any
     }
 
     /// Gives in what others have put where the node looks for it.

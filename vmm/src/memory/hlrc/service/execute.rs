@@ -20,18 +20,12 @@ const SPARE_TWINS: usize = 1024;
 impl Service {
     /// Does what the node wants after an input; `received`: pages that were the input, if any were.
     pub(super) fn act(&mut self, received: Received<'_>) {
-        loop {
-            while let Some(action) = self.node.poll_action() {
-                self.execute(action, received);
-                // One input may want thousands of pages brought home, and meanwhile nobody polls.
-                self.transport.sign_of_life();
-            }
-            self.end_batch(received);
-            match self.done.pop_front() {
-                Some((op, completion)) => self.tell(op, completion),
-                None => break,
-            }
+        while let Some(action) = self.node.poll_action() {
+            self.execute(action, received);
+            // One input may want thousands of pages brought home, and meanwhile nobody polls.
+            self.transport.sign_of_life();
         }
+        self.end_batch(received);
         match self.node.failure() {
             Some(failure) if !self.failed => self.tell_failure(failure),
             _ => {}
@@ -106,14 +100,14 @@ impl Service {
         match action {
             Action::Get { op, target, offset, words } if target == self.settings.rank => {
                 let words = self.segment.read_words(offset, words).unwrap_or_default();
-                self.done.push_back((op, Completion::Words(words)));
+                self.done.push((op, Completion::Words(words)));
             }
             Action::Get { op, target, offset, words } => {
                 self.start(target, Part::Words(op), Request::Get { offset, len: words as usize * 8 });
             }
             Action::Put { op, target, offset, words } if target == self.settings.rank => {
                 self.store(offset, &words);
-                self.done.push_back((op, Completion::Done));
+                self.done.push((op, Completion::Done));
             }
             Action::Put { op, target, offset, words } => {
                 self.start(target, Part::Put(op), Request::Put { offset, bytes: bytes_of(&words) });
@@ -122,7 +116,7 @@ impl Service {
                 // What others exchange there is exchanged in this process too, as the transport says.
                 use vincs_coherence::transport::Segment as _;
                 match self.segment.compare_and_swap(offset, expected, new) {
-                    Some(old) => self.done.push_back((op, Completion::Old(old))),
+                    Some(old) => self.done.push((op, Completion::Old(old))),
                     None => self.host_failed("a word of its own segment is not there"),
                 }
             }
@@ -162,7 +156,7 @@ impl Service {
         if let Some(words) = self.segment.read_words(from, words) {
             self.store(to, &words);
         }
-        self.done.push_back((op, Completion::Done));
+        self.done.push((op, Completion::Done));
     }
 
     fn twin(&mut self, page: Page) {
@@ -209,7 +203,7 @@ impl Service {
         }
         // None of them may have changed.
         if !self.operations.is_flushing(op) {
-            self.done.push_back((op, Completion::Done));
+            self.done.push((op, Completion::Done));
         }
     }
 
