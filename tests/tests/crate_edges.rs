@@ -46,7 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vincs-vmm",
         ],
     ),
-    ("vincs-npb", &[]),
+    ("vincs-npb", &["vincs-coherence", "vincs-transport-tcp", "vincs-vmm"]),
     ("vincs-testbed", &["vincs-guest-image"]),
     ("vincs-micro-guest", &["vincs-coherence", "vincs-micro-guest-payload", "vincs-transport-tcp", "vincs-vmm"]),
     ("vincs-micro-guest-payload", &[]),
