@@ -1,5 +1,7 @@
 //! Relaxed memory of several ranks in one process, over TCP: real faults, real connections.
 
+#![expect(clippy::unwrap_used, reason = "what sets the ranks up is beside the test functions")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -44,7 +44,7 @@ fn what_is_counted_under_a_lock_adds_up() {
     machine.run(&team, |member, rank, _| {
         for turn in 0..TURNS {
             // Two locks, each with a page of its own and its words of a third.
-            let lock = (turn % 2) as u32;
+            let lock = u32::try_from(turn % 2).unwrap();
             member.acquire(LockId(lock)).unwrap();
             for at in [lock as usize * WORDS, 2 * WORDS + lock as usize, 2 * WORDS + 100 + lock as usize] {
                 views[rank].write(at, views[rank].read(at) + 1);

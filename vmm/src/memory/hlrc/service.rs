@@ -409,8 +409,8 @@ impl Service {
             }
             Event::Lost { rank, reason } => {
                 // Whoever is done stays until all are.
-                let is_done = self.leaves && !self.left.insert(rank);
-                if !is_done {
+                let has_left = !self.left.insert(rank);
+                if !(has_left && self.leaves) {
                     self.lose(rank, reason);
                 }
                 self.have_all_left();

@@ -53,9 +53,18 @@ impl Service {
                 self.drop_twin(page);
                 Batch::Unmap(Run::one(page))
             }
-            other => {
+            alone @ (Action::Get { .. }
+            | Action::Put { .. }
+            | Action::CompareAndSwap { .. }
+            | Action::FetchTwin { .. }
+            | Action::Save { .. }
+            | Action::Flush { .. }
+            | Action::Store { .. }
+            | Action::Twin { .. }
+            | Action::Protect { .. }
+            | Action::Wake { .. }) => {
                 self.end_batch(received);
-                return self.execute_alone(other);
+                return self.execute_alone(alone);
             }
         };
         if let Some(new) = self.batch.add(adjacent) {
