@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use crate::id::{MAX_RUN, PAGE_BYTES, Rank};
 
-pub use words::{WordSegment, Words};
+pub use put_list::{Malformed, PutList, RUN_BYTES};
+pub use words::{WordMemory, WordSegment, Words};
 
+mod put_list;
 mod words;
 
 /// Longest header of a message in bytes.
@@ -34,6 +36,8 @@ pub struct Capabilities {
     pub max_transfer: usize,
     /// Most one-sided operations under way at once to one rank. A guarded read may count as several.
     pub max_operations: usize,
+    /// It has [`Transport::put_list`]. Without it, that carries nothing.
+    pub put_lists: bool,
 }
 
 /// What a guarded read does at the target's segment.
@@ -158,6 +162,16 @@ pub trait Transport: Send + Sync + Debug {
     /// # Errors
     /// [`SendError`]; nothing was started then.
     fn put(&self, id: OperationId, target: Rank, offset: u64, bytes: &[u8]) -> Result<(), SendError>;
+
+    /// Starts to write several runs of bytes to the target's segment, as puts would, with one completion; they have been read when this returns. If
+    /// one of them is not in the segment, others may have been written all the same. For who declares [`Capabilities::put_lists`].
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was started then. [`SendError::Bounds`] where there is no such operation.
+    fn put_list(&self, id: OperationId, target: Rank, list: &PutList) -> Result<(), SendError> {
+        let _ = (id, target);
+        Err(SendError::Bounds(list.encoded().len()))
+    }
 
     /// Starts to replace an aligned word of the target's segment if it is `expected`.
     ///

@@ -64,6 +64,7 @@ fn ranks_that_wait_for_turns_do_not_wait_in_a_circle() {
             written_pages: 64,
             delay: 20,
             late_pages: false,
+            hints: false,
             loss: None,
             // The programs race; it is about whether they end.
             check_reads: false,

@@ -182,6 +182,7 @@ macro_rules! transport_conformance {
             one_sided: operations_do_what_they_say,
             one_sided: bytes_of_every_length_and_place_are_copied,
             one_sided: memory_that_is_not_there_is_refused,
+            one_sided: lists_of_puts_are_put_where_they_are_declared,
             one_sided: words_must_be_aligned,
             one_sided: segments_of_classes_are_apart,
             one_sided: concurrent_additions_and_swaps_add_up,

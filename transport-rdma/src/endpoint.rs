@@ -455,7 +455,13 @@ impl RdmaTransport {
 
 impl Transport for RdmaTransport {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "rdma", one_sided_by_nic: true, max_transfer: MAX_BODY, max_operations: MAX_OPERATIONS }
+        Capabilities {
+            name: "rdma",
+            one_sided_by_nic: true,
+            max_transfer: MAX_BODY,
+            max_operations: MAX_OPERATIONS,
+            put_lists: false,
+        }
     }
 
     fn send(&self, to: Rank, header: &[u8], body: &[IoSlice<'_>]) -> Result<(), SendError> {

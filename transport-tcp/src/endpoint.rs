@@ -12,7 +12,7 @@ use rustix::event::epoll;
 use rustix::time::Timespec;
 use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::{
-    Capabilities, Event, GuardedRead, MAX_BODY, OperationId, Outcome, Segment, SendError, Transport,
+    Capabilities, Event, GuardedRead, MAX_BODY, Malformed, OperationId, Outcome, PutList, Segment, SendError, Transport,
 };
 
 use crate::frame::{Frame, FrameFault, Kind, header, words};
@@ -111,6 +111,8 @@ enum PeerFault {
     TooMuchAtOnce(u64),
     #[error("asked for more than it may before it takes the answers")]
     TooMuch,
+    #[error("sent {0}")]
+    List(#[from] Malformed),
 }
 
 impl From<AnswerFault> for PeerFault {
@@ -244,6 +246,11 @@ impl TcpTransport {
                 let done = segment.is_some_and(|segment| segment.write(offset, body));
                 connection.answer(if done { Kind::Done } else { Kind::Refused }, &[], &[])?;
             }
+            Kind::List => {
+                let runs = PutList::decode(body).collect::<Result<Vec<_>, _>>()?;
+                let done = segment.is_some_and(|segment| runs.iter().all(|(offset, run)| segment.write(*offset, run)));
+                connection.answer(if done { Kind::Done } else { Kind::Refused }, &[], &[])?;
+            }
             Kind::Swap => {
                 let [offset, expected, new] = words(header);
                 answer_word(connection, segment.and_then(|s| s.compare_and_swap(offset, expected, new)))?;
@@ -362,7 +369,13 @@ fn answer_word(connection: &Connection, word: Option<u64>) -> Result<(), AnswerF
 
 impl Transport for TcpTransport {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "tcp", one_sided_by_nic: false, max_transfer: MAX_BODY, max_operations: MAX_OPERATIONS }
+        Capabilities {
+            name: "tcp",
+            one_sided_by_nic: false,
+            max_transfer: MAX_BODY,
+            max_operations: MAX_OPERATIONS,
+            put_lists: true,
+        }
     }
 
     fn send(&self, to: Rank, header: &[u8], body: &[IoSlice<'_>]) -> Result<(), SendError> {
@@ -378,6 +391,11 @@ impl Transport for TcpTransport {
     fn put(&self, id: OperationId, target: Rank, offset: u64, bytes: &[u8]) -> Result<(), SendError> {
         let operation = Pending { id, answer: Kind::Done, length: 0 };
         self.request(target, Kind::Put, &header::<1, 8>([offset]), bytes, operation)
+    }
+
+    fn put_list(&self, id: OperationId, target: Rank, list: &PutList) -> Result<(), SendError> {
+        let operation = Pending { id, answer: Kind::Done, length: 0 };
+        self.request(target, Kind::List, &[], list.encoded(), operation)
     }
 
     fn compare_and_swap(

@@ -11,7 +11,7 @@ pub(crate) const PREFIX_BYTES: usize = 8;
 /// Longest frame in bytes.
 pub(crate) const MAX_FRAME: usize = PREFIX_BYTES + MAX_HEADER + MAX_BODY;
 
-/// What a frame is. The header's length is fixed for all but messages; all but messages, puts, and answers with bytes are without a body.
+/// What a frame is. The header's length is fixed for all but messages; all but messages, puts, lists of puts, and answers with bytes are without a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     /// A sign of life.
@@ -36,10 +36,12 @@ pub(crate) enum Kind {
     Refused = 10,
     /// Asks for a guarded read; header: where the mark goes, the mark, where the bytes are, length.
     Guard = 11,
+    /// Brings runs of bytes for the segment, a [`vincs_coherence::transport::PutList`].
+    List = 12,
 }
 
 /// All of them.
-pub(crate) const KINDS: [Kind; 11] = [
+pub(crate) const KINDS: [Kind; 12] = [
     Kind::Alive,
     Kind::Message,
     Kind::Get,
@@ -51,6 +53,7 @@ pub(crate) const KINDS: [Kind; 11] = [
     Kind::Old,
     Kind::Refused,
     Kind::Guard,
+    Kind::List,
 ];
 
 impl Kind {
@@ -66,7 +69,7 @@ impl Kind {
             Self::Get | Self::Add => (16, 16, 0),
             Self::Put => (8, 8, MAX_BODY),
             Self::Swap => (24, 24, 0),
-            Self::Got => (0, 0, MAX_BODY),
+            Self::Got | Self::List => (0, 0, MAX_BODY),
             Self::Old => (8, 8, 0),
             Self::Guard => (32, 32, 0),
         }
@@ -186,6 +189,8 @@ mod tests {
             (Kind::Guard, 24, 0),
             (Kind::Guard, 40, 0),
             (Kind::Put, 8, MAX_BODY + 1),
+            (Kind::List, 8, 0),
+            (Kind::List, 0, MAX_BODY + 1),
             (Kind::Refused, 0, 1),
         ] {
             let [h0, h1] = u16::try_from(header).unwrap().to_le_bytes();
@@ -198,7 +203,7 @@ mod tests {
     #[test]
     fn kinds_are_the_known_ones() {
         let known = |byte: u8| parse(&[byte, 0, 0, 0, 0, 0, 0, 0]) != Err(FrameFault::Kind(byte));
-        assert_eq!((0..=u8::MAX).filter(|byte| known(*byte)).collect::<Vec<_>>(), Vec::from_iter(1..=11));
+        assert_eq!((0..=u8::MAX).filter(|byte| known(*byte)).collect::<Vec<_>>(), Vec::from_iter(1..=12));
         assert_eq!(parse(&[1, 9, 0, 0, 0, 0, 0, 0]), Err(FrameFault::Reserved(9)));
     }
 
@@ -230,7 +235,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_frame_a_beginning_or_a_fault_within_the_limits(bytes in vec(any::<u8>(), 0..64), kind in 0..14_u8) {
+        fn any_bytes_are_a_frame_a_beginning_or_a_fault_within_the_limits(bytes in vec(any::<u8>(), 0..64), kind in 0..15_u8) {
             let bytes: Vec<u8> = std::iter::once(kind).chain(bytes).collect();
             match parse(&bytes) {
                 Ok(Parsed::Whole(frame, used)) => {

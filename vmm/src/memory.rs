@@ -2,6 +2,7 @@
 
 mod device;
 pub mod engine;
+pub mod hlrc;
 mod ram;
 mod relaxed;
 

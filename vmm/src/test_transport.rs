@@ -114,7 +114,7 @@ impl Transport for End {
     fn capabilities(&self) -> Capabilities {
         let max_transfer = self.max_transfer.load(Ordering::Relaxed);
         let one_sided_by_nic = !self.segments.is_empty();
-        Capabilities { name: "threads", one_sided_by_nic, max_transfer, max_operations: usize::MAX }
+        Capabilities { name: "threads", one_sided_by_nic, max_transfer, max_operations: usize::MAX, put_lists: false }
     }
 
     fn send(&self, to: Rank, header: &[u8], body: &[IoSlice<'_>]) -> Result<(), SendError> {

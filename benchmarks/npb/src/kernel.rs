@@ -48,6 +48,15 @@ impl Kernel {
         }
     }
 
+    /// Bytes that each rank of a team has to give to arrays, so that one rank alone has room for all. Memory is only taken where it is touched.
+    #[must_use]
+    pub fn room(self, class: Class) -> usize {
+        const MIB: usize = 1 << 20;
+        let arrays = class.pick([64, 256, 1024, 4096]) * MIB;
+        // Nothing of it is in arrays.
+        if self == Self::Ep { MIB } else { arrays }
+    }
+
     /// Runs it as a member of `team`, as all members do. All get the same outcome but for the time.
     ///
     /// # Errors

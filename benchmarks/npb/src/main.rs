@@ -1,47 +1,76 @@
-//! `npb KERNEL CLASS [--threads N]`: runs a NAS Parallel Benchmark on threads of this machine.
+//! `npb KERNEL CLASS [--threads N | --ranks N [--memory relaxed|strict]]`: runs a NAS Parallel Benchmark on threads or processes of this machine.
 
+use std::error::Error;
 use std::io::{self, Write};
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
-use vincs_npb::command::{Command, HELP, parse};
+use vincs_coherence::id::Rank;
+use vincs_npb::class::Class;
+use vincs_npb::command::{Command, HELP, Members, parse};
+use vincs_npb::kernel::Kernel;
 use vincs_npb::report::Report;
+use vincs_npb::team::ranks::{self, Place, RANK_ARGUMENT, Sharing};
 use vincs_npb::team::threads;
 
 /// Status on wrong arguments.
 const STATUS_ARGUMENTS: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
-    let command = match parse(arguments) {
+    let mut arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let follows = arguments.first().is_some_and(|first| first == RANK_ARGUMENT);
+    if follows {
+        arguments.remove(0);
+    }
+    let command = match parse(arguments.iter().cloned()) {
         Ok(command) => command,
         Err(error) => return failed(STATUS_ARGUMENTS, &error),
     };
-    let (report, verified) = match run(command) {
-        Ok(done) => done,
-        Err(error) => return failed(1, &*error),
+    let done = match command {
+        Command::Help => Ok(Some((HELP.to_owned(), true))),
+        Command::Run { kernel, class, members: Members::Threads(threads) } => on_threads(kernel, class, threads),
+        Command::Run { kernel, class, members: Members::Ranks(ranks, sharing) } => {
+            let place = if follows { Place::follow() } else { Place::lead(ranks.get(), &arguments) };
+            place.map_err(Into::into).and_then(|place| on_ranks(place, kernel, class, (ranks, sharing)))
+        }
     };
-    match io::stdout().lock().write_all(report.as_bytes()) {
-        Ok(()) if verified => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::FAILURE,
-        Err(error) => failed(1, &error),
+    match done {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some((report, verified))) => match io::stdout().lock().write_all(report.as_bytes()) {
+            Ok(()) if verified => ExitCode::SUCCESS,
+            Ok(()) => ExitCode::FAILURE,
+            Err(error) => failed(1, &error),
+        },
+        Err(error) => failed(1, &*error),
     }
 }
 
-/// What to print, and whether all is well.
-fn run(command: Command) -> Result<(String, bool), Box<dyn std::error::Error>> {
-    let Command::Run { kernel, class, threads } = command else { return Ok((HELP.to_owned(), true)) };
-    let threads = match threads {
+/// What to print, if anything, and whether all is well.
+type Done = Result<Option<(String, bool)>, Box<dyn Error>>;
+
+fn on_threads(kernel: Kernel, class: Class, threads: Option<NonZeroUsize>) -> Done {
+    let members = match threads {
         Some(threads) => threads,
         None => available_parallelism()?,
     };
-    let threads = threads.get();
-    let outcome = threads::run(threads, |team| kernel.run(team, class))??;
+    let members = members.get();
+    let outcome = threads::run(members, |team| kernel.run(team, class))??;
     let verified = outcome.verified;
-    Ok((Report { kernel, class, threads, outcome }.to_string(), verified))
+    Ok(Some((Report { kernel, class, members, ranks: None, outcome }.to_string(), verified)))
 }
 
-fn failed(status: u8, error: &dyn std::error::Error) -> ExitCode {
+fn on_ranks(place: Place, kernel: Kernel, class: Class, (ranks, sharing): (NonZeroU16, Sharing)) -> Done {
+    let leads = place.rank() == Rank(0);
+    let (outcome, costs) = ranks::run(place, sharing, kernel.room(class), |team| kernel.run(team, class))?;
+    let outcome = outcome?;
+    let verified = outcome.verified;
+    let report = Report { kernel, class, members: ranks.get().into(), ranks: Some((sharing, costs)), outcome };
+    Ok(leads.then(|| (report.to_string(), verified)))
+}
+
+fn failed(status: u8, error: &dyn Error) -> ExitCode {
     // Nobody is there to be told when this fails.
     let _ = writeln!(io::stderr(), "npb: {error}");
     ExitCode::from(status)

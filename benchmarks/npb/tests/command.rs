@@ -41,7 +41,18 @@ fn without_threads_each_processor_has_one() {
 
 #[test]
 fn wrong_arguments_end_with_2_and_one_line() {
-    for line in ["", "cg", "sp S", "cg X", "cg S --threads 0", "cg S --threads 1025", "cg S 2", "cg S --quick"] {
+    for line in [
+        "",
+        "cg",
+        "sp S",
+        "cg X",
+        "cg S --threads 0",
+        "cg S --threads 1025",
+        "cg S 2",
+        "cg S --quick",
+        "cg S --ranks 0",
+        "cg S --ranks 2 --threads 2",
+    ] {
         let output = npb(line).unwrap();
         let told = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{line}: {told}");

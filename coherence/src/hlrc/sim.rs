@@ -119,6 +119,7 @@ fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {
         written_pages: if rng.one_in(3) { 4 + rng.below_u32(2) } else { 64 },
         delay: rng.pick(&[2, 10, 100]).unwrap_or(10),
         late_pages: rng.one_in(3),
+        hints: rng.one_in(2),
         loss: loss.then(|| (Rank(rng.below_u16(ranks)), rng.below(3000))),
         check_reads: true,
         team,

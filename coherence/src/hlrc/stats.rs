@@ -9,6 +9,8 @@ pub struct Stats {
     pub fetches: u64,
     /// Of these, got again because a notice came meanwhile.
     pub stale_fetches: u64,
+    /// Pages had ready for a thread that is expected to want them.
+    pub hints: u64,
     /// Twins made by copying a page.
     pub twins: u64,
     /// Twins got as the shadow that a second writer had left.

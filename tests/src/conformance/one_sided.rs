@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_coherence::id::Rank;
-use vincs_coherence::transport::{OperationId, Segment, SendError, Transport, WordSegment};
+use vincs_coherence::transport::{OperationId, PutList, RUN_BYTES, Segment, SendError, Transport, WordSegment};
 
 use super::messages::{pattern, sleep_on};
 use super::{Make, PATIENCE, Ranks, Seen, rank, send};
@@ -82,6 +82,44 @@ pub fn memory_that_is_not_there_is_refused(make: Make) {
     assert_eq!(run(&mut ranks, |end, id| end.put(id, Rank(1), 0, &[1; 33])), Seen::Refused(id));
     assert!((0..4).all(|index| word(&ranks.segments[1][0], index) == 0), "a refused operation has written");
     assert_eq!(run(&mut ranks, |end, id| end.put(id, Rank(1), 0, &[1; 32])), Seen::Put(id));
+}
+
+/// Many runs by one operation, next to each other and apart, up to the longest list; and nothing by a transport that does not declare it.
+pub fn lists_of_puts_are_put_where_they_are_declared(make: Make) {
+    let id = OperationId(77);
+    let mut ranks = Ranks::new(make, 2, 1, (1 << 20) / 8);
+    let capabilities = ranks.end(0).capabilities();
+    let mut list = PutList::default();
+    for at in 0..1000_usize {
+        assert!(list.push(at as u64 * 37, &pattern(at, at % 38)));
+    }
+    let put = run(&mut ranks, |end, id| end.put_list(id, Rank(1), &list));
+    if !capabilities.put_lists {
+        assert_eq!(put, Seen::Refused(id));
+        assert!((0..5000).all(|index| word(&ranks.segments[1][0], index) == 0), "a refused operation has written");
+        return;
+    }
+    assert_eq!(put, Seen::Put(id));
+    let mut expected = vec![0; 1000 * 37];
+    for at in 0..1000 {
+        expected.iter_mut().skip(at * 37).zip(pattern(at, at % 38)).for_each(|(to, byte)| *to = byte);
+    }
+    let mut there = vec![0; expected.len()];
+    assert!(ranks.segments[1][0].read(0, &mut there));
+    assert!(there == expected, "the runs of a list");
+
+    let longest = capabilities.max_transfer - RUN_BYTES;
+    list.clear();
+    assert!(list.push(16, &pattern(5, longest)) && !list.push(0, &[]));
+    assert_eq!(run(&mut ranks, |end, id| end.put_list(id, Rank(1), &list)), Seen::Put(id));
+    there.resize(longest, 0);
+    assert!(ranks.segments[1][0].read(16, &mut there));
+    assert!(there == pattern(5, longest), "the longest run of a list");
+
+    list.clear();
+    assert_eq!(run(&mut ranks, |end, id| end.put_list(id, Rank(1), &list)), Seen::Put(id), "an empty list");
+    assert!(list.push(1 << 20, &[1]));
+    assert_eq!(run(&mut ranks, |end, id| end.put_list(id, Rank(1), &list)), Seen::Refused(id));
 }
 
 /// Words that are not at a multiple of 8 are none.

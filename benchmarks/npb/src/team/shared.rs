@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use vincs_vmm::memory::GuestRam;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::NoMemory;
 use super::claims::Claims;
@@ -98,6 +100,97 @@ impl Drop for Private {
         // SAFETY: the mapping is this value's own, and guards keep the value alive.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast::<c_void>(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "a mapping of our own");
+    }
+}
+
+/// Memory that several ranks share: it is this process's own but where ranks synchronise.
+#[derive(Debug)]
+pub struct Distributed(vincs_vmm::memory::hlrc::Array);
+
+impl From<vincs_vmm::memory::hlrc::Array> for Distributed {
+    fn from(array: vincs_vmm::memory::hlrc::Array) -> Self {
+        Self(array)
+    }
+}
+
+// SAFETY: an array is on a whole page and keeps its addresses. It is moved into this value, so nothing else in this process has it, and other ranks' writes are
+// taken over where members meet, when no slice of it is held that they are in.
+unsafe impl Memory for Distributed {
+    fn start(&self) -> NonNull<u8> {
+        self.0.start()
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
+/// All of the strict memory of ranks.
+#[derive(Debug)]
+pub struct Whole {
+    start: NonNull<u8>,
+    bytes: usize,
+    /// Keeps the mapping.
+    _ram: GuestRam,
+}
+
+// SAFETY: it is plain memory, which no thread is tied to.
+unsafe impl Send for Whole {}
+// SAFETY: as for `Send`; itself it gives words to be used atomically only.
+unsafe impl Sync for Whole {}
+
+impl Whole {
+    /// That of this RAM, which begins at address 0.
+    #[must_use]
+    pub fn new(ram: GuestRam) -> Self {
+        let region = ram.guest_mapping().iter().next();
+        let (start, bytes) = region.map_or((NonNull::dangling(), 0), |region| {
+            (NonNull::new(region.as_ptr()).unwrap_or(NonNull::dangling()), usize::try_from(region.len()).unwrap_or(0))
+        });
+        Self { start, bytes, _ram: ram }
+    }
+
+    /// A word of it, for the ranks' own needs: in no [`Part`].
+    ///
+    /// # Panics
+    ///
+    /// When there is no such word.
+    #[must_use]
+    pub fn word(&self, index: usize) -> &AtomicU64 {
+        assert!((index + 1) * 8 <= self.bytes, "word {index} of {} bytes", self.bytes);
+        // SAFETY: the word is in the memory.
+        let word = unsafe { self.start.add(index * 8) }.cast::<AtomicU64>();
+        // SAFETY: it is aligned, as the memory is on a whole page, and all accesses to it are atomic.
+        unsafe { word.as_ref() }
+    }
+}
+
+/// Some pages of strict memory.
+#[derive(Debug)]
+pub struct Part {
+    whole: Arc<Whole>,
+    at: usize,
+    bytes: usize,
+}
+
+impl Part {
+    /// These bytes, whole pages that nobody else is given; nothing if there are not as many.
+    #[must_use]
+    pub fn new(whole: Arc<Whole>, at: usize, bytes: usize) -> Option<Self> {
+        let fits = at.checked_add(bytes).is_some_and(|end| end <= whole.bytes);
+        fits.then_some(Self { whole, at, bytes })
+    }
+}
+
+// SAFETY: a page of the RAM, which this keeps. Nothing else in this process is given these bytes, and what other ranks write comes by the memory's coherence.
+unsafe impl Memory for Part {
+    fn start(&self) -> NonNull<u8> {
+        // SAFETY: it was checked that these bytes are in the memory.
+        unsafe { self.whole.start.add(self.at) }
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 

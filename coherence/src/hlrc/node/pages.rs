@@ -1,7 +1,7 @@
 //! Copies of pages: how they come, who waits for them, how they go.
 
-use crate::hlrc::ThreadId;
 use crate::hlrc::action::{Action, Outcome};
+use crate::hlrc::{MAX_THREADS, ThreadId};
 use crate::id::{Access, Page};
 
 use super::claim::Claim;
@@ -10,6 +10,11 @@ use super::{FaultError, Node, Pending};
 
 /// Most pages looked at in vain to make room for one.
 pub const MAX_SCAN: usize = 64;
+
+/// Whom a page is for that nobody waits for.
+const NOBODY: ThreadId = ThreadId(u16::MAX);
+
+const _: () = assert!(MAX_THREADS < NOBODY.0);
 
 /// What is under way for a page before it can be used.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -62,6 +67,23 @@ impl Node {
         Ok(())
     }
 
+    /// A thread will soon want to read or write a page. Nobody waits for it and is told of it. A page of another home is only got to be read; one homed here
+    /// that is not written after all is named in vain when the interval ends, which costs others a fetch.
+    pub fn handle_hint(&mut self, page: Page, access: Access) {
+        let access = if self.is_home(page) { access } else { Access::Read };
+        let no_page = self.config.homes.home(page).is_none();
+        if self.failure.is_some() || no_page || Some(access) <= self.permitted(page) {
+            return;
+        }
+        let copy = self.copy(page);
+        if copy.coming.is_none() && !copy.flushing && copy.waiting.is_empty() {
+            copy.waiting.push((NOBODY, access));
+            self.stats.hints += 1;
+            self.go_on_with(page);
+            self.work();
+        }
+    }
+
     /// The entry of a page, made if it has none.
     pub(super) fn copy(&mut self, page: Page) -> &mut Copy {
         self.copies.entry(page).or_default()
@@ -81,7 +103,7 @@ impl Node {
         let wanted = waiting.iter().map(|(_, access)| *access).max();
         copy.waiting = waiting;
         let busy = copy.coming.is_some() || copy.flushing;
-        for (thread, access) in ready {
+        for (thread, access) in ready.into_iter().filter(|(thread, _)| *thread != NOBODY) {
             self.wake(thread, Outcome::Access(page, access));
         }
         match wanted {

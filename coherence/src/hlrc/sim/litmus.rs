@@ -146,6 +146,7 @@ impl Litmus {
             written_pages: 64,
             delay: rng.pick(&[2, 20, 60]).unwrap_or(2),
             late_pages: rng.one_in(3),
+            hints: rng.one_in(3),
             loss: None,
             // Whether a read races may depend on what another one has seen.
             check_reads: false,

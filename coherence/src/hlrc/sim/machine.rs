@@ -373,6 +373,11 @@ impl<'a> Machine<'a> {
             let asked = site.node.handle_fault(id, variable.page, access);
             asked.map_err(|error| Violation::new(Check::Protocol, error.to_string()))?;
             self.threads[index].waits.get_or_insert(self.now);
+            if self.scenario.hints && self.rng.one_in(2) {
+                let page = Page(self.rng.below_u32(self.scenario.homes.pages()));
+                let access = self.rng.pick(&[Access::Read, Access::Write]).unwrap_or(Access::Read);
+                self.site(rank).node.handle_hint(page, access);
+            }
             return self.execute(rank);
         }
         let Some(cells) = site.memory.read(&self.segments, variable.page) else {

@@ -29,6 +29,8 @@ pub struct Scenario {
     pub delay: u64,
     /// Whether pages that have been read at their homes take long to come, so that much happens meanwhile.
     pub late_pages: bool,
+    /// Whether ranks have pages ready that nobody has asked for.
+    pub hints: bool,
     /// A rank that is lost, and when.
     pub loss: Option<(Rank, u64)>,
     /// Whether reads are checked: programs with races have no value that a read must see.

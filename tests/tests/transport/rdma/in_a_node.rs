@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{
-    Capabilities, Event, GuardedRead, OperationId, Segment, SendError, Transport, WordSegment,
+    Capabilities, Event, GuardedRead, OperationId, PutList, Segment, SendError, Transport, WordSegment,
 };
 use vincs_transport_rdma::devices::find_device;
 use vincs_transport_rdma::endpoint::RdmaTransport;
@@ -182,6 +182,10 @@ impl Transport for Tampered {
 
     fn put(&self, id: OperationId, target: Rank, offset: u64, bytes: &[u8]) -> Result<(), SendError> {
         self.0.put(id, target, offset, bytes)
+    }
+
+    fn put_list(&self, id: OperationId, target: Rank, list: &PutList) -> Result<(), SendError> {
+        self.0.put_list(id, target, list)
     }
 
     fn compare_and_swap(

@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// What is wanted.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(in crate::memory) enum Command {
     /// A device wants pages.
     Hold {
         /// Its name for them.
@@ -27,9 +27,14 @@ pub(super) enum Command {
     Stop,
 }
 
-impl Command {
+/// What can be in a [`Mailbox`].
+pub(in crate::memory) trait Refuse {
     /// Answers who waits for an answer: nothing is done any more.
-    pub(super) fn refuse(&self) {
+    fn refuse(&self);
+}
+
+impl Refuse for Command {
+    fn refuse(&self) {
         if let Self::Hold { waiter, .. } = self {
             waiter.answer(Err(Refused::Ended));
         }
@@ -38,7 +43,7 @@ impl Command {
 
 /// Why a hold was not granted.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Refused {
+pub(in crate::memory) enum Refused {
     /// The protocol does not take it.
     Unfit(String),
     /// The engine grants nothing any more.
@@ -46,21 +51,27 @@ pub(super) enum Refused {
 }
 
 /// One thread that waits for an answer.
-#[derive(Debug, Default)]
-pub(super) struct Waiter {
-    answer: Mutex<Option<Result<(), Refused>>>,
+#[derive(Debug)]
+pub(in crate::memory) struct Waiter<T = Result<(), Refused>> {
+    answer: Mutex<Option<T>>,
     answered: Condvar,
 }
 
-impl Waiter {
+impl<T> Default for Waiter<T> {
+    fn default() -> Self {
+        Self { answer: Mutex::new(None), answered: Condvar::new() }
+    }
+}
+
+impl<T> Waiter<T> {
     /// Answers. Only the first answer counts.
-    pub(super) fn answer(&self, answer: Result<(), Refused>) {
+    pub(in crate::memory) fn answer(&self, answer: T) {
         locked(&self.answer).get_or_insert(answer);
         self.answered.notify_one();
     }
 
     /// Waits for the answer.
-    pub(super) fn wait(&self) -> Result<(), Refused> {
+    pub(in crate::memory) fn wait(&self) -> T {
         let mut answer = locked(&self.answer);
         loop {
             if let Some(answer) = answer.take() {
@@ -73,8 +84,8 @@ impl Waiter {
 
 /// Commands for one service thread.
 #[derive(Debug)]
-pub(super) struct Mailbox {
-    commands: Mutex<Vec<Command>>,
+pub(in crate::memory) struct Mailbox<C = Command> {
+    commands: Mutex<Vec<C>>,
     /// There are commands.
     full: AtomicBool,
     /// The thread waits for `wake`, or is about to.
@@ -86,9 +97,9 @@ pub(super) struct Mailbox {
     wake: EventFd,
 }
 
-impl Mailbox {
+impl<C: Refuse> Mailbox<C> {
     /// An empty one.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(in crate::memory) fn new() -> io::Result<Self> {
         Ok(Self {
             commands: Mutex::new(Vec::new()),
             full: AtomicBool::new(false),
@@ -100,7 +111,7 @@ impl Mailbox {
     }
 
     /// Adds a command and wakes the thread if it waits. Commands for a thread that is gone vanish; holds are refused.
-    pub(super) fn push(&self, command: Command) {
+    pub(in crate::memory) fn push(&self, command: C) {
         {
             let mut commands = locked(&self.commands);
             if self.closed.load(Ordering::SeqCst) {
@@ -116,7 +127,7 @@ impl Mailbox {
     }
 
     /// Takes the commands there are.
-    pub(super) fn take(&self) -> Vec<Command> {
+    pub(in crate::memory) fn take(&self) -> Vec<C> {
         if !self.full.load(Ordering::SeqCst) {
             return Vec::new();
         }
@@ -127,14 +138,14 @@ impl Mailbox {
 
     /// The thread is about to wait for [`Self::fd`]; false when it has a command and must not. `keeps_pages`: it keeps pages for processors
     /// for a time; whether these sleep it looks at after this call.
-    pub(super) fn may_sleep(&self, keeps_pages: bool) -> bool {
+    pub(in crate::memory) fn may_sleep(&self, keeps_pages: bool) -> bool {
         self.keeps_pages.store(keeps_pages, Ordering::SeqCst);
         self.sleeping.store(true, Ordering::SeqCst);
         !self.full.load(Ordering::SeqCst)
     }
 
     /// The thread has waited, or does not wait.
-    pub(super) fn awake(&self, rung: bool) {
+    pub(in crate::memory) fn awake(&self, rung: bool) {
         self.sleeping.store(false, Ordering::SeqCst);
         if rung {
             // It fails only when there is nothing to read.
@@ -143,37 +154,37 @@ impl Mailbox {
     }
 
     /// Wakes the thread if it waits and keeps pages for processors.
-    pub(super) fn ring_if_it_keeps_pages(&self) {
+    pub(in crate::memory) fn ring_if_it_keeps_pages(&self) {
         if self.sleeping.load(Ordering::SeqCst) && self.keeps_pages.load(Ordering::SeqCst) {
             self.ring();
         }
     }
 
     /// Wakes the thread.
-    pub(super) fn ring(&self) {
+    pub(in crate::memory) fn ring(&self) {
         // A nonblocking eventfd refuses only when its counter is full, and then it is readable all the same.
         let _ = self.wake.write(1);
     }
 
     /// The thread ends: what is in the box and what still comes is refused.
-    pub(super) fn close(&self) {
+    pub(in crate::memory) fn close(&self) {
         let commands = {
             let mut commands = locked(&self.commands);
             self.closed.store(true, Ordering::SeqCst);
             std::mem::take(&mut *commands)
         };
-        commands.iter().for_each(Command::refuse);
+        commands.iter().for_each(Refuse::refuse);
     }
 
     /// Readable when the thread has been woken.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(in crate::memory) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as the `EventFd` lives, which the result's lifetime borrows.
         unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) }
     }
 }
 
 /// What is behind a lock, whatever happened to the thread that had it.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::memory) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

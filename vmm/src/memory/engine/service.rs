@@ -16,7 +16,7 @@ use vincs_coherence::window::Seen;
 use super::awaited::Board;
 use super::config::{EngineEvent, EventSink, FaultSampler};
 use super::frames::Shard;
-use super::mailbox::{Command, Mailbox, Refused, Waiter};
+use super::mailbox::{Command, Mailbox, Refuse as _, Refused, Waiter};
 use super::outgoing::Outgoing;
 use super::processors::Processors;
 use super::stats::Recorder;

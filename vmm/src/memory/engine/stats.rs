@@ -99,6 +99,16 @@ impl Traffic {
         count.add(Count { messages: 1, bytes: bytes as u64 });
     }
 
+    /// Messages of all types together.
+    #[must_use]
+    pub fn total(&self) -> Count {
+        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back } = *self;
+        let mut sum = Count::default();
+        let all = [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back];
+        all.into_iter().for_each(|count| sum.add(count));
+        sum
+    }
+
     fn add(&mut self, other: &Self) {
         let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back } = other;
         self.acquire.add(*acquire);

@@ -17,6 +17,7 @@ const EVENTS_PER_READ: usize = 64;
 const WP_SHMEM: u64 = 1 << 12;
 
 const UFFDIO: u32 = 0xaa;
+const COPY_MODE_WAKES_NOBODY: u64 = 1 << 0;
 const COPY_MODE_WRITE_PROTECTED: u64 = 1 << 1;
 
 /// struct uffdio_copy.
@@ -45,7 +46,7 @@ ioctl_iowr_nr!(UFFDIO_ZEROPAGE, UFFDIO, 0x04, ZeroPage);
 
 /// What a thread ran into.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Missing {
+pub(in crate::memory) enum Missing {
     /// It reads a page that is not there.
     Read,
     /// It writes a page that is not there.
@@ -56,17 +57,17 @@ pub(super) enum Missing {
 
 /// A fault that waits for an answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RawFault {
+pub(in crate::memory) struct RawFault {
     /// Where.
-    pub(super) address: usize,
+    pub(in crate::memory) address: usize,
     /// What is missing.
-    pub(super) missing: Missing,
+    pub(in crate::memory) missing: Missing,
     /// The thread, by its Linux id.
-    pub(super) thread: i32,
+    pub(in crate::memory) thread: i32,
 }
 
 /// A userfaultfd.
-pub(super) struct Faults {
+pub(in crate::memory) struct Faults {
     uffd: Uffd,
     buffer: EventBuffer,
 }
@@ -79,7 +80,7 @@ impl std::fmt::Debug for Faults {
 
 impl Faults {
     /// A userfaultfd for faults of this process and of KVM on its behalf.
-    pub(super) fn new() -> Result<Self, userfaultfd::Error> {
+    pub(in crate::memory) fn new() -> Result<Self, userfaultfd::Error> {
         let features = FeatureFlags::PAGEFAULT_FLAG_WP
             | FeatureFlags::MISSING_SHMEM
             | FeatureFlags::THREAD_ID
@@ -90,18 +91,23 @@ impl Faults {
     }
 
     /// Faults in this memory are told from now on.
-    pub(super) fn register(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
+    pub(in crate::memory) fn register(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
         let mode = RegisterMode::MISSING | RegisterMode::WRITE_PROTECT;
         self.uffd.register_with_mode(address as *mut _, len, mode).map(drop)
     }
 
+    /// Writes to pages of this memory that are protected are told from now on; what is missing of it comes by itself.
+    pub(in crate::memory) fn register_writes(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
+        self.uffd.register_with_mode(address as *mut _, len, RegisterMode::WRITE_PROTECT).map(drop)
+    }
+
     /// Faults in this memory are no more told; who waits goes on.
-    pub(super) fn unregister(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
+    pub(in crate::memory) fn unregister(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
         self.uffd.unregister(address as *mut _, len)
     }
 
     /// Takes the faults that are there.
-    pub(super) fn read(&mut self, mut fault: impl FnMut(RawFault)) -> Result<(), userfaultfd::Error> {
+    pub(in crate::memory) fn read(&mut self, mut fault: impl FnMut(RawFault)) -> Result<(), userfaultfd::Error> {
         for event in self.uffd.read_events(&mut self.buffer)? {
             // The other events are not asked for.
             if let Event::Pagefault { kind, rw, addr, thread_id } = event? {
@@ -118,8 +124,16 @@ impl Faults {
     }
 
     /// Maps pages that are not there with these bytes, and wakes.
-    pub(super) fn copy(&self, to: usize, from: &[u8], write_protected: bool) -> io::Result<()> {
-        let mode = if write_protected { COPY_MODE_WRITE_PROTECTED } else { 0 };
+    pub(in crate::memory) fn copy(&self, to: usize, from: &[u8], write_protected: bool) -> io::Result<()> {
+        self.copy_with(to, from, if write_protected { COPY_MODE_WRITE_PROTECTED } else { 0 })
+    }
+
+    /// Maps pages that are not there with these bytes, to be read, and wakes nobody.
+    pub(in crate::memory) fn copy_quietly(&self, to: usize, from: &[u8]) -> io::Result<()> {
+        self.copy_with(to, from, COPY_MODE_WRITE_PROTECTED | COPY_MODE_WAKES_NOBODY)
+    }
+
+    fn copy_with(&self, to: usize, from: &[u8], mode: u64) -> io::Result<()> {
         let mut done = 0;
         while let Some(rest) = from.get(done..).filter(|rest| !rest.is_empty()) {
             let (from, len) = (rest.as_ptr() as u64, rest.len() as u64);
@@ -132,7 +146,7 @@ impl Faults {
     }
 
     /// Maps pages of zeros that are not there, and wakes.
-    pub(super) fn zero(&self, to: usize, len: usize) -> io::Result<()> {
+    pub(in crate::memory) fn zero(&self, to: usize, len: usize) -> io::Result<()> {
         let mut done = 0;
         while done < len {
             let mut zero = ZeroPage { start: (to + done) as u64, len: (len - done) as u64, mode: 0, zeroed: 0 };
@@ -144,22 +158,27 @@ impl Faults {
     }
 
     /// Makes pages readable only.
-    pub(super) fn protect(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
+    pub(in crate::memory) fn protect(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
         self.uffd.write_protect(address as *mut _, len)
     }
 
     /// Makes pages writable, and wakes.
-    pub(super) fn allow(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
+    pub(in crate::memory) fn allow(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
         self.uffd.remove_write_protection(address as *mut _, len, true)
     }
 
+    /// Makes pages writable, and wakes nobody.
+    pub(in crate::memory) fn allow_quietly(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
+        self.uffd.remove_write_protection(address as *mut _, len, false)
+    }
+
     /// Wakes who waits there.
-    pub(super) fn wake(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
+    pub(in crate::memory) fn wake(&self, address: usize, len: usize) -> Result<(), userfaultfd::Error> {
         self.uffd.wake(address as *mut _, len)
     }
 
     /// Readable when there are faults.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(in crate::memory) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as the `Uffd` lives, which the result's lifetime borrows.
         unsafe { BorrowedFd::borrow_raw(self.uffd.as_raw_fd()) }
     }

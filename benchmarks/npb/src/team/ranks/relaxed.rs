@@ -1,0 +1,97 @@
+//! Ranks with relaxed memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vincs_coherence::hlrc::node::Reduction;
+use vincs_coherence::id::PAGE_BYTES;
+use vincs_vmm::memory::hlrc::{Member, Memory, Prepared, Settings, Statistics, SyncError};
+
+use super::{Costs, Place, RanksError, fail};
+use crate::team::shared::{Area, Distributed, Segment};
+use crate::team::{MAX_SUM, NoMemory, Team};
+
+/// This rank as a member.
+#[derive(Debug)]
+struct Relaxed {
+    memory: Memory,
+    member: Member,
+    rank: usize,
+    ranks: usize,
+    passed: Arc<AtomicU64>,
+}
+
+/// Runs `program` as a member of the team.
+///
+/// # Errors
+///
+/// The memory cannot be had.
+pub(super) fn run<R>(
+    place: Place,
+    room: usize,
+    program: impl FnOnce(&dyn Team) -> R,
+) -> Result<(R, Costs), RanksError> {
+    let (rank, ranks) = (place.rank(), place.ranks());
+    let pages = u32::try_from(room.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
+    let prepared = Prepared::new(Settings::new(rank, vec![1; ranks.into()], pages))?;
+    let ending = place.ending();
+    let (transport, mut rests) = place.connect(Some(prepared.segment()))?;
+    let memory = prepared.start(transport, ending)?;
+    let member = memory.join(0)?;
+    let team = Relaxed { memory, member, rank: rank.0.into(), ranks: ranks.into(), passed: Arc::default() };
+    let result = program(&team);
+    team.barrier();
+    let costs = team.costs();
+    rests.end()?;
+    Ok((result, costs))
+}
+
+impl Relaxed {
+    fn costs(&self) -> Costs {
+        let Statistics { traffic, faults, synchronising, .. } = self.memory.statistics().unwrap_or_default();
+        Costs {
+            messages: traffic.requests(),
+            bytes: traffic.bytes_got + traffic.bytes_put,
+            faults,
+            synchronising: synchronising as f64 / 1e9,
+        }
+    }
+
+    fn or_end<T>(&self, result: Result<T, SyncError>) -> T {
+        result.unwrap_or_else(|error| fail(&format!("rank {}: {error}", self.rank)))
+    }
+}
+
+impl Team for Relaxed {
+    fn member(&self) -> usize {
+        self.rank
+    }
+
+    fn members(&self) -> usize {
+        self.ranks
+    }
+
+    fn barrier(&self) {
+        self.or_end(self.member.barrier());
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn sum(&self, values: &mut [f64]) {
+        assert!(values.len() <= MAX_SUM, "{} values, at most {MAX_SUM}", values.len());
+        if values.is_empty() {
+            return self.barrier();
+        }
+        for value in values {
+            let sum = self.or_end(self.member.reduce(Reduction::SumFloat, value.to_bits()));
+            *value = f64::from_bits(sum);
+        }
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn segment(&self, bytes: usize) -> Result<Segment, NoMemory> {
+        // All ranks have the same room, so all are told the same.
+        let array = self.memory.array_in_blocks(bytes.max(1)).map_err(|_| NoMemory { bytes })?;
+        let area = Arc::new(Area::new(Distributed::from(array)));
+        Ok(Segment { area, member: self.rank, passed: Arc::clone(&self.passed) })
+    }
+}

@@ -1,0 +1,108 @@
+//! What threads do: they take and give back locks, and meet.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use vincs_coherence::hlrc::node::{AcquireError, BarrierError, Reduction, ReleaseError};
+use vincs_coherence::hlrc::{Failure, LockId, Outcome, ThreadId};
+
+use super::command::{Ask, Command};
+use crate::memory::engine::mailbox::{Mailbox, Waiter};
+
+/// Why a thread has not got what it asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SyncError {
+    /// A lock is not to be had; nothing has happened.
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    /// A lock is not released; nothing has happened.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// A barrier or reduction is not begun; nothing has happened.
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
+    /// Nothing goes on any more. What the thread has written is where it wrote it; whether others have got it is not known.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The memory was stopped, or this host has failed it.
+    #[error("relaxed memory is not served any more")]
+    Ended,
+}
+
+/// What a thread gets.
+pub(super) type Answer = Result<Outcome, SyncError>;
+
+/// A thread of this rank as relaxed memory knows it. It stays on the thread that has joined. Dropping it ends the thread's part: its locks go on,
+/// and barriers do without it.
+#[derive(Debug)]
+pub struct Member {
+    thread: ThreadId,
+    mailbox: Arc<Mailbox<Command>>,
+    waiter: Arc<Waiter<Answer>>,
+    synchronising: Arc<AtomicU64>,
+    on_its_thread: PhantomData<*const ()>,
+}
+
+impl Member {
+    pub(super) fn new(thread: ThreadId, mailbox: Arc<Mailbox<Command>>, synchronising: Arc<AtomicU64>) -> Self {
+        Self { thread, mailbox, waiter: Arc::default(), synchronising, on_its_thread: PhantomData }
+    }
+
+    /// Takes a lock, and sees what its last holder saw or wrote. Says whether that one ended with the lock: then what it wrote under it may be missing.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub fn acquire(&self, lock: LockId) -> Result<bool, SyncError> {
+        Ok(matches!(self.ask(Ask::Acquire(lock))?, Outcome::Acquired { abandoned: true }))
+    }
+
+    /// Gives a lock back: who takes it next sees what this thread saw and wrote.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub fn release(&self, lock: LockId) -> Result<(), SyncError> {
+        self.ask(Ask::Release(lock)).map(drop)
+    }
+
+    /// Waits until all threads of all ranks have come, and sees what they have written.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub fn barrier(&self) -> Result<(), SyncError> {
+        self.ask(Ask::Barrier(None)).map(drop)
+    }
+
+    /// A barrier that makes one word of a word of each thread; all get the same.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub fn reduce(&self, reduction: Reduction, word: u64) -> Result<u64, SyncError> {
+        match self.ask(Ask::Barrier(Some((reduction, word))))? {
+            Outcome::Passed(result) => Ok(result.unwrap_or_default()),
+            Outcome::Access(..) | Outcome::Acquired { .. } | Outcome::Released | Outcome::Failed(_) => {
+                Err(SyncError::Ended)
+            }
+        }
+    }
+
+    fn ask(&self, ask: Ask) -> Answer {
+        let started = Instant::now();
+        self.mailbox.push(Command::Ask(self.thread, ask, Arc::clone(&self.waiter)));
+        let answer = self.waiter.wait();
+        self.synchronising.fetch_add(nanoseconds(started.elapsed()), Ordering::Relaxed);
+        answer
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.mailbox.push(Command::End(self.thread));
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    // 584 years fit.
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,515 @@
+//! The thread that serves: it owns the node, answers faults, and polls the transport.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vincs_coherence::hlrc::node::ThreadError;
+use vincs_coherence::hlrc::{Completion, Failure, Node, OpId, ThreadId};
+use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, RankSet};
+use vincs_coherence::transport::{Event, OperationId, Outcome as Ended, Transport};
+
+use super::command::{Ask, Command};
+use super::maps::{Bytes, Copies, OwnSegment, words_of};
+use super::member::{Answer, SyncError};
+use super::operations::{Operations, Part, Request};
+use super::places::{Places, Span};
+use super::streams::Streams;
+use super::{ArrayError, Ending, EndingSink, JoinError, Settings, Statistics};
+use crate::memory::engine::mailbox::{Mailbox, Refuse as _, Waiter};
+use crate::memory::engine::uffd::{Faults, Missing, RawFault};
+use batch::Batch;
+
+mod batch;
+mod execute;
+
+/// Longest time between two attempts to start what was held up.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// Pages homed here that are given to who writes page by page: they cost nothing but a notice each.
+const WRITE_AHEAD: u16 = 256;
+
+/// The message of a rank that is done.
+const LEAVES: &[u8] = b"leaves";
+
+/// What the thread starts with.
+pub(super) struct Parts {
+    pub(super) settings: Settings,
+    pub(super) node: Node,
+    pub(super) faults: Faults,
+    pub(super) segment: Arc<OwnSegment>,
+    pub(super) copies: Arc<Copies>,
+    pub(super) operations: Operations,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) mailbox: Arc<Mailbox<Command>>,
+    pub(super) ending: EndingSink,
+}
+
+/// A thread of the team.
+#[derive(Debug, Default)]
+struct Seat {
+    taken: bool,
+    /// Who is told what has come of what it asked for.
+    waiter: Option<Arc<Waiter<Answer>>>,
+    /// The node knows it to wait for a page.
+    faulting: bool,
+    /// What it asked for after a fault that was over before the node was told of it.
+    early: Option<Command>,
+}
+
+/// The thread's state.
+pub(super) struct Service {
+    settings: Settings,
+    node: Node,
+    faults: Faults,
+    places: Places,
+    segment: Arc<OwnSegment>,
+    copies: Arc<Copies>,
+    twins: BTreeMap<Page, Box<Bytes>>,
+    spare_twins: Vec<Box<Bytes>>,
+    operations: Operations,
+    transport: Arc<dyn Transport>,
+    mailbox: Arc<Mailbox<Command>>,
+    ending: EndingSink,
+    /// It has been told.
+    ended: bool,
+    /// The node's failure has been told.
+    failed: bool,
+    /// The transport's words for the first loss.
+    reason: String,
+    seats: Vec<Seat>,
+    threads: BTreeMap<i32, ThreadId>,
+    /// What has come of operations on this rank's own segment, for the node.
+    done: Vec<(OpId, Completion)>,
+    /// Adjacent things that are done together.
+    batch: Batch,
+    streams: Streams,
+    statistics: Statistics,
+    /// Ranks that are done.
+    left: RankSet,
+    /// So is this one, and has said so.
+    leaves: bool,
+    leaving: Option<Arc<Waiter<()>>>,
+    /// The transport has lists of puts.
+    lists: bool,
+    /// Buffers that live on.
+    raw: Vec<RawFault>,
+}
+
+/// Where something may have to be done.
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    faults: bool,
+    transport: bool,
+}
+
+/// Pages that have come: their bytes, from this page on.
+#[derive(Clone, Copy, Debug)]
+struct Received<'a> {
+    first: Page,
+    bytes: &'a [u8],
+}
+
+impl Received<'_> {
+    const NOTHING: Self = Received { first: Page(0), bytes: &[] };
+
+    fn page(&self, page: Page) -> Option<&[u8]> {
+        let at = page.0.checked_sub(self.first.0)? as usize * PAGE_BYTES;
+        self.bytes.get(at..at + PAGE_BYTES)
+    }
+}
+
+impl Service {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { settings, node, faults, segment, copies, operations, transport, mailbox, ending } = parts;
+        let threads = settings.team.get(usize::from(settings.rank.0)).copied().unwrap_or(0);
+        Self {
+            seats: (0..threads).map(|_| Seat::default()).collect(),
+            settings,
+            node,
+            faults,
+            places: Places::default(),
+            segment,
+            copies,
+            twins: BTreeMap::new(),
+            spare_twins: Vec::new(),
+            operations,
+            mailbox,
+            ending,
+            ended: false,
+            failed: false,
+            reason: String::new(),
+            threads: BTreeMap::new(),
+            done: Vec::new(),
+            batch: Batch::default(),
+            streams: Streams::default(),
+            statistics: Statistics::default(),
+            left: RankSet::EMPTY,
+            leaves: false,
+            leaving: None,
+            lists: transport.capabilities().put_lists,
+            transport,
+            raw: Vec::new(),
+        }
+    }
+
+    /// Serves until it is told to stop. Then who waits for a page goes on.
+    pub(super) fn run(mut self) {
+        let mut ready = Ready { faults: true, transport: true };
+        let mut idle_since = Instant::now();
+        loop {
+            let mut worked = false;
+            let mut commands = self.mailbox.take().into_iter();
+            while let Some(command) = commands.next() {
+                worked = true;
+                if matches!(command, Command::Stop) {
+                    commands.for_each(|late| late.refuse());
+                    return self.stop();
+                }
+                self.obey(command);
+            }
+            if ready.transport || self.operations.is_waiting() {
+                worked |= self.poll_transport();
+            }
+            worked |= ready.faults && self.read_faults();
+            worked |= self.end_own();
+            if worked {
+                self.look();
+                idle_since = Instant::now();
+            }
+            let spinning = worked || idle_since.elapsed() < self.settings.spin;
+            ready = if spinning { Self::look_again(worked) } else { self.sleep() };
+        }
+    }
+
+    /// Looks everywhere at once again. Whoever waits for this processor goes first: it may well be the thread that was just woken.
+    fn look_again(worked: bool) -> Ready {
+        if !worked {
+            std::thread::yield_now();
+        }
+        Ready { faults: true, transport: true }
+    }
+
+    /// Waits for something to do.
+    fn sleep(&mut self) -> Ready {
+        let timeout = match self.mailbox.may_sleep(false) {
+            true if self.operations.is_waiting() => self.transport.poll_within().min(RETRY),
+            true => self.transport.poll_within(),
+            false => Duration::ZERO,
+        };
+        let timeout = Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.faults.fd(), if self.ended { PollFlags::empty() } else { PollFlags::IN }),
+            PollFd::from_borrowed_fd(self.transport.ready(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.mailbox.fd(), PollFlags::IN),
+        ];
+        // It fails only when a signal arrives; then there is nothing to do, or it is found by the next poll.
+        let found = poll(&mut fds, Some(&timeout)).unwrap_or(0);
+        let [faults, transport, rung] = fds.map(|fd| !fd.revents().is_empty());
+        self.mailbox.awake(rung);
+        // A transport may have to say something though nothing has arrived.
+        Ready { faults, transport: transport || found == 0 }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Join(thread, linux, waiter) => waiter.answer(self.join(thread, linux)),
+            Command::Ask(thread, ask, waiter) => self.ask(thread, ask, waiter),
+            Command::End(thread) => self.end_thread(thread),
+            Command::Add(spans, waiter) => waiter.answer(self.add(spans)),
+            Command::Count(waiter) => {
+                let (protocol, traffic) = (self.node.stats(), self.operations.traffic());
+                waiter.answer(Some(Statistics { protocol, traffic, ..self.statistics }));
+            }
+            Command::Leave(waiter) => {
+                for to in self.others() {
+                    if let Err(error) = self.operations.say(to, LEAVES.to_vec()) {
+                        self.host_failed(&error.to_string());
+                    }
+                }
+                self.leaves = true;
+                self.leaving = Some(waiter);
+                self.have_all_left();
+            }
+            Command::Stop => {}
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = Rank> + use<> {
+        let me = self.settings.rank;
+        (0..).map(Rank).take(self.settings.team.len()).filter(move |rank| *rank != me)
+    }
+
+    fn have_all_left(&mut self) {
+        if self.others().all(|rank| self.left.contains(rank))
+            && let Some(waiter) = self.leaving.take()
+        {
+            waiter.answer(());
+        }
+    }
+
+    fn join(&mut self, thread: ThreadId, linux: i32) -> Result<(), JoinError> {
+        let seat = self.seats.get_mut(usize::from(thread.0)).filter(|seat| !seat.taken);
+        seat.ok_or(JoinError::Taken(thread.0))?.taken = true;
+        self.threads.insert(linux, thread);
+        Ok(())
+    }
+
+    fn add(&mut self, spans: Vec<Span>) -> Result<(), ArrayError> {
+        let failed = |error| ArrayError::Map(io::Error::other(error));
+        for span in spans {
+            let (address, len) = (span.address, span.len());
+            if span.here {
+                self.faults.register_writes(address, len).map_err(failed)?;
+                self.faults.protect(address, len).map_err(failed)?;
+            } else {
+                self.faults.register(address, len).map_err(failed)?;
+            }
+            self.places.add(span);
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, thread: ThreadId, ask: Ask, waiter: Arc<Waiter<Answer>>) {
+        let members = self.settings.team.iter().map(|threads| u32::from(*threads)).sum();
+        let Some(seat) = self.seats.get_mut(usize::from(thread.0)) else { return waiter.answer(Err(SyncError::Ended)) };
+        if self.ended && !self.failed {
+            return waiter.answer(Err(SyncError::Ended));
+        }
+        if seat.faulting {
+            seat.early = Some(Command::Ask(thread, ask, waiter));
+            return;
+        }
+        let begun = match ask {
+            Ask::Acquire(lock) => self.node.handle_acquire(thread, lock).map_err(SyncError::from),
+            Ask::Release(lock) => self.node.handle_release(thread, lock).map_err(SyncError::from),
+            Ask::Barrier(reduce) => self.node.handle_barrier(thread, members, reduce).map_err(SyncError::from),
+        };
+        match begun {
+            Ok(()) => {
+                seat.waiter = Some(waiter);
+                self.act(Received::NOTHING);
+            }
+            Err(error) => waiter.answer(Err(error)),
+        }
+    }
+
+    fn end_thread(&mut self, thread: ThreadId) {
+        match self.seats.get_mut(usize::from(thread.0)) {
+            Some(seat) if seat.faulting && !self.ended => seat.early = Some(Command::End(thread)),
+            _ => {
+                self.threads.retain(|_, other| *other != thread);
+                // It was there, as it has joined, and it ends once.
+                if self.node.handle_thread_end(thread).is_ok() {
+                    self.act(Received::NOTHING);
+                }
+            }
+        }
+    }
+
+    fn read_faults(&mut self) -> bool {
+        if self.ended {
+            return false;
+        }
+        let mut raw = std::mem::take(&mut self.raw);
+        if let Err(error) = self.faults.read(|fault| raw.push(fault)) {
+            self.host_failed(&error.to_string());
+        }
+        let any = !raw.is_empty();
+        raw.drain(..).for_each(|fault| self.fault(fault));
+        self.raw = raw;
+        any
+    }
+
+    fn fault(&mut self, fault: RawFault) {
+        let Some(page) = self.places.page_at(fault.address) else { return };
+        let Some(thread) = self.threads.get(&fault.thread).copied() else {
+            return self.end(Ending::Stranger(fault.thread));
+        };
+        let access = if fault.missing == Missing::Read { Access::Read } else { Access::Write };
+        self.statistics.faults += 1;
+        match self.node.handle_fault(thread, page, access) {
+            Ok(()) => {}
+            // It was woken with others who wanted less, and is not to be told of twice; or it is past the fault already.
+            Err(vincs_coherence::hlrc::node::FaultError::Thread(ThreadError::Busy(_))) => return,
+            Err(error) => return self.host_failed(&error.to_string()),
+        }
+        if let Some(seat) = self.seats.get_mut(usize::from(thread.0)) {
+            seat.faulting = true;
+        }
+        self.have_ready(fault, page, access);
+        self.act(Received::NOTHING);
+    }
+
+    /// Has the pages ready that a thread will want next if it goes on as it does.
+    fn have_ready(&mut self, fault: RawFault, page: Page, access: Access) {
+        let Some(span) = self.places.span_at(fault.address).copied() else { return };
+        let most = if span.here { WRITE_AHEAD } else { self.settings.read_ahead };
+        let window = self.streams.fault(page, most);
+        let end = span.end().0.min(page.0.saturating_add(1).saturating_add(window.into()));
+        for next in page.0 + 1..end {
+            self.node.handle_hint(Page(next), access);
+        }
+    }
+
+    /// Gives in what has come of operations on this rank's own segment, once between two polls: a node that finds another rank at a word tries again at once, and that
+    /// rank may need this thread to be done with it.
+    fn end_own(&mut self) -> bool {
+        let ended: Vec<_> = self.done.drain(..).collect();
+        let any = !ended.is_empty();
+        ended.into_iter().for_each(|(op, completion)| self.tell(op, completion));
+        if any {
+            self.act(Received::NOTHING);
+        }
+        any
+    }
+
+    /// Gives in what others have put where the node looks for it.
+    fn look(&mut self) {
+        loop {
+            let watches = self.node.watches();
+            for watch in &watches {
+                let Some(words) = self.segment.read_words(watch.offset, watch.words) else { continue };
+                if words.iter().any(|word| *word != 0) {
+                    self.node.handle_words(*watch, &words);
+                    self.act(Received::NOTHING);
+                }
+            }
+            // It looks for something else now, which may be there.
+            if self.node.watches() == watches {
+                return;
+            }
+        }
+    }
+
+    fn poll_transport(&mut self) -> bool {
+        let transport = Arc::clone(&self.transport);
+        let mut worked = transport.poll(&mut |event| self.happened(event));
+        if self.operations.is_waiting() {
+            match self.operations.drain() {
+                Ok(started) => worked |= started,
+                Err(error) => self.host_failed(&error.to_string()),
+            }
+        }
+        worked
+    }
+
+    fn happened(&mut self, event: Event<'_>) {
+        match event {
+            Event::Message { from, header, .. } => {
+                if header == LEAVES {
+                    self.left.insert(from);
+                    self.have_all_left();
+                }
+            }
+            Event::Lost { rank, reason } => {
+                // Whoever is done stays until all are.
+                let has_left = !self.left.insert(rank);
+                if !(has_left && self.leaves) {
+                    self.lose(rank, reason);
+                }
+                self.have_all_left();
+            }
+            Event::Completed { id, outcome } => self.completed(id, &outcome),
+        }
+    }
+
+    fn lose(&mut self, rank: Rank, reason: String) {
+        if self.node.failure().is_none() {
+            self.reason = reason;
+        }
+        self.node.handle_lost(rank);
+        self.act(Received::NOTHING);
+    }
+
+    fn completed(&mut self, id: OperationId, outcome: &Ended<'_>) {
+        let Some((target, part)) = self.operations.end(id) else { return };
+        match (part, outcome) {
+            (Part::Words(op), Ended::Got(bytes)) => self.complete(op, Completion::Words(words_of(bytes))),
+            (Part::Put(op), Ended::Put) => self.complete(op, Completion::Done),
+            (Part::Swap(op), Ended::Old(old)) => self.complete(op, Completion::Old(*old)),
+            (Part::Pages(first, ops), Ended::Got(bytes)) => {
+                ops.into_iter().for_each(|op| self.tell(op, Completion::Done));
+                self.act(Received { first, bytes });
+            }
+            (Part::Twin(op, page), Ended::Got(bytes)) => {
+                let mut twin = self.spare_twins.pop().unwrap_or_else(|| Box::new([0; PAGE_BYTES]));
+                twin.iter_mut().zip(*bytes).for_each(|(to, byte)| *to = *byte);
+                self.twins.insert(page, twin);
+                self.complete(op, Completion::Done);
+            }
+            (Part::Save(op, page), Ended::Got(bytes)) => {
+                if let Some((home, offset)) = self.node.layout().shadow(page) {
+                    self.start(home, Part::Put(op), Request::Put { offset, bytes: bytes.to_vec() });
+                }
+            }
+            (Part::Flush(op), Ended::Put) => {
+                if self.operations.flushed(op) {
+                    self.complete(op, Completion::Done);
+                }
+            }
+            (_, Ended::Got(_) | Ended::Put | Ended::Old(_) | Ended::Refused) => {
+                self.lose(target, "it has not the memory that it should have".to_owned());
+            }
+        }
+    }
+
+    fn complete(&mut self, op: OpId, completion: Completion) {
+        self.tell(op, completion);
+        self.act(Received::NOTHING);
+    }
+
+    fn tell(&mut self, op: OpId, completion: Completion) {
+        if let Err(error) = self.node.handle_completion(op, completion) {
+            self.host_failed(&error.to_string());
+        }
+    }
+
+    fn start(&mut self, target: Rank, part: Part, request: Request) {
+        if let Err(error) = self.operations.start(target, part, request) {
+            self.host_failed(&error.to_string());
+        }
+    }
+
+    fn tell_failure(&mut self, failure: Failure) {
+        self.failed = true;
+        let reason = std::mem::take(&mut self.reason);
+        self.end(Ending::Failed { failure, reason });
+    }
+
+    fn host_failed(&mut self, what: &str) {
+        self.end(Ending::Host(what.to_owned()));
+    }
+
+    /// Ends the memory's work and tells why, if that has not been done.
+    fn end(&mut self, ending: Ending) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        (self.ending)(ending);
+        for waiter in self.seats.iter_mut().filter_map(|seat| seat.waiter.take()) {
+            waiter.answer(Err(self.node.failure().map_or(SyncError::Ended, SyncError::Failed)));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.mailbox.close();
+        for waiter in self.seats.iter_mut().filter_map(|seat| seat.waiter.take()) {
+            waiter.answer(Err(SyncError::Ended));
+        }
+        self.seats.iter_mut().filter_map(|seat| seat.early.take()).for_each(|early| early.refuse());
+        if let Some(waiter) = self.leaving.take() {
+            waiter.answer(());
+        }
+        for span in self.places.spans() {
+            if let Err(error) = self.faults.unregister(span.address, span.len()) {
+                tracing::warn!(%error, "relaxed memory stays registered for faults until its process ends");
+            }
+        }
+    }
+}
