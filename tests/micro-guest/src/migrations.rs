@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use vincs_micro_guest_payload::walk::mix;
 use vincs_vmm::cluster::Moved;
-use vincs_vmm::machine::{Controller, MigrateError};
+use vincs_vmm::machine::{Controller, MigrateError, Running};
 
 use crate::{Program, Ranks, Report, RunError, Session};
 
@@ -90,12 +90,14 @@ pub fn migrate_at_random(
         times.extend(mover.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))?);
     }
     times.sort_unstable();
+    // A rank says that it has a vCPU's state before the vCPU's thread goes on with it.
+    let until = Instant::now() + limit;
     for place in controller.places() {
-        let has = |machine: &&vincs_vmm::machine::Running| {
-            machine.vcpus().iter().any(|vcpu| vcpu.id().0 == place.vcpu && vcpu.is_here())
-        };
-        let on: Vec<u16> =
-            (0..).zip(session.machines()).filter(|(_, machine)| has(machine)).map(|(rank, _)| rank).collect();
+        let mut on = ranks_with(&session, place.vcpu);
+        while on != [place.rank] && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+            on = ranks_with(&session, place.vcpu);
+        }
         if on != [place.rank] {
             return Err(MigrationsError::Place { vcpu: place.vcpu, on, rank: place.rank });
         }
@@ -103,6 +105,12 @@ pub fn migrate_at_random(
     session.ask_to_stop();
     let report = session.wait(limit)?;
     Ok(Migrations { times, report })
+}
+
+/// The ranks that have a vCPU.
+fn ranks_with(session: &Session, vcpu: u32) -> Vec<u16> {
+    let has = |machine: &Running| machine.vcpus().iter().any(|own| own.id().0 == vcpu && own.is_here());
+    (0..).zip(session.machines()).filter(|(_, machine)| has(machine)).map(|(rank, _)| rank).collect()
 }
 
 /// One thread's moves, of every so many-th vCPU.
