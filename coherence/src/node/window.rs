@@ -8,6 +8,7 @@
 //! home invalidates meanwhile is [`CacheState::GuardedLost`], and what the read brings is not used.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::Node;
 use super::action::{Action, Source};
@@ -83,8 +84,8 @@ impl Node {
         };
         let mut shown = Vec::new();
         for other in block.filter(is_idle).collect::<Vec<_>>() {
-            if !self.shown.pages.contains_key(&layout.slot(other)) {
-                self.shown.pages.insert(layout.slot(other), other);
+            if let Entry::Vacant(free) = self.shown.pages.entry(layout.slot(other)) {
+                free.insert(other);
                 self.out.push_later(Action::Protect { run: Run::one(other) });
                 shown.push(other);
             }
