@@ -44,7 +44,7 @@ fn wrong_arguments_end_with_2_and_one_line() {
     for line in [
         "",
         "cg",
-        "sp S",
+        "ua S",
         "cg X",
         "cg S --threads 0",
         "cg S --threads 1025",
