@@ -120,11 +120,10 @@ fn ranks_with_devices_are_connected_by_rdma_without_a_word() {
 #[test]
 fn pages_are_read_one_sidedly_over_rdma_and_by_message_over_tcp() {
     let counted = |name: &str, what: &str| stats(name)["machine"]["memory"]["protocol"][what].as_u64().unwrap();
-    for name in ["rdma", "rdma-auto"] {
-        let [hits, misses, shown] = ["guarded_hits", "guarded_misses", "shown"].map(|what| counted(name, what));
-        assert_eq!(counted(name, "guarded_reads"), hits + misses, "{name}");
-        assert!(hits > 0 && shown > 0, "{name}: {hits} hits, {misses} misses, {shown} pages shown");
-    }
+    // The second rank's processor has something to do there, which with `nproc` alone depends on how long that takes.
+    let [hits, misses, shown] = ["guarded_hits", "guarded_misses", "shown"].map(|what| counted("rdma-stress", what));
+    assert_eq!(counted("rdma-stress", "guarded_reads"), hits + misses);
+    assert!(hits > 0 && shown > 0, "{hits} hits, {misses} misses, {shown} pages shown");
     for name in ["2", "rdma-locked"] {
         assert_eq!(["guarded_reads", "shown"].map(|what| counted(name, what)), [0; 2], "{name}");
     }

@@ -89,7 +89,8 @@ pub(crate) fn run(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode
     }
     let limit = if matches!(end, End::Lost { rank: 0, .. }) { LOSS_OF_RANK_0_TIME } else { LOSS_TIME };
     let (status, line) = finish(rank, &roster.hosts, &end, &mut zero, noticed + limit);
-    if let Some(line) = line.filter(|_| roll.is_lowest(Rank(rank))) {
+    let lost = if let End::Lost { rank, .. } = end { rank } else { 0 };
+    if let Some(line) = line.filter(|_| roll.is_lowest(Rank(rank), Rank(lost))) {
         crate::say(&line);
     }
     ExitCode::from(status)

@@ -53,10 +53,7 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, PlaceError> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
         _ => {}
     }
-    // Not followed: a link would lead to wherever its owner likes.
-    let found = fs::symlink_metadata(directory).map_err(io)?;
-    let is_ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0;
-    if !is_ours {
+    if !is_ours(directory).map_err(io)? {
         return Err(PlaceError::NotOurs(directory.to_owned()));
     }
     clean(directory);
@@ -67,6 +64,13 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, PlaceError> {
     // Nobody else gets into the directory meanwhile.
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io)?;
     Ok(listener)
+}
+
+/// Whether a directory is this user's alone: what is in others may be anybody's.
+fn is_ours(directory: &Path) -> io::Result<bool> {
+    // Not followed: a link would lead to wherever its owner likes.
+    let found = fs::symlink_metadata(directory)?;
+    Ok(found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0)
 }
 
 /// Whether somebody listens at a socket.
@@ -93,7 +97,8 @@ fn clean(directory: &Path) -> Vec<PathBuf> {
 
 /// The sockets of all machines of this user that run. What dead ones have left is removed.
 pub(super) fn alive() -> Vec<PathBuf> {
-    directories().iter().flat_map(|directory| clean(directory)).collect()
+    let own = directories().into_iter().filter(|directory| is_ours(directory).unwrap_or(false));
+    own.flat_map(|directory| clean(&directory)).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
@@ -22,6 +22,9 @@ use crate::stats::{Counters, hottest, ranks};
 
 /// Most connections at a time; another one is refused.
 const MAX_CLIENTS: usize = 16;
+
+/// How long nobody is let in when that has failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a machine is, beside what its vmm knows.
 #[derive(Clone, Debug, Default)]
@@ -107,8 +110,11 @@ impl Drop for Server {
 }
 
 fn accept(listener: &UnixListener, machine: &Arc<Machine>) {
-    // Whoever came has gone again, or there are no descriptors left: then there is nobody to tell.
-    let Ok((mut stream, _)) = listener.accept() else { return };
+    let Ok((mut stream, _)) = listener.accept() else {
+        // Whoever came has gone again; or there are no descriptors left, and it still waits.
+        thread::sleep(ACCEPT_PAUSE);
+        return;
+    };
     let times = stream.set_read_timeout(Some(IDLE_TIME)).and(stream.set_write_timeout(Some(WRITE_TIME)));
     if times.is_err() {
         return;

@@ -111,14 +111,18 @@ impl ControlLink {
         let header = message.encode();
         let len = header.len() + body.len();
         let polls = self.poller.get() == Some(&thread::current().id());
+        let mut waiting = self.waiting();
+        let in_order = waiting.iter().all(|(receiver, ..)| *receiver != to);
         if polls {
-            let mut waiting = self.waiting();
-            let in_order = waiting.iter().all(|(receiver, ..)| *receiver != to);
             if !(in_order && self.try_send(to, &header, body)) {
                 waiting.push_back((to, header, body.to_vec()));
             }
-        } else if !self.try_send(to, &header, body) {
-            return false;
+        } else {
+            drop(waiting);
+            // What the polling thread has said before, as that a vCPU has come, goes before what comes of it.
+            if !(in_order && self.try_send(to, &header, body)) {
+                return false;
+            }
         }
         if let Some(counter) = self.sent.get(message.kind()) {
             counter.messages.fetch_add(1, Ordering::Relaxed);
@@ -212,6 +216,23 @@ mod tests {
         assert!(!link.has_waiting());
         let kind = link.sent().into_iter().find(|sent| sent.kind == "end_of_interrupt").unwrap();
         assert_eq!((kind.messages, kind.bytes), (4, 12));
+    }
+
+    #[test]
+    fn what_the_polling_thread_has_said_goes_before_what_others_say_later() {
+        let mut ends = Hub::ends(3).into_iter();
+        let (own, near, far) = (ends.next().unwrap(), ends.next().unwrap(), ends.next().unwrap());
+        own.limit(Rank(1), 0);
+        let link = ControlLink::new(Rank(0), 3, own.clone());
+        link.poll_here();
+        link.send(Rank(1), &Control::EndOfInterrupt { vector: 1 }, &[]);
+        own.limit(Rank(1), 10);
+        let offered = |to| thread::scope(|scope| scope.spawn(|| link.offer(to, &Control::Closed, &[])).join().unwrap());
+        assert_eq!([Rank(1), Rank(2)].map(offered), [false, true]);
+        assert_eq!(link.flush(), Ok(()));
+        assert!(offered(Rank(1)));
+        assert_eq!(heard(&near), [(Rank(0), Control::EndOfInterrupt { vector: 1 }), (Rank(0), Control::Closed)]);
+        assert_eq!(heard(&far), [(Rank(0), Control::Closed)]);
     }
 
     #[test]

@@ -23,12 +23,13 @@ impl Roll {
         self.lock().get_or_insert_default().insert(rank);
     }
 
-    /// Whether this rank, which is not 0, is the lowest that is there. As long as nobody was asked, that is rank 1.
+    /// Whether this rank, which is not 0, is the lowest that is there when this one is lost. As long as nobody was asked, all others but rank 0 are
+    /// there.
     #[must_use]
-    pub fn is_lowest(&self, rank: Rank) -> bool {
+    pub fn is_lowest(&self, rank: Rank, lost: Rank) -> bool {
         match *self.lock() {
             Some(there) => !there.iter().any(|other| other < rank),
-            None => rank == Rank(1),
+            None => (1..rank.0).all(|other| other == lost.0),
         }
     }
 
@@ -44,8 +45,9 @@ mod tests {
     #[test]
     fn the_lowest_that_is_there_speaks() {
         let roll = Roll::default();
-        let lowest = |rank| roll.is_lowest(Rank(rank));
+        let lowest = |rank| roll.is_lowest(Rank(rank), Rank(0));
         assert_eq!([1, 2, 3].map(lowest), [true, false, false], "nobody was asked");
+        assert_eq!([2, 3].map(|rank| roll.is_lowest(Rank(rank), Rank(1))), [true, false], "and rank 1 is lost");
         assert!(roll.open() && !roll.open());
         assert_eq!([1, 2, 3].map(lowest), [true; 3], "nobody else is there");
         roll.enter(Rank(2));
@@ -54,6 +56,6 @@ mod tests {
         assert_eq!([1, 2, 3].map(lowest), [true, false, false]);
         let asked = Roll::default();
         asked.enter(Rank(3));
-        assert!(!asked.open() && asked.is_lowest(Rank(2)));
+        assert!(!asked.open() && asked.is_lowest(Rank(2), Rank(0)));
     }
 }

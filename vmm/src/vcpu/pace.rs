@@ -61,6 +61,11 @@ impl Pace {
         self.slept = Duration::ZERO;
     }
 
+    /// The vCPU was somewhere else, or stopped: what it waited for then is not the guest's doing.
+    pub(super) fn forget(&mut self) {
+        self.fired = None;
+    }
+
     /// The vCPU has slept.
     pub(super) fn slept(&mut self, time: Duration) {
         self.slept = self.slept.saturating_add(time);
@@ -143,6 +148,10 @@ mod tests {
         assert!(pace.wait_asleep() <= Duration::from_millis(1));
         pace.slept(Duration::from_millis(1));
         assert_eq!((pace.wait(), pace.wait_asleep()), (Duration::ZERO, Duration::ZERO), "it has slept enough");
+        pace.fire();
+        std::thread::sleep(Duration::from_millis(5));
+        pace.forget();
+        assert_eq!(pace.wait(), Duration::ZERO, "it was stopped");
         pace.fire();
         assert_eq!(pace.slept, Duration::ZERO, "each interrupt counts for itself");
         let mut alone = Pace::new(false);

@@ -355,6 +355,7 @@ impl Runner {
                 }
                 Command::Resume(answer) => {
                     self.paused = false;
+                    self.pace.forget();
                     answer(());
                 }
                 Command::Save(answer) => answer(self.save().map(Box::new)),
@@ -394,6 +395,7 @@ impl Runner {
         let run = self.fd.get_kvm_run();
         run.ready_for_interrupt_injection = 0;
         run.if_flag = u8::from(state.registers.rflags & RFLAGS_IF != 0);
+        self.pace.forget();
         self.timer.forget();
         Ok(())
     }

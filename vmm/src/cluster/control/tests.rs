@@ -376,7 +376,10 @@ fn ranks_without_rank_0_learn_which_of_them_are_there() {
     rest.iter().for_each(|rig| _ = rig.lost());
     let rolls: Vec<_> = rest.iter().map(|rig| (rig.link.rank(), rig.roll.clone())).collect();
     rest.into_iter().for_each(Rig::stop);
-    assert_eq!(rolls.iter().map(|(rank, roll)| roll.is_lowest(*rank)).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(
+        rolls.iter().map(|(rank, roll)| roll.is_lowest(*rank, Rank(0))).collect::<Vec<_>>(),
+        [true, false, false]
+    );
 }
 
 #[test]
@@ -385,7 +388,7 @@ fn a_rank_says_that_it_is_there_once_when_it_misses_rank_0_or_another_does() {
     let (rig, ends) = alone(1, 3);
     say(&ends[2], 1, &Control::Present, &[]);
     wait_for(&ends[2], |message| (*message == Control::Present).then_some(()));
-    assert!(rig.roll.is_lowest(Rank(1)));
+    assert!(rig.roll.is_lowest(Rank(1), Rank(0)));
     rig.no_event();
     ends[0].lose(Rank(1), "closed");
     assert_eq!(rig.lost(), (0, "closed".into()));
@@ -399,7 +402,7 @@ fn a_rank_says_that_it_is_there_once_when_it_misses_rank_0_or_another_does() {
     say(&ends[1], 2, &Control::Present, &[]);
     let roll = rig.roll.clone();
     rig.stop();
-    assert!(!roll.is_lowest(Rank(2)), "rank 1 has said so in time");
+    assert!(!roll.is_lowest(Rank(2), Rank(0)), "rank 1 has said so in time");
 }
 
 #[test]
