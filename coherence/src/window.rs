@@ -42,7 +42,7 @@ pub const BUSY: u64 = 0;
 /// What a rank puts as its mark.
 pub const MARK: u8 = 1;
 
-/// Most slots of a window: 64 MiB, which a NIC keeps locked in memory for each shard of a rank.
+/// Most slots of all windows of a rank: 64 MiB, which a NIC keeps locked in memory.
 pub const MAX_SLOTS: u32 = 15_887;
 
 const _: () = assert!(WORD == 0 && HASH == WORD + size_of::<Word>() && PAGE == HASH + size_of::<u64>());

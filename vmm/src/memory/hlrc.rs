@@ -337,21 +337,23 @@ impl Memory {
                 return Err(ArrayError::NoRoom { wanted: *wanted, rank, pages: *pages });
             }
         }
+        // Whatever fails here from now on, the other ranks have taken these pages.
+        let firsts: Vec<u32> = used.iter().copied().collect();
+        used.iter_mut().zip(parts).for_each(|(used, wanted)| *used += wanted);
         let bytes = parts.iter().map(|pages| *pages as usize * PAGE_BYTES).sum();
         let mapping = Mapping::reserve(usize::max(bytes, PAGE_BYTES)).map_err(ArrayError::Map)?;
         let (mut at, mut spans) = (0, Vec::new());
-        for ((home, used), count) in (0..).map(Rank).zip(used.iter_mut()).zip(parts).filter(|(_, count)| **count > 0) {
+        for ((home, own), count) in (0..).map(Rank).zip(firsts).zip(parts).filter(|(_, count)| **count > 0) {
             // It fits: all pages of all ranks can be numbered.
-            let first = Page(u32::from(home.0) * pages + *used);
+            let first = Page(u32::from(home.0) * pages + own);
             let span = Span { first, count: *count, address: mapping.address() + at, here: home == *rank };
             let (file, offset) = if span.here {
                 // The first of a segment are its rank's own pages, in order.
-                (self.maps.segment.file(), u64::from(*used) * PAGE_BYTES as u64)
+                (self.maps.segment.file(), u64::from(own) * PAGE_BYTES as u64)
             } else {
                 (self.maps.copies.file(), Copies::offset(first))
             };
             mapping.place(at, file, offset, span.len()).map_err(ArrayError::Map)?;
-            *used += count;
             at += span.len();
             spans.push(span);
         }

@@ -41,7 +41,7 @@ pub fn window_slots(bytes: u64, shards: u16) -> NonZeroU32 {
 /// # Errors
 /// There is no memory for them.
 pub fn windows(shards: u16, slots: NonZeroU32) -> io::Result<Vec<Arc<WordSegment>>> {
-    let words = Layout::new(slots.get().min(MAX_SLOTS)).map_or(0, Layout::words);
+    let words = Layout::new(slots.get().min(MAX_SLOTS / u32::from(shards.max(1)))).map_or(0, Layout::words);
     (0..shards).map(|_| Ok(Arc::new(WordSegment::over(Pages::new(words)?)))).collect()
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vincs_coherence::hlrc::node::Reduction;
 use vincs_coherence::id::PAGE_BYTES;
-use vincs_vmm::memory::hlrc::{Member, Memory, Prepared, Settings, Statistics, SyncError};
+use vincs_vmm::memory::hlrc::{ArrayError, Member, Memory, Prepared, Settings, Statistics, SyncError};
 
 use super::{Costs, Place, RanksError, fail};
 use crate::team::shared::{Area, Distributed, Segment};
@@ -89,8 +89,12 @@ impl Team for Relaxed {
     }
 
     fn segment(&self, bytes: usize) -> Result<Segment, NoMemory> {
-        // All ranks have the same room, so all are told the same.
-        let array = self.memory.array_in_blocks(bytes.max(1)).map_err(|_| NoMemory { bytes })?;
+        let array = self.memory.array_in_blocks(bytes.max(1)).map_err(|error| match error {
+            // All ranks have the same room, so all are told the same.
+            ArrayError::NoRoom { .. } => NoMemory { bytes },
+            // The others have theirs, and would wait for this one.
+            other => fail(&format!("rank {}: {other}", self.rank)),
+        })?;
         let area = Arc::new(Area::new(Distributed::from(array)));
         Ok(Segment { area, member: self.rank, passed: Arc::clone(&self.passed) })
     }
