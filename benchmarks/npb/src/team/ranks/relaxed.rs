@@ -93,7 +93,9 @@ impl Team for Relaxed {
             // All ranks have the same room, so all are told the same.
             ArrayError::NoRoom { .. } => NoMemory { bytes },
             // The others have theirs, and would wait for this one.
-            other => fail(&format!("rank {}: {other}", self.rank)),
+            other @ (ArrayError::Ranks { .. } | ArrayError::Map(_) | ArrayError::Ended) => {
+                fail(&format!("rank {}: {other}", self.rank))
+            }
         })?;
         let area = Arc::new(Area::new(Distributed::from(array)));
         Ok(Segment { area, member: self.rank, passed: Arc::clone(&self.passed) })
