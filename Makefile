@@ -22,7 +22,7 @@ FEATURES := --features vincs-launcher/rdma
 NODE_TESTS := cluster hosts boot transport wide
 LONG_TESTS := long
 
-.PHONY: help setup build kernel demo test test-long testbed lint bench-boot bench-ranks bench-coherence bench-rdma bench-hlrc cost-model $(NODE_TESTS:%=test-%)
+.PHONY: help setup build kernel demo test test-long testbed lint bench-boot bench-ranks bench-coherence bench-rdma bench-hlrc bench-npb cost-model $(NODE_TESTS:%=test-%)
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -91,3 +91,6 @@ bench-coherence: ## Memory that is spread over ranks, natively: misses, upgrades
 
 bench-hlrc: ## Differences of pages of relaxed memory, beside comparing and copying them
 	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-hlrc
+
+bench-npb: ## Programs on two ranks with relaxed memory, beside strict memory and threads; barriers, releases and hand-overs beside their floors
+	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-npb

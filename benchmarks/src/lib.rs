@@ -5,6 +5,7 @@
 //! - [`bare`]: a guest on KVM_RUN and nothing else, to compare the vmm's run loop with.
 //! - [`transport`]: the TCP transport against bare sockets;
 //! - [`cost_model`]: what faults cost on machines that are not at hand, predicted and simulated;
+//! - [`npb`]: programs on ranks with relaxed memory;
 //! - [`rdma`]: the RDMA transport against perftest's tools;
 //! - [`median`], [`nanoseconds`], [`ratio`]: of a few measurements.
 
@@ -12,6 +13,7 @@ pub mod bare;
 pub mod boot;
 pub mod coherence;
 pub mod cost_model;
+pub mod npb;
 pub mod rdma;
 pub mod transport;
 

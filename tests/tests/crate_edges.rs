@@ -42,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vincs-guest-image",
             "vincs-guest-protocol",
             "vincs-micro-guest",
+            "vincs-npb",
             "vincs-testbed",
             "vincs-transport-rdma",
             "vincs-transport-tcp",

@@ -8,9 +8,11 @@
 //! - [`team`]: what kernels run on;
 //! - [`ep`], [`is`], [`cg`], [`mg`], [`ft`]: the kernels;
 //! - [`bt`], [`lu`], [`sp`]: the simulated applications, and [`cfd`], what they have in common;
+//! - [`apps`]: a stencil, and counters under a lock;
 //! - [`random`]: the benchmarks' own pseudo-random numbers;
 //! - [`complex`]: complex numbers.
 
+pub mod apps;
 pub mod bt;
 pub mod cfd;
 pub mod cg;

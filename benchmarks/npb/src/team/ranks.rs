@@ -290,7 +290,7 @@ pub fn run<R>(
     program: impl FnOnce(&dyn Team) -> R,
 ) -> Result<(R, Costs), RanksError> {
     match sharing {
-        Sharing::Relaxed => relaxed::run(place, room, program),
+        Sharing::Relaxed => relaxed::run(place, room, |team| program(team)),
         Sharing::Strict => strict::run(place, room, program),
     }
 }

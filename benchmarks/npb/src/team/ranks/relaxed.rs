@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use vincs_coherence::hlrc::LockId;
 use vincs_coherence::hlrc::node::Reduction;
 use vincs_coherence::id::PAGE_BYTES;
 use vincs_vmm::memory::hlrc::{ArrayError, Member, Memory, Prepared, Settings, Statistics, SyncError};
@@ -13,7 +14,7 @@ use crate::team::{MAX_SUM, NoMemory, Team};
 
 /// This rank as a member.
 #[derive(Debug)]
-struct Relaxed {
+pub struct Relaxed {
     memory: Memory,
     member: Member,
     rank: usize,
@@ -26,11 +27,7 @@ struct Relaxed {
 /// # Errors
 ///
 /// The memory cannot be had.
-pub(super) fn run<R>(
-    place: Place,
-    room: usize,
-    program: impl FnOnce(&dyn Team) -> R,
-) -> Result<(R, Costs), RanksError> {
+pub fn run<R>(place: Place, room: usize, program: impl FnOnce(&Relaxed) -> R) -> Result<(R, Costs), RanksError> {
     let (rank, ranks) = (place.rank(), place.ranks());
     let pages = u32::try_from(room.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
     let prepared = Prepared::new(Settings::new(rank, vec![1; ranks.into()], pages))?;
@@ -47,8 +44,28 @@ pub(super) fn run<R>(
 }
 
 impl Relaxed {
+    /// Waits for a lock; what its last holder wrote is seen from then on.
+    pub fn acquire(&self, lock: LockId) {
+        if self.or_end(self.member.acquire(lock)) {
+            fail(&format!("rank {}: the last holder of lock {} has ended with it", self.rank, lock.0));
+        }
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives a lock back that this member has.
+    pub fn release(&self, lock: LockId) {
+        self.or_end(self.member.release(lock));
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What this rank's memory has done so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.memory.statistics().unwrap_or_default()
+    }
+
     fn costs(&self) -> Costs {
-        let Statistics { traffic, faults, synchronising, .. } = self.memory.statistics().unwrap_or_default();
+        let Statistics { traffic, faults, synchronising, .. } = self.statistics();
         Costs {
             messages: traffic.requests(),
             bytes: traffic.bytes_got + traffic.bytes_put,
