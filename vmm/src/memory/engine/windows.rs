@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn a_window_is_of_whole_cache_lines_and_has_the_slots_asked_for() {
         let real = windows(2, NonZeroU32::MAX).unwrap();
-        assert_eq!((real.len(), config(&real[1]).unwrap().slots), (2, MAX_SLOTS));
+        assert_eq!((real.len(), config(&real[1]).unwrap().slots), (2, MAX_SLOTS / 2));
         assert!(real.iter().all(|window| window.words().as_ptr().addr().is_multiple_of(PAGE_BYTES)));
         assert!(real[0].words().iter().all(|word| word.load(Ordering::Relaxed) == 0));
         assert!(config(&WordSegment::new(7)).is_none());
