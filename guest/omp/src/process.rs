@@ -188,6 +188,9 @@ extern "C" fn write_statistics() {
     }
 }
 
+/// Runtimes that may have come by dlopen, and not for all to see. Their callers find this library's functions first.
+const RUNTIMES: [&CStr; 4] = [c"libomp.so.5", c"libomp.so", c"libiomp5.so", c"libgomp.so.1"];
+
 /// A function that comes after this library's own of the same name, looked up when it is first needed.
 #[derive(Debug)]
 pub(crate) struct Next {
@@ -208,12 +211,8 @@ impl Next {
         }
         let mut found = symbol(libc::RTLD_NEXT, self.name);
         if found.is_null() {
-            // A runtime that came by dlopen, and not for all to see.
-            // SAFETY: only a library that is loaded already is looked for.
-            let runtime = unsafe { libc::dlopen(c"libomp.so.5".as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
-            if !runtime.is_null() {
-                found = symbol(runtime, self.name);
-            }
+            let mut others = RUNTIMES.iter().map(|runtime| in_loaded(runtime, self.name));
+            found = others.find(|found| !found.is_null()).unwrap_or(ptr::null_mut());
         }
         if found.is_null() {
             say(&format!("{} is in no library of this program", self.name.to_string_lossy()));
@@ -222,6 +221,14 @@ impl Next {
         self.at.store(found, Ordering::Relaxed);
         found
     }
+}
+
+/// A library's function, if it is loaded and has it.
+fn in_loaded(library: &CStr, name: &CStr) -> *mut c_void {
+    // SAFETY: only a library that is loaded already is looked for.
+    let library = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+    // No handle would mean the default search order, which finds this library again.
+    if library.is_null() { ptr::null_mut() } else { symbol(library, name) }
 }
 
 fn symbol(library: *mut c_void, name: &CStr) -> *mut c_void {

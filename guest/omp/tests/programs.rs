@@ -250,3 +250,13 @@ fn without_the_tool_there_is_no_relaxed_memory() {
     said(both.env("OMP_TOOL_LIBRARIES", library()));
     assert_eq!(program.counters()["parallel_regions"], 2, "it is one tool all the same");
 }
+
+#[test]
+fn a_runtime_that_comes_by_dlopen_is_called_as_ever() {
+    let loader = Program::compiled("loader", Path::new("gcc"), &[]);
+    for compiler in [PathBuf::from("gcc"), clang()] {
+        let extension = Program::compiled("extension", &compiler, &["-fopenmp", "-shared", "-fPIC"]);
+        let mut command = loader.preloaded();
+        assert_eq!(said(command.arg(extension.folder.path().join("extension"))), "3\n", "{}", compiler.display());
+    }
+}
