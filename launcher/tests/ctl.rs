@@ -160,6 +160,8 @@ fn lines_that_make_no_sense_are_answered_and_change_nothing() {
         (b"{\"version\":1,\"do\":\"dance\"}\n", "dance"),
         (b"{\"version\":1,\"do\":\"migrate\",\"vcpu\":-1,\"rank\":0}\n", "makes no sense"),
         (b"{\"version\":2,\"do\":\"status\"}\n", "version 1"),
+        (b"{\"version\":2,\"do\":\"dance\",\"to\":7}\n", "version 1"),
+        (b"{\"do\":\"status\"}\n", "version"),
         (&long, "more than 4096 bytes"),
     ] {
         let answer = answer(line);

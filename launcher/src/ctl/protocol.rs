@@ -55,11 +55,26 @@ pub(super) enum Request {
 }
 
 /// A request with its version.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Asked {
     pub(super) version: u32,
     #[serde(flatten)]
     pub(super) request: Request,
+}
+
+/// What can be read of a request of any version: a newer one may ask for what this one has no word for.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Unread {
+    pub(super) version: u32,
+    #[serde(flatten)]
+    request: Value,
+}
+
+impl Unread {
+    /// The request, if it is one of this version.
+    pub(super) fn request(self) -> Result<Request, LineError> {
+        serde_json::from_value(self.request).map_err(|error| LineError::Json(error.to_string()))
+    }
 }
 
 /// What comes back.
@@ -176,8 +191,8 @@ mod tests {
             let mut bytes = Vec::new();
             write_line(&mut bytes, &Asked { version: VERSION, request }).unwrap();
             assert_eq!(bytes, format!("{line}\n").as_bytes());
-            let read: Asked = read_line(&mut &bytes[..], MAX_REQUEST).unwrap().unwrap();
-            assert_eq!((read.version, read.request), (VERSION, request));
+            let read: Unread = read_line(&mut &bytes[..], MAX_REQUEST).unwrap().unwrap();
+            assert_eq!((read.version, read.request().unwrap()), (VERSION, request));
         }
         let refused = serde_json::to_string(&Answer::Refused("no".into())).unwrap();
         assert_eq!(refused, r#"{"refused":"no"}"#);

@@ -15,7 +15,7 @@ use vincs_vmm::machine::{Controller, MigrateError};
 
 use super::place::{self, PlaceError};
 use super::protocol::{
-    ACT_TIME, Answer, Asked, GATHER_TIME, IDLE_TIME, LineError, MAX_REQUEST, Migrated, RankStatus, Request, Status,
+    ACT_TIME, Answer, GATHER_TIME, IDLE_TIME, LineError, MAX_REQUEST, Migrated, RankStatus, Request, Status, Unread,
     VERSION, VcpuStatus, WRITE_TIME, read_line, write_line,
 };
 use crate::stats::{Counters, hottest, ranks};
@@ -137,15 +137,17 @@ fn accept(listener: &UnixListener, machine: &Arc<Machine>) {
 fn serve(stream: UnixStream, machine: &Machine) {
     let mut stream = BufReader::new(stream);
     loop {
-        let (answer, goes_on) = match read_line::<Asked>(&mut stream, MAX_REQUEST) {
-            Ok(None) | Err(LineError::Silent | LineError::Cut | LineError::Io(_)) => return,
-            Ok(Some(Asked { version: VERSION, request })) => (machine.answer(request), true),
-            Ok(Some(Asked { version, .. })) => {
+        let asked = match read_line::<Unread>(&mut stream, MAX_REQUEST) {
+            Ok(Some(Unread { version, .. })) if version != VERSION => {
                 let what = format!("the machine speaks version {VERSION} of the control protocol, not {version}");
-                (Answer::Refused(format!("{what}; use the vincs that runs it")), false)
+                Err(format!("{what}; use the vincs that runs it"))
             }
-            Err(error @ (LineError::Long(_) | LineError::Json(_))) => (Answer::Refused(error.to_string()), false),
+            Ok(Some(asked)) => asked.request().map_err(|error| error.to_string()),
+            Ok(None) | Err(LineError::Silent | LineError::Cut | LineError::Io(_)) => return,
+            Err(error @ (LineError::Long(_) | LineError::Json(_))) => Err(error.to_string()),
         };
+        let goes_on = asked.is_ok();
+        let answer = asked.map_or_else(Answer::Refused, |request| machine.answer(request));
         if write_line(stream.get_mut(), &answer).is_err() || !goes_on {
             return;
         }

@@ -58,6 +58,9 @@ pub enum ControlError {
     /// Not all vCPUs have stopped in time. Those that have not will, unless it goes on.
     #[error("not all vCPUs have stopped within {0} s: one waits for a page or a device, and stops when it has it")]
     Slow(u64),
+    /// Somebody let it go on before all had stopped.
+    #[error("it was resumed before all vCPUs had stopped")]
+    Resumed,
     /// The machine has ended.
     #[error("the machine has ended")]
     Ended,
@@ -145,11 +148,12 @@ impl Controller {
     /// runs on. Pausing twice is the same as once.
     ///
     /// # Errors
-    /// [`ControlError`] when one does not stop in time, or the machine has ended.
+    /// [`ControlError`] when one does not stop in time, the machine has ended, or it is resumed meanwhile.
     pub fn pause(&self, limit: Duration) -> Result<(), ControlError> {
-        let _turn = self.pausing.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.pausing.paused.store(true, Ordering::SeqCst);
         let (done, paused) = channel();
+        // Only while they are told: whoever resumes does not wait for those who have not stopped.
+        let turn = self.pausing.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pausing.paused.store(true, Ordering::SeqCst);
         match &self.ranks {
             Some((notes, ..)) => notes.tell(Note::Pause(done)),
             None => {
@@ -160,10 +164,12 @@ impl Controller {
                 drop(done);
             }
         }
+        drop(turn);
         match (paused.recv_timeout(limit), &self.ranks) {
             (Ok(()), _) => Ok(()),
             // The last of those who would tell is gone: all have stopped, or have ended.
             (Err(RecvTimeoutError::Disconnected), None) => Ok(()),
+            (Err(_), _) if !self.is_paused() => Err(ControlError::Resumed),
             (Err(RecvTimeoutError::Disconnected), Some(_)) => Err(ControlError::Ended),
             (Err(RecvTimeoutError::Timeout), _) => Err(ControlError::Slow(limit.as_secs())),
         }
