@@ -56,6 +56,8 @@ fn message() -> impl Strategy<Value = Message> {
         run().prop_map(|run| Message::Refuse { run }),
         page().prop_map(|page| Message::Invalidate { page }),
         page().prop_map(|page| Message::InvalidateAck { page }),
+        Just(Message::Leave),
+        Just(Message::LeaveAck),
         (page(), keep()).prop_map(|(page, keep)| Message::Recall { page, keep }),
         (page(), version(), keep(), content()).prop_map(|(page, version, keep, content)| Message::WriteBack {
             page,
