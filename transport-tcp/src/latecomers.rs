@@ -22,13 +22,7 @@ pub struct Latecomers {
 }
 
 impl Latecomers {
-    /// Waits for the next one; nothing when the endpoints are gone.
-    #[must_use]
-    pub fn next(&self) -> Option<Rank> {
-        self.come.recv().ok()
-    }
-
-    /// Waits for the next one for so long at most.
+    /// Waits for the next one, for so long at most.
     #[must_use]
     pub fn next_within(&self, limit: Duration) -> Option<Rank> {
         self.come.recv_timeout(limit).ok()

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vincs_coherence::id::Rank;
 
-use super::ranks::{self, Counted, rank_of};
+use super::ranks::{self, Counted, Greeter, rank_of};
 use super::running::{MachineStats, NumberedVcpu, Stopper};
 use crate::cluster::{ControlNotes, MemberState, Moved, Note, Owner, Owners, RefusedMove, RemoveError};
 use crate::topology::Topology;
@@ -143,6 +143,12 @@ impl Controller {
             Err(RecvTimeoutError::Timeout) => Err(LeaveError::Slow { rank, seconds: limit.as_secs() }),
             Err(RecvTimeoutError::Disconnected) => Err(LeaveError::Ended),
         }
+    }
+
+    /// What takes note of the ranks that have connected with rank 0; nothing where there are no other ranks.
+    #[must_use]
+    pub fn greeter(&self) -> Option<Greeter> {
+        self.ranks.as_ref().map(|(notes, counted)| counted.greeter(notes))
     }
 
     /// A seat for a rank that wants to join; nothing when all are used, or the machine has ended. It is to be followed by [`Self::admit`] or [`Self::abandon`].

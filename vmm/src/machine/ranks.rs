@@ -333,6 +333,11 @@ pub(super) struct Counted {
 }
 
 impl Counted {
+    /// What takes note of whom this rank has met.
+    pub(super) fn greeter(&self, notes: &ControlNotes) -> Greeter {
+        Greeter { link: Arc::clone(&self.link), notes: notes.clone() }
+    }
+
     /// All of it now.
     pub(super) fn stats(&self) -> RankStats {
         let clock = self.applied.lock().unwrap_or_else(PoisonError::into_inner).stats;
