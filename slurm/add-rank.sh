@@ -21,5 +21,8 @@ file=$shared/vincs-${VINCS_MACHINE:-machine}.address
 # What a job hands down that was itself inside of a job: its steps' numbers, and the place of a rank that this is not.
 unset "${!SLURM_STEP_@}" "${!PMIX_@}" "${!PMI_@}" "${!OMPI_@}"
 
+# Since Slurm 22.05 srun does not take the job's --cpus-per-task by itself.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+
 # By srun, though it is one process: signals of scancel and of preemption go to steps, not to batch scripts.
-exec srun --mpi=none --cpu-bind=none --unbuffered "$rank" --join "$file" "$@"
+exec srun --mpi=none --unbuffered "$rank" --join "$file" "$@"

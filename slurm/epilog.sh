@@ -3,10 +3,12 @@
 #
 # slurmd runs it as root when a job's last step has ended on the node. Slurm itself ends what it knows of the job; where it tracks processes by their
 # parents (proctrack/linuxproc, proctrack/pgid) one that has left its parent stays, and with it /dev/kvm, memory and ports. This ends processes of
-# vincs that have the job's number in their environment. It fails, and Slurm drains the node, when one stays all the same. Set in slurmd's environment:
+# vincs that have the job's number in their environment. It fails, and Slurm drains the node, when one stays all the same. Set in a script that ends with
+# `exec …/epilog.sh`:
 #
 #   VINCS_END_SECONDS  how long a process may take to end after TERM, and again after KILL   default: 5
 set -euo pipefail
+export PATH=${PATH:-/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin}
 limit=${VINCS_END_SECONDS:-5}
 job=${SLURM_JOB_ID:?this is an epilog: slurm.conf has Epilog=}
 log() { logger --tag vincs-epilog -- "job $job: $*" 2>/dev/null || true; }

@@ -2,7 +2,8 @@
 # Prolog of Slurm for nodes that have ranks of machines (slurm.conf: Prolog=…/prolog.sh): looks whether the node can be one.
 #
 # slurmd runs it as root before the first step of a job on the node; when it fails, Slurm drains the node and puts the job back into its queue. Each
-# check is one of `vincs doctor`, made as the job's user, who has to be able to do it. Set in slurmd's environment:
+# check is one of `vincs doctor`, made as the job's user, who has to be able to do it. Slurm gives it no
+# environment but its own: a site's settings go into a script of its own that ends with `exec …/prolog.sh`.
 #
 #   VINCS             the program                              default: vincs on PATH
 #   VINCS_PARTITIONS  partitions that it looks at, by spaces   default: all
@@ -12,6 +13,7 @@
 # Only RDMA needs locked memory: where machines are to use it, put locked-memory with the checks. The limit is slurmd's own (LimitMEMLOCK=infinity of
 # its systemd unit); a job has it unless slurm.conf's PropagateResourceLimits gives it that of the login node.
 set -euo pipefail
+export PATH=${PATH:-/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin}
 vincs=${VINCS:-vincs}
 partitions=${VINCS_PARTITIONS:-}
 log() { logger --tag vincs-prolog -- "job ${SLURM_JOB_ID:-?}: $*" 2>/dev/null || true; }

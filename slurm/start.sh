@@ -23,12 +23,15 @@ file=$shared/vincs-${VINCS_MACHINE:-machine}.address
 # What a job hands down that was itself inside of a job: its steps' numbers, and the place of a rank that this is not.
 unset "${!SLURM_STEP_@}" "${!PMIX_@}" "${!PMI_@}" "${!OMPI_@}"
 
+# Since Slurm 22.05 srun does not take the job's --cpus-per-task by itself.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
     echo "start.sh: restart $SLURM_RESTART_COUNT of job $SLURM_JOB_ID: the command starts from its beginning" >&2
 fi
 
 # --wait=0: a rank that leaves ends before the others, which a site's WaitTime must not make their end. --kill-on-bad-exit=0: the machine itself
-# sees to it that all ranks end when one is lost, and says why; being killed meanwhile they could not. --cpu-bind=none: a rank has several threads.
+# sees to it that all ranks end when one is lost, and says why; being killed meanwhile they could not.
 # exec: nothing is left between Slurm and srun that could take a signal.
-exec srun --mpi="${VINCS_MPI:-none}" --wait=0 --kill-on-bad-exit=0 --cpu-bind=none --unbuffered \
+exec srun --mpi="${VINCS_MPI:-none}" --wait=0 --kill-on-bad-exit=0 --unbuffered \
     "$rank" --address-file "$file" "$@"
