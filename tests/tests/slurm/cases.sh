@@ -75,6 +75,7 @@ END
     wait_for "a process that is left" pgrep -x vincs-rank >/dev/null || return
     echo "left $(pgrep -x vincs-rank | wc -l)"
     ended "$job" || return
+    # shellcheck disable=SC2317 # called by wait_for
     nothing_left() { ! pgrep -x vincs-rank >/dev/null; }
     wait_for "the epilog" nothing_left || return
     echo "left 0"
@@ -84,6 +85,7 @@ END
 prolog() {
     echo 'kvm no-such-check' >"$work/slurm/checks"
     job=$(submit unfit --nodes=1 --nodelist=n4 --wrap true) || return
+    # shellcheck disable=SC2317
     drained() { [ "$(sinfo --noheader --nodes=n4 --partition=work --format=%t)" = drain ]; }
     wait_for "n4 to be drained" drained || return
     echo "node $(sinfo --noheader --nodes=n4 --partition=work --format=%t)"
@@ -91,6 +93,7 @@ prolog() {
     scancel "$job"
     echo 'kvm userfaultfd' >"$work/slurm/checks"
     scontrol update NodeName=n4 State=RESUME
+    # shellcheck disable=SC2317
     usable() { [ "$(sinfo --noheader --nodes=n4 --partition=work --format=%t)" = idle ]; }
     wait_for "n4 to be idle" usable
 }

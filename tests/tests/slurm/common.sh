@@ -2,6 +2,7 @@
 # What the scripts of tests/tests/slurm and tests/tests/elastic share, beside tests/tests/cases.sh, which they source before: jobs, and the machine that
 # they make. A case is a function that runs in $work, with its folder in $folder; what it cannot do it says, and fails.
 : "${out:?}" "${work:?}" "${limit:?}"
+# shellcheck disable=SC2034 # for those who source this
 scripts=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../../../slurm")
 
 # in_case NAME FUNCTION [ARGUMENTS]: runs the function and keeps its status and streams. None may take longer than all of its waits together.
@@ -24,7 +25,7 @@ wait_for() {
     done
     echo "waited $limit s in vain for: $what" >&2
     squeue >&2
-    tail -n 5 "$work"/*.job >&2
+    tail -n 5 ./*.job >&2
     return 1
 }
 
