@@ -57,6 +57,21 @@ fn a_job_is_a_machine_of_its_nodes() {
 }
 
 #[test]
+fn a_machine_grows_and_shrinks_as_jobs_come_and_go() {
+    let Some(case) = case("elastic") else { return };
+    for (stage, ranks) in [("started", 2), ("grown", 3), ("grown-again", 4), ("shrunk", 3), ("preempted", 2)] {
+        let status = String::from_utf8(case.bytes(&format!("stage-{stage}"))).unwrap();
+        assert!(status.contains(&format!("{VCPUS} virtual processors and 128 MiB on {ranks} ranks")), "{stage}: {status}");
+    }
+    assert_eq!(case.line("first"), "job COMPLETED 0:0", "{}", case.stdout);
+    // Slurm calls it so, whatever its status.
+    assert!(case.line("second").starts_with("job PREEMPTED"), "{}", case.stdout);
+    assert_eq!(case.line("other"), "job COMPLETED 0:0", "{}", case.stdout);
+    assert_eq!(case.line("job"), "COMPLETED 0:0", "{}", case.stdout);
+    assert_unbroken(&case);
+}
+
+#[test]
 fn a_second_machine_of_the_same_name_is_refused_and_changes_nothing() {
     let Some(case) = case("start") else { return };
     assert_eq!(case.line("second"), "job FAILED 2:0", "{}", case.stdout);

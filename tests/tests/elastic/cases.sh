@@ -9,33 +9,18 @@ limit=150
 . "$here/../slurm/common.sh"
 bash "$here/../cluster/slurm.sh" up "$work/slurm" 4 >&2 || exit
 export SLURM_CONF=$work/slurm/slurm.conf
-
-# A node for each job; ranks that are added give way to others.
 export SBATCH_EXCLUSIVE=1 SBATCH_OUTPUT=%j.job
 
-# number TEXT: the job's number in what sbatch says.
-number() { grep -o '[0-9]*$' <<<"$1"; }
-
-all_work() { [ "$(grep -c 'works$' "$machine.job")" = 4 ]; }
-
 elastic() {
-    local machine first second other
+    local machine
     mkdir -p project && cd project && ln -s "$scripts" slurm && cp "$here/work.sh" . || return
     machine=$(number "$(sbatch --nodes=2 slurm/start.sh --transport tcp --mem 512M --vcpus 4 -- bash work.sh 4)")
     stage started 2 || return
+    # shellcheck disable=SC2317 # called by wait_for
+    all_work() { [ "$(grep -c 'works$' "$machine.job")" = 4 ]; }
     wait_for "work on all processors" all_work || return
-    export SBATCH_PARTITION=spare
-    first=$(number "$(sbatch slurm/add-rank.sh)")
-    stage grown 3 || return
-    second=$(number "$(sbatch slurm/add-rank.sh)")
-    stage grown-again 4 || return
-    scancel -s TERM "$first"
-    stage shrunk 3 || return
-    echo "first $(ended "$first")"
-    other=$(number "$(sbatch --partition=work --nodelist="$(field "$second" NodeList)" --wrap hostname)")
-    stage preempted 2 || return
-    echo "second $(ended "$second")"
-    echo "other $(ended "$other")"
+    # shellcheck disable=SC2119 # no options
+    grow_and_shrink || return
     touch stop
     echo "machine $(ended "$machine")"
     cat "$machine.job"

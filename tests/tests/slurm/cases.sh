@@ -51,6 +51,15 @@ start_on_two() {
     finish two
 }
 
+elastic() {
+    local -x SBATCH_EXCLUSIVE=1
+    ln -s "$scripts" slurm && start growing || return
+    stage started 2 || return
+    # shellcheck disable=SC2119 # no options
+    grow_and_shrink || return
+    finish growing
+}
+
 requeue() {
     start again || return
     stage first 2 || return
@@ -120,6 +129,7 @@ bad_input() {
 }
 
 in_case start start_on_two
+in_case elastic elastic
 in_case requeue requeue
 in_case leftover leftover
 in_case prolog prolog

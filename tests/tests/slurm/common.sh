@@ -64,3 +64,24 @@ stage() {
     vincs ctl status >"$folder/stage-$1"
     echo "stage $1"
 }
+
+# number TEXT: the job's number in what sbatch says.
+number() { grep -o '[0-9]*$' <<<"$1"; }
+
+# grow_and_shrink [OPTIONS of vincs-rank]: two jobs add a rank each to the machine that runs on two; the first is asked to leave, the second preempted. In
+# a directory with `slurm`, the folder of the scripts. Each job has nodes of its own, and ranks that are added give way to others.
+grow_and_shrink() {
+    local first second other
+    local -x SBATCH_PARTITION=spare
+    first=$(number "$(sbatch slurm/add-rank.sh "$@")")
+    stage grown 3 || return
+    second=$(number "$(sbatch slurm/add-rank.sh "$@")")
+    stage grown-again 4 || return
+    scancel -s TERM "$first"
+    stage shrunk 3 || return
+    echo "first $(ended "$first")"
+    other=$(number "$(sbatch --partition=work --nodelist="$(field "$second" NodeList)" --wrap hostname)")
+    stage preempted 2 || return
+    echo "second $(ended "$second")"
+    echo "other $(ended "$other")"
+}
