@@ -9,13 +9,15 @@
 //! | 5 | `InvalidateAck` | page 4 |
 //! | 6 | Recall | page 4, keep 1 |
 //! | 7 | `WriteBack` | page 4, version 8, keep 1, content 1 |
+//! | 8 | Leave | |
+//! | 9 | `LeaveAck` | |
 
 use crate::id::{Access, MAX_RUN, Page, Run, Version};
 use crate::message::{Content, Granted, Keep, Message, Urgency};
 use crate::transport::MAX_HEADER;
 
 /// Version of everything that ranks send each other about pages; another one is refused.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Longest encoded message in bytes, without its body.
 pub const MAX_ENCODED: usize = 4096;
@@ -87,6 +89,8 @@ pub fn encode(message: &Message, bytes: &mut Vec<u8>) {
             bytes.extend(version.0.to_le_bytes());
             bytes.extend([keep_byte(*keep), content_byte(*content)]);
         }
+        Message::Leave => bytes.push(8),
+        Message::LeaveAck => bytes.push(9),
     }
 }
 
@@ -127,6 +131,8 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
             keep: reader.keep()?,
             content: reader.content()?,
         },
+        8 => Message::Leave,
+        9 => Message::LeaveAck,
         _ => return Err(DecodeError::Value("kind of message")),
     };
     if reader.rest.is_empty() { Ok(message) } else { Err(DecodeError::Long(reader.rest.len())) }

@@ -100,10 +100,14 @@ pub enum Message {
         /// Where its bytes are.
         content: Content,
     },
+    /// To every home: the sender has no pages, waits for none, and will ask for none any more.
+    Leave,
+    /// From the home: it knows of no copy of the receiver's any more, and has no more to say to it.
+    LeaveAck,
 }
 
 impl Message {
-    /// The pages that it is about.
+    /// The pages that it is about; none for what is about a rank.
     #[must_use]
     pub fn run(&self) -> Run {
         match self {
@@ -115,6 +119,7 @@ impl Message {
             | Self::InvalidateAck { page }
             | Self::Recall { page, .. }
             | Self::WriteBack { page, .. } => Run::one(*page),
+            Self::Leave | Self::LeaveAck => Run { first: Page(0), count: 0 },
         }
     }
 
@@ -133,7 +138,9 @@ impl Message {
             | Self::Refuse { .. }
             | Self::Invalidate { .. }
             | Self::InvalidateAck { .. }
-            | Self::Recall { .. } => Vec::new(),
+            | Self::Recall { .. }
+            | Self::Leave
+            | Self::LeaveAck => Vec::new(),
         }
     }
 
@@ -156,7 +163,9 @@ impl Message {
             | Self::Refuse { .. }
             | Self::Invalidate { .. }
             | Self::InvalidateAck { .. }
-            | Self::Recall { .. } => {}
+            | Self::Recall { .. }
+            | Self::Leave
+            | Self::LeaveAck => {}
         }
     }
 }

@@ -20,6 +20,7 @@ mod hints;
 mod holds;
 mod home;
 mod inspect;
+mod leave;
 mod outbox;
 mod patience;
 mod read_ahead;
@@ -36,6 +37,7 @@ pub use companions::MAX_COMPANIONS;
 pub use config::{Config, ConfigError, MIN_CACHE_PAGES, WindowConfig};
 pub use holds::{MAX_HOLD_PAGES, MAX_HOLDS};
 pub use inspect::DirectoryView;
+pub use leave::{LEAVE_STEP, Leave, LeaveError};
 pub use patience::Awaited;
 pub use stats::Stats;
 
@@ -94,6 +96,7 @@ pub struct Node {
     companions: companions::Companions,
     shown: window::Shown,
     hints: hints::Hints,
+    leaving: leave::Leaving,
 }
 
 impl Node {
@@ -118,12 +121,16 @@ impl Node {
             companions: companions::Companions::default(),
             shown: window::Shown::default(),
             hints: hints::Hints::default(),
+            leaving: leave::Leaving::default(),
         })
     }
 
     /// A processor of this rank wants a page. An action wakes it: [`Action::Map`], [`Action::Allow`] or [`Action::Wake`]; it may
-    /// have to ask again then. A page that does not exist is nobody's to grant: nothing happens.
+    /// have to ask again then. A page that does not exist is nobody's to grant: nothing happens. Nor does it on a rank that has left.
     pub fn handle_fault(&mut self, now: Tick, page: Page, access: Access) {
+        if self.leaving.has_told() {
+            return;
+        }
         let was_asked_for = self.is_asked_for(page);
         let wanted = if self.access(page) < Some(access) { self.access_to_ask_for(page, access) } else { access };
         match self.config.homes.home(page) {
@@ -148,6 +155,7 @@ impl Node {
         if from == self.config.rank || from.0 >= self.config.ranks {
             return Err(ProtocolError::new(from, "it is no other rank of this machine"));
         }
+        self.check_gone(from, message)?;
         match message {
             Message::Acquire { run, access, urgency, have } => {
                 self.handle_acquire(now, from, *run, *access, *urgency, have)
@@ -160,6 +168,8 @@ impl Node {
             Message::WriteBack { page, version, keep, content } => {
                 self.handle_write_back(now, from, *page, *version, *keep, *content)
             }
+            Message::Leave => self.handle_leave_of(from),
+            Message::LeaveAck => self.handle_leave_ack(from),
         }?;
         self.settle(now);
         Ok(())
@@ -287,12 +297,13 @@ impl PartialEq for Node {
             companions,
             shown,
             hints,
+            leaving,
         } = self;
         (hold, out, directory, cache, deferrals)
             == (&other.hold, &other.out, &other.directory, &other.cache, &other.deferrals)
             && (holds, streams, patience, companions)
                 == (&other.holds, &other.streams, &other.patience, &other.companions)
-            && (shown, hints) == (&other.shown, &other.hints)
+            && (shown, hints, leaving) == (&other.shown, &other.hints, &other.leaving)
     }
 }
 
@@ -314,7 +325,8 @@ impl Hash for Node {
             companions,
             shown,
             hints,
+            leaving,
         } = self;
-        (directory, cache, deferrals, holds, streams, patience, companions, shown, hints).hash(state);
+        (directory, cache, deferrals, holds, streams, patience, companions, shown, hints, leaving).hash(state);
     }
 }

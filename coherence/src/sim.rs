@@ -87,6 +87,16 @@ pub fn simulate_mutant(seed: u64, mutant: &Mutant) -> Result<Outcome, Box<Failur
     run(seed, &scenario, &rng, Some(mutant), None)
 }
 
+/// Runs a scenario of [`workload::leavers`].
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_leavers(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let scenario = workload::leavers(&mut rng, mishaps).map_err(|error| impossible(seed, &error))?;
+    run(seed, &scenario, &rng, None, None)
+}
+
 /// Runs a scenario of [`workload::readers`].
 ///
 /// # Errors

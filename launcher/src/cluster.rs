@@ -1,8 +1,11 @@
 //! A run as one of several ranks: the wire-up, then this rank's share of the machine.
 
+pub(crate) mod join;
 pub(crate) mod member;
 pub(crate) mod others;
 pub(crate) mod settings;
+pub(crate) mod steward;
+mod welcome;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 
 use vincs_slurm::Job;
-use vincs_vmm::cluster::Features;
+use vincs_vmm::cluster::{Cluster, Features};
 
 use crate::cli::RunArgs;
 use crate::cli::cluster::{TransportArg, default_wireup_timeout};
@@ -27,6 +30,7 @@ use crate::wireup::message::{Argument, Hello, Settings};
 use crate::wireup::selection::{self, Candidate, Choice, Probe};
 use crate::wireup::{self, HEARD_TIME, Means, Own, Refusal, network, rdma};
 pub(crate) use others::Others;
+use steward::Entrance;
 
 /// A command line as far as it could be read: the options and what is compared, or what is wrong with it.
 pub(crate) type Asked = Result<(RunArgs, Vec<Argument>), String>;
@@ -92,6 +96,17 @@ fn transport(asked: Option<TransportArg>, present: &[Present<'_>]) -> Result<Cho
 /// What this rank says of itself. What is wrong here is said by rank 0.
 fn hello(info: RankInfo, place: &Place, asked: &Asked, problem: Option<String>) -> Hello {
     let (args, arguments) = asked.as_ref().map_or((None, Vec::new()), |(args, list)| (Some(args), list.clone()));
+    let rdma = args.and_then(|args| rdma_probe(info, args));
+    let hello = hello_by(args, place);
+    Hello { arguments, rdma, problem: problem.or(hello.problem), ..hello }
+}
+
+/// What a rank that joins a machine says of itself.
+pub(crate) fn hello_of(args: &RunArgs, place: &Place) -> Hello {
+    hello_by(Some(args), place)
+}
+
+fn hello_by(args: Option<&RunArgs>, place: &Place) -> Hello {
     let net_if = args.and_then(|args| args.cluster.net_if.as_deref()).map(network::chosen).transpose();
     let (net_if, no_network) = match net_if {
         Ok(address) => (address, None),
@@ -109,14 +124,14 @@ fn hello(info: RankInfo, place: &Place, asked: &Asked, problem: Option<String>) 
             ("control".to_owned(), vincs_vmm::cluster::VERSION.into()),
             ("transport".to_owned(), vincs_transport_tcp::auth::PROTOCOL_VERSION),
         ],
-        arguments,
+        arguments: Vec::new(),
         boot_id: place.boot_id.clone(),
         memory: host::total_memory(&meminfo).unwrap_or_default(),
         processors: host::available_cpus(),
         features,
         net_if,
-        rdma: args.and_then(|args| rdma_probe(info, args)),
-        problem: problem.or(no_network).or(no_kvm),
+        rdma: None,
+        problem: no_network.or(no_kvm),
     }
 }
 
@@ -139,10 +154,14 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
     let met = wireup::as_rank_0(info, place, &own, means, crate::say, decide);
     match (met, asked, prepared) {
         (Ok(machine), Ok((args, _)), Ok(plan)) => {
-            let wireup::Machine { mesh, roster, channels, doorstep } = machine;
+            let wireup::Machine { mesh, roster, channels, doorstep, visitors } = machine;
             match others::cluster(0, &roster, mesh) {
-                Some(cluster) => {
+                Some((cluster, latecomers)) => {
+                    let cluster = Cluster { placement: args.cluster.placement(), ..cluster };
                     let others = Others::new(cluster, &roster, channels);
+                    if let Some(visitors) = visitors {
+                        others.set_entrance(Entrance { visitors, own: own.hello, roster, latecomers });
+                    }
                     let status = crate::run_plan(&args, plan, Some(others), clock);
                     drop(doorstep);
                     status
@@ -169,9 +188,21 @@ fn without_a_machine(refusal: &Refusal) -> ExitCode {
 fn member(info: RankInfo, place: &Place, means: &Means, asked: Asked) -> ExitCode {
     let own = Own::new(info, place, hello(info, place, &asked, asked.as_ref().err().cloned()));
     match (wireup::as_member(info, place, &own, means), asked) {
-        (Ok(machine), Ok((args, _))) => member::run(u16::try_from(info.rank).unwrap_or(u16::MAX), args.kvm, machine),
+        (Ok(machine), Ok((args, _))) => started(u16::try_from(info.rank).unwrap_or(u16::MAX), args.kvm, machine),
         (Err(refusal), _) => without_a_machine(&refusal),
         // Rank 0 refuses a rank whose command line cannot be read.
         (Ok(_), Err(line)) => without_a_machine(&Refusal::new(line)),
+    }
+}
+
+/// Runs the share of a rank that has started the machine with the others.
+fn started(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode {
+    let wireup::Machine { mesh, roster, mut channels, .. } = machine;
+    match (channels.pop(), others::cluster(rank, &roster, mesh)) {
+        (Some(zero), Some((cluster, latecomers))) => {
+            let (settings, hosts) = (roster.settings, (0..).zip(roster.hosts).collect());
+            member::run(member::Share { rank, kvm, settings, hosts, cluster, latecomers }, zero, None)
+        }
+        _ => crate::refuse("there is no channel to the other ranks"),
     }
 }

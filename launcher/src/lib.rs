@@ -78,6 +78,14 @@ pub fn main(program: Program) -> ExitCode {
         }
         Ok((Cli { run, .. }, arguments)) => (Some((run.cluster.rank, run.cluster.ranks)), Ok((run, arguments))),
     };
+    // Whatever started it: which rank it is the machine says.
+    let asked = match asked {
+        Ok((args, _)) if args.cluster.join.is_some() => {
+            let target = args.cluster.join.clone().unwrap_or_default();
+            return cluster::join::run(&target, &args);
+        }
+        asked => asked,
+    };
     let environment: Environment = std::env::vars_os().collect();
     let (rank, ranks) = cli.unwrap_or_default();
     let allocation = vincs_slurm::allocation(&environment);

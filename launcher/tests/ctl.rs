@@ -16,7 +16,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 use tempfile::TempDir;
-use vincs_launcher::ctl::{Facts, Server};
+use vincs_launcher::ctl::{Facts, Hosts, Server};
 use vincs_micro_guest::{Program, Ranks, Session};
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
 
@@ -92,7 +92,7 @@ fn machine(test: &str) -> Option<Machine> {
     let facts = Facts {
         command: "self-check".into(),
         memory: 64 << 20,
-        hosts: vec!["n0".into(), "n1".into()],
+        hosts: Hosts::of(&["n0", "n1"]),
         transport: Some("tcp".into()),
     };
     let stopped = Arc::new(AtomicBool::new(false));

@@ -56,6 +56,8 @@ fn message() -> impl Strategy<Value = Message> {
         run().prop_map(|run| Message::Refuse { run }),
         page().prop_map(|page| Message::Invalidate { page }),
         page().prop_map(|page| Message::InvalidateAck { page }),
+        Just(Message::Leave),
+        Just(Message::LeaveAck),
         (page(), keep()).prop_map(|(page, keep)| Message::Recall { page, keep }),
         (page(), version(), keep(), content()).prop_map(|(page, version, keep, content)| Message::WriteBack {
             page,
@@ -147,7 +149,7 @@ fn impossible_values_are_refused_field_by_field() {
     let too_many = (MAX_RUN + 1).to_le_bytes();
     let cases: &[(&Message, usize, &[u8], &'static str)] = &[
         (&acquire, 1, &[0], "kind of message"),
-        (&acquire, 1, &[8], "kind of message"),
+        (&acquire, 1, &[10], "kind of message"),
         (&acquire, 2, &last, "number of pages"),
         (&acquire, 6, &[0, 0], "number of pages"),
         (&acquire, 6, &too_many, "number of pages"),
@@ -194,6 +196,6 @@ fn the_bytes_of_a_message_are_these() {
     let run = Run { first: Page(0x0a0b_0c0d), count: 2 };
     let message = Message::Acquire { run, access: Access::Write, urgency: Urgency::Ahead, have };
     let expected =
-        [1, 1, 0x0d, 0x0c, 0x0b, 0x0a, 2, 0, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x01, 0, 0, 0, 0, 0, 0];
+        [VERSION, 1, 0x0d, 0x0c, 0x0b, 0x0a, 2, 0, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x01, 0, 0, 0, 0, 0, 0];
     assert_eq!(encoded(&message), expected);
 }

@@ -48,6 +48,16 @@ impl Node {
         Some(DirectoryView { owner, holders, is_busy: state.is_transient(), is_shown: self.is_shown(page) })
     }
 
+    /// The ranks that are homes of pages.
+    #[must_use]
+    pub fn homes(&self) -> RankSet {
+        let mut homes = RankSet::EMPTY;
+        for home in self.config.homes.ranks() {
+            homes.insert(home);
+        }
+        homes
+    }
+
     /// The slot of a page in windows, if there are any.
     #[must_use]
     pub fn slot(&self, page: Page) -> Option<u32> {
@@ -68,6 +78,9 @@ impl Node {
         }
         if self.holds != Holds::default() {
             found.push("holds of devices".to_owned());
+        }
+        if self.leaving.is_under_way() {
+            found.push("ranks that leave".to_owned());
         }
         if self.out != Outbox::default() {
             found.push("actions to do".to_owned());

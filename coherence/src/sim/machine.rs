@@ -2,6 +2,7 @@
 
 mod checks;
 mod devices;
+mod leaving;
 mod processors;
 mod windows;
 
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::id::{Access, Page, Rank, RankSet, Tick};
 use crate::message::Message;
-use crate::node::{Action, Awaited, Config, Node, Stats};
+use crate::node::{Action, Awaited, Config, Leave, Node, Stats};
 use crate::window::Seen;
 
 use super::checkers::hold_time::HoldTimes;
@@ -64,6 +65,12 @@ enum Event {
     Brought { reader: Rank, id: u64 },
     /// A rank is gone.
     Crash { rank: Rank },
+    /// A processor is to go to another rank.
+    Relocate { vcpu: usize, to: Rank },
+    /// A rank is to leave, its processors to go to another.
+    Leave { rank: Rank, to: Rank },
+    /// A rank that leaves gives up more of its pages.
+    GiveUpPages { rank: Rank },
 }
 
 /// What a node is told.
@@ -85,6 +92,8 @@ pub enum Input {
     Collected(Page, RankSet),
     /// What a guarded read has brought.
     Brought(Page, Seen, Words),
+    /// Its rank is to leave, or to go on with it.
+    Leave,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -95,7 +104,7 @@ enum JobState {
     Over,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Host {
     dead: bool,
     /// When its service thread can take the next input.
@@ -106,6 +115,24 @@ struct Host {
     asleep: bool,
     /// What its nodes are to be told before anything else.
     collected: Vec<Input>,
+    /// Whether it leaves.
+    departure: leaving::Departure,
+    /// How far its node says that it has left.
+    progress: Leave,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            dead: false,
+            free_at: 0,
+            timer: None,
+            asleep: false,
+            collected: Vec::new(),
+            departure: leaving::Departure::Stays,
+            progress: Leave::GoesOn,
+        }
+    }
 }
 
 /// What a simulation has come to.
@@ -137,6 +164,9 @@ pub struct Machine<'a> {
     sites: Vec<Site>,
     hosts: Vec<Host>,
     vcpus: Vec<Vcpu>,
+    /// Where each processor is, and where it is to go.
+    places: Vec<Rank>,
+    goes: Vec<Option<Rank>>,
     jobs: Vec<JobState>,
     network: Network,
     /// Guarded reads under way, and how many were begun.
@@ -183,6 +213,8 @@ impl<'a> Machine<'a> {
             sites,
             hosts: vec![Host::default(); scenario.ranks.into()],
             vcpus: vcpus.collect(),
+            places: scenario.programs.iter().map(|program| program.rank).collect(),
+            goes: vec![None; scenario.programs.len()],
             jobs: vec![JobState::Before; scenario.devices.len()],
             network: Network::new(scenario.delays, scenario.partitions.clone()),
             reads: BTreeMap::new(),
@@ -211,6 +243,12 @@ impl<'a> Machine<'a> {
         }
         if let Some((rank, at)) = scenario.crash {
             self.schedule(at, Event::Crash { rank });
+        }
+        for relocation in &scenario.relocations {
+            self.schedule(relocation.at, Event::Relocate { vcpu: relocation.vcpu, to: relocation.to });
+        }
+        for departure in &scenario.leaves {
+            self.schedule(departure.at, Event::Leave { rank: departure.rank, to: departure.to });
         }
     }
 
@@ -242,6 +280,7 @@ impl<'a> Machine<'a> {
         if let Some(vcpu) = self.vcpus.iter().position(|vcpu| !vcpu.is_finished()) {
             return Err(Violation::of_rank(Checker::Progress, self.home_of(vcpu), format!("processor {vcpu} hangs")));
         }
+        self.check_all_left()?;
         quiescence::check(&self.sites)
     }
 
@@ -282,8 +321,10 @@ impl<'a> Machine<'a> {
             | Event::Sleep { rank }
             | Event::Nic { reader: rank, .. }
             | Event::Brought { reader: rank, .. }
-            | Event::Crash { rank } => *rank,
-            Event::Step { vcpu, .. } | Event::Fault { vcpu, .. } | Event::Answered { vcpu, .. } => self.home_of(*vcpu),
+            | Event::Crash { rank }
+            | Event::Leave { rank, .. }
+            | Event::GiveUpPages { rank } => *rank,
+            Event::Relocate { vcpu, .. } | Event::Step { vcpu, .. } | Event::Fault { vcpu, .. } | Event::Answered { vcpu, .. } => self.home_of(*vcpu),
             Event::Hold { job } | Event::GiveUp { job } | Event::Use { job, .. } | Event::HoldOver { job } => {
                 self.scenario.devices.get(*job).map_or(Rank(0), |device| device.rank)
             }
@@ -292,7 +333,7 @@ impl<'a> Machine<'a> {
 
     /// The rank of a processor.
     fn home_of(&self, vcpu: usize) -> Rank {
-        self.scenario.programs.get(vcpu).map_or(Rank(0), |program| program.rank)
+        self.places.get(vcpu).copied().unwrap_or(Rank(0))
     }
 
     fn host(&mut self, rank: Rank) -> &mut Host {
@@ -316,10 +357,16 @@ impl<'a> Machine<'a> {
             | Event::Timer { .. }
             | Event::Sleep { .. }
             | Event::Brought { .. }
+            | Event::GiveUpPages { .. }
             | Event::Hold { .. } => (true, false),
             Event::Step { .. } | Event::Use { .. } | Event::GiveUp { .. } => (false, true),
             // A NIC works whatever its rank does.
-            Event::Answered { .. } | Event::HoldOver { .. } | Event::Nic { .. } | Event::Crash { .. } => (false, false),
+            Event::Answered { .. }
+            | Event::HoldOver { .. }
+            | Event::Nic { .. }
+            | Event::Crash { .. }
+            | Event::Relocate { .. }
+            | Event::Leave { .. } => (false, false),
         };
         let stalls = |stall: &&super::scenario::Stall| {
             stall.rank == rank && (stall.from..stall.until).contains(&self.now) && (service || (guest && stall.guest))
@@ -377,6 +424,9 @@ impl<'a> Machine<'a> {
             Event::Hold { .. } | Event::GiveUp { .. } | Event::Use { .. } | Event::HoldOver { .. } => {
                 self.device(rank, &event)
             }
+            Event::Relocate { vcpu, to } => self.relocate(vcpu, to),
+            Event::Leave { rank, to } => self.leave(rank, to),
+            Event::GiveUpPages { rank } => self.give_up_pages(rank),
             Event::Crash { rank } => {
                 self.trace.note(self.now, || format!("rank {} crashes", rank.0));
                 self.host(rank).dead = true;
@@ -472,6 +522,10 @@ impl<'a> Machine<'a> {
                 handled.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
             }
             Input::Timeout => node.handle_timeout(now),
+            Input::Leave => {
+                let progress = node.handle_leave(now).map_err(|error| Violation::of_rank(Checker::Leaving, rank, error))?;
+                self.host(rank).progress = progress;
+            }
             Input::Sleep(asleep) => node.handle_sleep(now, *asleep),
             Input::Hold(job) => {
                 let runs = scenario.devices.get(*job).map_or(&[][..], |device| &device.runs);
@@ -520,11 +574,11 @@ impl<'a> Machine<'a> {
         let tick = self.rank_tick(rank);
         let effect = self.site(rank).memory.execute(action, received);
         let effect = effect.map_err(|what| Violation::of_rank(Checker::Memory, rank, what))?;
-        let programs = &self.scenario.programs;
+        let places = &self.places;
         let wanted = |page, access| {
             let serves = |waiting: Waiting| waiting.told && waiting.page == page && waiting.access <= access;
             let waits = |vcpu: &Vcpu| vcpu.waiting.is_some_and(serves);
-            programs.iter().zip(&self.vcpus).any(|(program, vcpu)| program.rank == rank && waits(vcpu))
+            places.iter().zip(&self.vcpus).any(|(place, vcpu)| *place == rank && waits(vcpu))
         };
         self.hold_times.check(rank, tick, action, wanted)?;
         match effect {
@@ -581,6 +635,7 @@ impl<'a> Machine<'a> {
         if from == to || to.0 >= self.scenario.ranks {
             return Err(Violation::of_rank(Checker::Memory, from, format!("sends to rank {}", to.0)));
         }
+        self.check_left(from, to)?;
         self.versions.check(from, &message)?;
         if self.host(to).dead {
             return Ok(());
@@ -627,8 +682,8 @@ fn place_of(site: &Site, input: &Input) -> usize {
             let due = timeouts.filter_map(|(place, due)| Some((due?, place))).min();
             return due.map_or(0, |(_, place)| place);
         }
-        // There is one node only when there are devices; when processors sleep all are told, and the first stands for them.
-        Input::Hold(_) | Input::Release(_) | Input::Sleep(_) => None,
+        // There is one node only when there are devices, or ranks leave; when processors sleep all are told, and the first stands for them.
+        Input::Hold(_) | Input::Release(_) | Input::Sleep(_) | Input::Leave => None,
     };
     page.map_or(0, |page| site.place_of(page))
 }

@@ -10,6 +10,7 @@ mod cacher;
 mod device;
 mod driver;
 mod home;
+mod leaving;
 mod window;
 
 use std::fmt::Debug;
@@ -26,7 +27,7 @@ use super::network::Parcel;
 use super::rng::Rng;
 use super::scenario::Scenario;
 use super::window::{HomeStep, NicStep};
-use super::workload::{Mishaps, random, readers};
+use super::workload::{Mishaps, leavers, random, readers};
 
 /// What a filter makes of an input.
 #[derive(Clone, Debug)]
@@ -107,6 +108,11 @@ pub struct Mutant {
 /// Anything, without mishaps.
 fn anything(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
     random(rng, Mishaps::None)
+}
+
+/// Ranks that leave, without mishaps.
+fn ranks_leave(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
+    leavers(rng, Mishaps::None)
 }
 
 /// All bugs.
@@ -285,6 +291,36 @@ pub const MUTANTS: &[Mutant] = &[
         plant: || Box::new(window::UsesLost::default()),
         scenario: readers,
         found_by: &[Checker::Directory, Checker::Exclusive],
+    },
+    Mutant {
+        name: "a rank leaves with a page that it owns",
+        plant: || Box::new(leaving::LeavesDirty::default()),
+        scenario: ranks_leave,
+        found_by: &[Checker::Protocol],
+    },
+    Mutant {
+        name: "a rank leaves while a home knows of a copy",
+        plant: || Box::new(leaving::KeepsKnowing),
+        scenario: ranks_leave,
+        found_by: &[Checker::Leaving],
+    },
+    Mutant {
+        name: "a home lets a rank go that owes an answer",
+        plant: || Box::new(leaving::LetsGoEarly::default()),
+        scenario: ranks_leave,
+        found_by: &[Checker::Leaving],
+    },
+    Mutant {
+        name: "a rank says that it leaves before it has given up its pages",
+        plant: || Box::new(leaving::TellsEarly::default()),
+        scenario: ranks_leave,
+        found_by: &[Checker::Protocol, Checker::Leaving],
+    },
+    Mutant {
+        name: "a rank leaves when one of the homes has let it go",
+        plant: || Box::new(leaving::GoesAfterOne::default()),
+        scenario: ranks_leave,
+        found_by: &[Checker::Leaving],
     },
 ];
 

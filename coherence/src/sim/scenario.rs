@@ -48,6 +48,28 @@ pub struct Stall {
     pub guest: bool,
 }
 
+/// A processor goes to another rank.
+#[derive(Clone, Copy, Debug)]
+pub struct Relocation {
+    /// When it is told to, in microseconds; it goes at its next instruction boundary.
+    pub at: u64,
+    /// Which: its program's place in the scenario.
+    pub vcpu: usize,
+    /// Where.
+    pub to: Rank,
+}
+
+/// A rank that is nobody's home, and has no devices, leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Departure {
+    /// When it is told to, in microseconds.
+    pub at: u64,
+    /// Which.
+    pub rank: Rank,
+    /// Where its processors go, a rank that stays.
+    pub to: Rank,
+}
+
 /// Everything about a simulation that is not chance on its way.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -89,6 +111,10 @@ pub struct Scenario {
     pub programs: Vec<Program>,
     /// The devices.
     pub devices: Vec<DeviceJob>,
+    /// Processors that move.
+    pub relocations: Vec<Relocation>,
+    /// Ranks that leave; with one node for each rank only.
+    pub leaves: Vec<Departure>,
 }
 
 /// Longest wait of a rank between an input and its next, and of a processor between its steps, at slowness 1.
@@ -119,6 +145,8 @@ impl Scenario {
             zeros_left_out_one_in: 0,
             programs,
             devices: Vec::new(),
+            relocations: Vec::new(),
+            leaves: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use super::guest::{Instruction, Op, Touch};
 use super::memory::WORDS;
 use super::network::{Delays, Partition};
 use super::rng::Rng;
-use super::scenario::{DeviceJob, LONGEST_STEP, Program, Scenario, Stall};
+use super::scenario::{Departure, DeviceJob, LONGEST_STEP, Program, Relocation, Scenario, Stall};
 
 /// Which mishaps happen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,6 +89,36 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
     };
     if mishaps == Mishaps::Any {
         add_mishaps(rng, &mut scenario);
+    }
+    Ok(scenario)
+}
+
+/// A random machine with ranks beside the homes, some of whose processors move at random moments, and whose ranks without homes come
+/// and leave while the others work.
+///
+/// # Errors
+/// [`HomeMapError`] never, as what is made here has pages; it is passed on rather than ignored.
+pub fn leavers(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError> {
+    let mut scenario = random(rng, mishaps)?;
+    let stay = scenario.ranks;
+    for _ in 0..rng.between(1, 2) {
+        scenario.ranks += 1;
+        scenario.slowness.push(1);
+        scenario.clocks.push(clock(rng));
+    }
+    let guest = |rng: &mut Rng, ranks| Rank(stay + rng.below_u16(ranks - stay));
+    let lasts = 60 * (scenario.delays.longest + LONGEST_STEP);
+    for vcpu in 0..scenario.programs.len() {
+        if let Some(program) = scenario.programs.get_mut(vcpu).filter(|_| rng.one_in(3)) {
+            program.rank = guest(rng, scenario.ranks);
+        }
+        for _ in 0..rng.below(3) {
+            let to = if rng.one_in(2) { guest(rng, scenario.ranks) } else { Rank(rng.below_u16(stay)) };
+            scenario.relocations.push(Relocation { at: rng.below(lasts), vcpu, to });
+        }
+    }
+    for rank in (stay..scenario.ranks).map(Rank) {
+        scenario.leaves.push(Departure { at: rng.below(lasts), rank, to: Rank(rng.below_u16(stay)) });
     }
     Ok(scenario)
 }

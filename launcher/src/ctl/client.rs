@@ -42,6 +42,11 @@ enum Order {
         /// Number of the rank, from 0
         rank: u16,
     },
+    /// Lets a rank that has joined leave, and waits until it has: its virtual processors go to others, then what it has of the memory
+    Remove {
+        /// Number of the rank
+        rank: u16,
+    },
     /// Stops all virtual processors; the guest's clock runs on. Says when all have stopped
     Pause,
     /// Lets them go on
@@ -156,6 +161,7 @@ fn say(args: &CtlArgs) -> Result<String, CtlError> {
     let request = match args.order {
         Order::Status => Request::Status,
         Order::Migrate { vcpu, rank } => Request::Migrate { vcpu, rank },
+        Order::Remove { rank } => Request::Remove { rank },
         Order::Pause => Request::Pause,
         Order::Resume => Request::Resume,
         Order::Stop => Request::Stop,
@@ -170,7 +176,7 @@ fn say(args: &CtlArgs) -> Result<String, CtlError> {
     Ok(match args.order {
         Order::Status => text::status(&known::<Status>(answer)?),
         Order::Migrate { .. } => text::migrated(&known::<Migrated>(answer)?),
-        Order::Pause | Order::Resume | Order::Stop | Order::Top => String::new(),
+        Order::Remove { .. } | Order::Pause | Order::Resume | Order::Stop | Order::Top => String::new(),
         Order::Stats => text::stats(&answer),
     })
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use vincs_vmm::cluster::MemberState;
 
 /// Version of requests and answers; another one is refused.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Most bytes of a request, with its newline.
 pub(super) const MAX_REQUEST: u64 = 4 << 10;
@@ -41,6 +42,11 @@ pub(super) enum Request {
     Migrate {
         /// The vCPU.
         vcpu: u32,
+        /// The rank.
+        rank: u16,
+    },
+    /// Let a rank that has joined leave: null, when it has.
+    Remove {
         /// The rank.
         rank: u16,
     },
@@ -97,6 +103,8 @@ pub(super) struct Status {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct RankStatus {
     pub(super) rank: u16,
+    /// `joining`, `running`, `leaving` or `left`.
+    pub(super) state: MemberState,
     /// The name of its host.
     pub(super) host: String,
     pub(super) vcpus: Vec<u32>,
@@ -168,9 +176,10 @@ mod tests {
     #[test]
     fn requests_are_lines_as_documented() {
         let lines = [
-            (Request::Status, r#"{"version":1,"do":"status"}"#),
-            (Request::Migrate { vcpu: 3, rank: 1 }, r#"{"version":1,"do":"migrate","vcpu":3,"rank":1}"#),
-            (Request::Stats, r#"{"version":1,"do":"stats"}"#),
+            (Request::Status, r#"{"version":2,"do":"status"}"#),
+            (Request::Migrate { vcpu: 3, rank: 1 }, r#"{"version":2,"do":"migrate","vcpu":3,"rank":1}"#),
+            (Request::Remove { rank: 2 }, r#"{"version":2,"do":"remove","rank":2}"#),
+            (Request::Stats, r#"{"version":2,"do":"stats"}"#),
         ];
         for (request, line) in lines {
             let mut bytes = Vec::new();

@@ -8,15 +8,16 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use vincs_coherence::id::Rank;
+use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::{Segment, Transport, WordSegment};
 use vincs_transport_tcp::endpoint::{TcpTransport, Timing};
 use vincs_transport_tcp::fabric::{self, CONNECT_TIME, ConnectError, FabricConfig, MAX_CLASSES};
+use vincs_transport_tcp::latecomers::Latecomers;
 use vincs_transport_tcp::listener::Listener;
 use vincs_vmm::memory::engine::windows;
 
 use crate::cli::cluster::MAX_SHARDS;
-use crate::wireup::message::{Roster, Settings, ToCoordinator};
+use crate::wireup::message::{Roster, Seat, Settings, ToCoordinator};
 use crate::wireup::selection::Choice;
 use crate::wireup::{Keys, rdma};
 
@@ -28,23 +29,32 @@ const _: () = assert!(CONTROL_CLASSES + MAX_SHARDS as usize == MAX_CLASSES);
 /// One endpoint per channel class: control, then the shards.
 #[derive(Debug)]
 pub(crate) enum Mesh {
-    /// The connections themselves.
-    Tcp(Vec<TcpTransport>),
+    /// The connections themselves, and the way in for ranks that join later.
+    Tcp(Vec<Arc<TcpTransport>>, Latecomers),
     /// What goes over others, and has heard of all ranks already; and this rank's windows, the segments of all classes but that of control.
     Other(Vec<Arc<dyn Transport>>, Vec<Arc<WordSegment>>),
 }
 
 impl Mesh {
-    /// The endpoints, once all ranks are known to be connected, and the windows, if there are any.
-    pub(crate) fn into_parts(self) -> (Vec<Arc<dyn Transport>>, Vec<Arc<WordSegment>>) {
+    /// The endpoints, once all ranks are known to be connected, and the windows, if there are any; and the way in for others, if others may join.
+    pub(crate) fn into_parts(self) -> Parts {
         match self {
-            Self::Tcp(ends) => {
-                ends.iter().for_each(TcpTransport::expect_signs);
-                (ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect(), Vec::new())
+            Self::Tcp(ends, latecomers) => {
+                ends.iter().for_each(|end| end.expect_signs());
+                let ends = ends.into_iter().map(|end| end as Arc<dyn Transport>).collect();
+                Parts { ends, windows: Vec::new(), latecomers: Some(latecomers) }
             }
-            Self::Other(ends, windows) => (ends, windows),
+            Self::Other(ends, windows) => Parts { ends, windows, latecomers: None },
         }
     }
+}
+
+/// What the machine is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) ends: Vec<Arc<dyn Transport>>,
+    pub(crate) windows: Vec<Arc<WordSegment>>,
+    pub(crate) latecomers: Option<Latecomers>,
 }
 
 /// Why a rank is not connected with the others.
@@ -112,6 +122,27 @@ impl Listening {
         self.0.address()
     }
 
+    /// Connects a rank that joins with all who are there.
+    ///
+    /// # Errors
+    /// Which rank is not connected, and why.
+    pub(crate) fn join(self, seat: &Seat, keys: &Keys) -> Result<Mesh, MeshFault> {
+        let classes = CONTROL_CLASSES + usize::try_from(seat.settings.shards).unwrap_or(usize::MAX);
+        let no_rank = |_| MeshFault::Own(format!("{} is no rank", seat.rank));
+        let config = FabricConfig {
+            rank: Rank(u16::try_from(seat.rank).map_err(no_rank)?),
+            addresses: Vec::new(),
+            machine: keys.machine,
+            secret: keys.secret.clone(),
+            segments: (0..classes).map(|_| None).collect(),
+            connect_time: CONNECT_TIME,
+            timing: Timing::default(),
+        };
+        let peers = seat.peers.iter().map(|(rank, address)| (Rank(*rank), *address)).collect();
+        let (ends, latecomers) = fabric::join(&config, MAX_RANKS, peers, self.0)?;
+        Ok(Mesh::Tcp(ends, latecomers))
+    }
+
     /// Connects with all ranks of the roster, which do the same.
     ///
     /// # Errors
@@ -129,10 +160,13 @@ impl Listening {
             connect_time: CONNECT_TIME,
             timing: Timing::default(),
         };
-        let ends = fabric::connect(&config, self.0)?;
         match &roster.settings.transport {
-            Choice::Tcp => Ok(Mesh::Tcp(ends)),
+            Choice::Tcp => {
+                let (ends, latecomers) = fabric::connect_open(&config, MAX_RANKS, self.0)?;
+                Ok(Mesh::Tcp(ends, latecomers))
+            }
             Choice::Rdma(offers) => {
+                let ends = fabric::connect(&config, self.0)?;
                 let offer = offers.get(usize::from(rank.0)).ok_or_else(no_rank)?;
                 let ranks = u16::try_from(roster.addresses.len()).unwrap_or(u16::MAX);
                 let windows = windows_of(&roster.settings)?;

@@ -12,7 +12,7 @@ use vincs_transport_tcp::endpoint::Timing;
 use vincs_transport_tcp::fabric::{CONNECT_TIME, ConnectError, FabricConfig, connect};
 use vincs_transport_tcp::listener::{ListenError, Listener};
 use vincs_transport_tcp::secret::{MachineId, Secret};
-use vincs_vmm::cluster::{Cluster, Roll};
+use vincs_vmm::cluster::{Cluster, Placement, Roll};
 use vincs_vmm::machine::{Machine, MachineConfig, MachineError, Running};
 use vincs_vmm::memory::engine::{MemorySettings, windows};
 
@@ -94,6 +94,9 @@ pub(crate) fn connected(ranks: &Ranks) -> Result<Vec<Cluster>, RanksError> {
         clusters.push(Cluster {
             rank: Rank(rank),
             ranks: ranks.ranks,
+            seats: ranks.ranks,
+            placement: Placement::default(),
+            processors: Vec::new(),
             coherence,
             control,
             memory,

@@ -23,7 +23,7 @@ use crate::cluster::{
 };
 use crate::kvm::{self, Hypervisor, KvmError};
 use crate::layout::{ram_regions, relaxed_region};
-use crate::memory::engine::Engine;
+use crate::memory::engine::{Engine, Vitals};
 use crate::memory::{GuestRam, HoldError, RelaxedMemory};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, Io, Platform, ResetState, Samples, Vcpu, VcpuHandle, spawn};
@@ -193,8 +193,11 @@ impl Ground {
         Arc::new(Router::new(self.processors()).on(Arc::clone(link)))
     }
 
-    fn spread(&self, cluster: &Cluster, notes: &ControlNotes) -> Result<Engine, MachineError> {
-        ranks::spread_memory(&self.ram, cluster, (&self.topology, self.memory), &self.handles, notes)
+    fn spread(&self, cluster: &Cluster, notes: &ControlNotes) -> Result<(Engine, Vitals), MachineError> {
+        let vitals = Vitals::first(cluster.ranks);
+        let size = (&self.topology, self.memory);
+        let engine = ranks::spread_memory(&self.ram, cluster, size, &self.handles, notes, &vitals)?;
+        Ok((engine, vitals))
     }
 
     fn whole(self, equipment: Equipment) -> Result<Machine, MachineError> {
@@ -208,26 +211,26 @@ impl Ground {
 
     fn first(self, equipment: Equipment, cluster: Cluster, link: &Arc<ControlLink>) -> Result<Machine, MachineError> {
         let (notes, note_box) = notes().map_err(MachineError::Thread)?;
-        let engine = self.spread(&cluster, &notes)?;
+        let (engine, vitals) = self.spread(&cluster, &notes)?;
         let router = self.wide_router(link);
         let clock = vcpus::new_clock(&self.raw)?;
         let (devices, rest) = devices::attach(equipment, &self.vm, &engine.device_memory(), &router, &self.ended)?;
         let (devices, link) = (Arc::new(devices), Arc::clone(link));
         let first = FirstRank { devices: Arc::clone(&devices), clock, link };
-        let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
-        let everyone = Everyone { router: &router, handles: &self.handles };
+        let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes, vitals };
+        let everyone = Everyone { topology: &self.topology, router: &router, handles: &self.handles };
         let ranks = ranks::start_first(base, note_box, first, &everyone, &self.ended)?;
         self.load(rest, devices, router, clock, Some(ranks))
     }
 
     fn member(self, cluster: Cluster, link: &Arc<ControlLink>) -> Result<Machine, MachineError> {
         let (notes, note_box) = notes().map_err(MachineError::Thread)?;
-        let engine = self.spread(&cluster, &notes)?;
+        let (engine, vitals) = self.spread(&cluster, &notes)?;
         let router = self.wide_router(link);
         let forwarder = Arc::new(Forwarder::new(Arc::clone(link), self.raw.iter().map(|vcpu| vcpu.id)));
         let spread = Some(engine.processors());
-        let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
-        let everyone = Everyone { router: &router, handles: &self.handles };
+        let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes, vitals };
+        let everyone = Everyone { topology: &self.topology, router: &router, handles: &self.handles };
         let (ranks, measured) = ranks::start_member(base, note_box, &forwarder, &everyone, &self.ended)?;
         let clock = ranks.take_clock(&measured, &self.raw).map_err(|error| with_reason(error, &self.events))?;
         let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock)?;

@@ -47,6 +47,8 @@ fn message_name(message: &Message) -> &'static str {
         Message::InvalidateAck { .. } => "InvalidateAck",
         Message::Recall { .. } => "Recall",
         Message::WriteBack { .. } => "WriteBack",
+        Message::Leave => "Leave",
+        Message::LeaveAck => "LeaveAck",
     }
 }
 
@@ -57,9 +59,11 @@ fn event(message: &Message) -> (bool, String) {
         Message::Acquire { urgency: Urgency::Ahead, .. } => (true, format!("{name} Ahead")),
         Message::Acquire { access, .. } => (true, format!("{name} {access:?}")),
         Message::WriteBack { keep, .. } => (true, format!("{name} {keep:?}")),
-        Message::InvalidateAck { .. } => (true, name.to_owned()),
+        Message::InvalidateAck { .. } | Message::Leave => (true, name.to_owned()),
         Message::Grant { access, .. } => (false, format!("{name} {access:?}")),
-        Message::Refuse { .. } | Message::Invalidate { .. } | Message::Recall { .. } => (false, name.to_owned()),
+        Message::Refuse { .. } | Message::Invalidate { .. } | Message::Recall { .. } | Message::LeaveAck => {
+            (false, name.to_owned())
+        }
     }
 }
 
@@ -158,7 +162,9 @@ fn messages(page: Page, version: Version) -> Vec<Message> {
 
 #[test]
 fn the_lists_of_messages_and_actions_are_those_of_the_code() {
-    let sent: BTreeSet<_> = messages(Page(0), Version(1)).iter().map(message_name).collect();
+    let about_ranks = [Message::Leave, Message::LeaveAck];
+    let sent = messages(Page(0), Version(1)).into_iter().chain(about_ranks);
+    let sent: BTreeSet<_> = sent.map(|message| message_name(&message)).collect();
     let written = column("message");
     assert_eq!(written.iter().map(String::as_str).collect::<BTreeSet<_>>(), sent);
     assert_eq!(written.len(), sent.len());
@@ -213,6 +219,7 @@ fn the_limits_are_those_of_the_code() {
         ("SLOT_BYTES", crate::window::SLOT_BYTES as u64),
         ("MAX_HINTS", u64::from(crate::node::hints::MAX_HINTS)),
         ("MAX_WAIT", u64::from(crate::node::hints::MAX_WAIT)),
+        ("LEAVE_STEP", u64::from(crate::node::LEAVE_STEP)),
         ("MAX_SCAN", crate::node::eviction::MAX_SCAN as u64),
         ("MAX_PAGE_STATE", MAX_PAGE_STATE as u64),
     ];

@@ -428,7 +428,9 @@ impl Machine {
             | Message::Acquire { .. }
             | Message::Refuse { .. }
             | Message::Invalidate { .. }
-            | Message::Recall { .. } => {}
+            | Message::Recall { .. }
+            | Message::Leave
+            | Message::LeaveAck => {}
         }
     }
 

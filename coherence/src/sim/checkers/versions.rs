@@ -47,7 +47,9 @@ impl Versions {
             Message::Refuse { .. }
             | Message::Invalidate { .. }
             | Message::InvalidateAck { .. }
-            | Message::Recall { .. } => Ok(()),
+            | Message::Recall { .. }
+            | Message::Leave
+            | Message::LeaveAck => Ok(()),
         }
     }
 

@@ -56,7 +56,10 @@ impl Machine<'_> {
             | Event::Sleep { .. }
             | Event::Nic { .. }
             | Event::Brought { .. }
-            | Event::Crash { .. } => Ok(()),
+            | Event::Crash { .. }
+            | Event::Relocate { .. }
+            | Event::Leave { .. }
+            | Event::GiveUpPages { .. } => Ok(()),
         }
     }
 

@@ -77,7 +77,7 @@ struct Scope {
 impl World {
     fn new(scope: Scope) -> Self {
         let node = |rank| Node {
-            moves: Moves::new(Rank(rank), scope.ranks, 1),
+            moves: Moves::new(Rank(rank), (0..scope.ranks).map(Rank).filter(|other| *other != Rank(rank)), 1),
             place: 0,
             mailbox: Vec::new(),
             vcpu: (rank == 0).then(Vec::new),

@@ -9,6 +9,8 @@ use vincs_coherence::id::{Access, Run};
 use vincs_coherence::node::HoldId;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::leaving::Leaving;
+
 /// What is wanted.
 #[derive(Debug)]
 pub(in crate::memory) enum Command {
@@ -23,6 +25,8 @@ pub(in crate::memory) enum Command {
     },
     /// A device is done with its pages.
     Release(HoldId),
+    /// All pages of other homes are to be given up.
+    Leave(Arc<Leaving>),
     /// The thread is to end.
     Stop,
 }

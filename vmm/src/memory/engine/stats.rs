@@ -58,6 +58,9 @@ pub struct Traffic {
     pub recall: Count,
     /// Pages given back.
     pub write_back: Count,
+    /// Ranks that leave, and answers to that.
+    #[serde(default)]
+    pub leave: Count,
 }
 
 /// A number of messages.
@@ -95,6 +98,7 @@ impl Traffic {
             Message::InvalidateAck { .. } => &mut self.invalidate_ack,
             Message::Recall { .. } => &mut self.recall,
             Message::WriteBack { .. } => &mut self.write_back,
+            Message::Leave | Message::LeaveAck => &mut self.leave,
         };
         count.add(Count { messages: 1, bytes: bytes as u64 });
     }
@@ -102,15 +106,15 @@ impl Traffic {
     /// Messages of all types together.
     #[must_use]
     pub fn total(&self) -> Count {
-        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back } = *self;
+        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, leave } = *self;
         let mut sum = Count::default();
-        let all = [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back];
+        let all = [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, leave];
         all.into_iter().for_each(|count| sum.add(count));
         sum
     }
 
     fn add(&mut self, other: &Self) {
-        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back } = other;
+        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, leave } = other;
         self.acquire.add(*acquire);
         self.grant.add(*grant);
         self.refuse.add(*refuse);
@@ -118,6 +122,7 @@ impl Traffic {
         self.invalidate_ack.add(*invalidate_ack);
         self.recall.add(*recall);
         self.write_back.add(*write_back);
+        self.leave.add(*leave);
     }
 }
 
