@@ -13,6 +13,6 @@ mod text;
 mod top;
 
 pub(crate) use client::{CtlArgs, run};
-pub(crate) use text::numbers;
 pub use place::PlaceError;
 pub use server::{Facts, Hosts, Server};
+pub(crate) use text::numbers;

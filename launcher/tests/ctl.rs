@@ -165,7 +165,9 @@ fn top_shows_the_machine_on_a_terminal_until_it_is_left() {
     let (theirs, mut ours) = terminal();
     // A session of its own, so that it does not see the terminal that this test may have.
     let mut command = Command::new("setsid");
-    command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_vincs"), "ctl", "top"]).env("XDG_RUNTIME_DIR", place.dir.path());
+    command
+        .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_vincs"), "ctl", "top"])
+        .env("XDG_RUNTIME_DIR", place.dir.path());
     command.env("TERM", "xterm").stdin(theirs.try_clone().unwrap()).stdout(theirs);
     let mut top = command.spawn().unwrap();
     drop(command);

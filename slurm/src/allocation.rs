@@ -57,7 +57,9 @@ pub enum AllocationError {
         variable: &'static str,
     },
     /// Two variables that say the same thing say different things.
-    #[error("{variable}={value}, but {other}={contrary}: both are to say the same; unset what is left from another job or step")]
+    #[error(
+        "{variable}={value}, but {other}={contrary}: both are to say the same; unset what is left from another job or step"
+    )]
     Contradiction {
         /// A variable.
         variable: &'static str,

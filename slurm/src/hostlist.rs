@@ -77,9 +77,8 @@ fn expand_item(item: &str) -> Result<Vec<String>, HostlistError> {
         if names.len().saturating_mul(numbers.len()) > MAX_NODES {
             return Err(HostlistError::Many);
         }
-        let each = |name: &String| -> Vec<String> {
-            numbers.iter().map(|number| format!("{name}{before}{number}")).collect()
-        };
+        let each =
+            |name: &String| -> Vec<String> { numbers.iter().map(|number| format!("{name}{before}{number}")).collect() };
         names = names.iter().flat_map(each).collect();
         rest = after;
     }

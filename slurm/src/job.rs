@@ -133,9 +133,13 @@ mod tests {
         let text = message(&[("SLURM_JOB_NODELIST", "n[1-")]);
         assert!(text.starts_with("SLURM_JOB_NODELIST=n[1-: "), "{text}");
         let text = message(&[("SLURM_JOB_NODELIST", "n[1-3]"), ("SLURM_JOB_NUM_NODES", "2")]);
-        assert!(text.contains("SLURM_JOB_NODELIST=n[1-3], 3 nodes") && text.contains("SLURM_JOB_NUM_NODES=2"), "{text}");
+        assert!(
+            text.contains("SLURM_JOB_NODELIST=n[1-3], 3 nodes") && text.contains("SLURM_JOB_NUM_NODES=2"),
+            "{text}"
+        );
         // Of a step as well, though the job's are not asked for then.
-        let text = message(&[("SLURM_STEP_NODELIST", "n1"), ("SLURM_JOB_NODELIST", "n1"), ("SLURM_JOB_NUM_NODES", "9")]);
+        let text =
+            message(&[("SLURM_STEP_NODELIST", "n1"), ("SLURM_JOB_NODELIST", "n1"), ("SLURM_JOB_NUM_NODES", "9")]);
         assert!(text.contains("SLURM_JOB_NUM_NODES=9"), "{text}");
     }
 }

@@ -3,7 +3,12 @@
 //! A folder of `tests/tests/` has the script, `cases.sh`, which uses `tests/tests/cases.sh`. Each case leaves a folder with `status`,
 //! `stdout`, `stderr` and what else it keeps.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends by panicking, in its helpers too"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;

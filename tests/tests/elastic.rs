@@ -44,7 +44,10 @@ fn the_status_shows_each_stage() {
     let (_, case) = &*CASE;
     for (stage, ranks) in [("started", 2), ("grown", 3), ("grown-again", 4), ("shrunk", 3), ("preempted", 2)] {
         let status = String::from_utf8(case.bytes(&format!("stage-{stage}"))).unwrap();
-        assert!(status.contains(&format!("{VCPUS} virtual processors and 512 MiB on {ranks} ranks")), "{stage}: {status}");
+        assert!(
+            status.contains(&format!("{VCPUS} virtual processors and 512 MiB on {ranks} ranks")),
+            "{stage}: {status}"
+        );
     }
 }
 

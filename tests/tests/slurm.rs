@@ -41,7 +41,9 @@ fn case(name: &str) -> Option<Case> {
 
 /// What the guest said at its end: each processor did its work, and all of it came out right.
 fn assert_unbroken(case: &Case) {
-    let Report::Work { rounds } = Report::from_serial(WORK, VCPUS, &case.stdout).unwrap() else { panic!("another report") };
+    let Report::Work { rounds } = Report::from_serial(WORK, VCPUS, &case.stdout).unwrap() else {
+        panic!("another report")
+    };
     // Rounds of another rank's processors are slow: they fetch their memory first.
     assert!(rounds[0] > 1 && rounds.iter().all(|rounds| *rounds > 0), "{rounds:?}");
 }
@@ -61,7 +63,10 @@ fn a_machine_grows_and_shrinks_as_jobs_come_and_go() {
     let Some(case) = case("elastic") else { return };
     for (stage, ranks) in [("started", 2), ("grown", 3), ("grown-again", 4), ("shrunk", 3), ("preempted", 2)] {
         let status = String::from_utf8(case.bytes(&format!("stage-{stage}"))).unwrap();
-        assert!(status.contains(&format!("{VCPUS} virtual processors and 128 MiB on {ranks} ranks")), "{stage}: {status}");
+        assert!(
+            status.contains(&format!("{VCPUS} virtual processors and 128 MiB on {ranks} ranks")),
+            "{stage}: {status}"
+        );
     }
     assert_eq!(case.line("first"), "job COMPLETED 0:0", "{}", case.stdout);
     // Slurm calls it so, whatever its status.

@@ -71,7 +71,9 @@ pub(crate) enum CtlError {
     Dead(PathBuf, io::Error),
     #[error("{0}: the machine's answer is missing: {1}")]
     Answer(PathBuf, LineError),
-    #[error("vincs ctl top shows the machine on a terminal, and standard input or output is none; use `vincs ctl --json stats`")]
+    #[error(
+        "vincs ctl top shows the machine on a terminal, and standard input or output is none; use `vincs ctl --json stats`"
+    )]
     NoTerminal,
     #[error("vincs ctl top has no --json: it is for people; use `vincs ctl --json stats`")]
     NoJson,

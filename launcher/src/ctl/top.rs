@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use signal_hook::consts::{SIGHUP, SIGTERM};
+use vincs_vmm::cluster::MemberState;
 
 use super::client::{Connection, CtlError, known};
 use super::protocol::{Request, Status};
@@ -72,9 +73,11 @@ impl Screen {
 }
 
 fn look(machine: &mut Connection) -> Result<Sample, CtlError> {
-    let status = known::<Status>(machine.ask(Request::Status)?)?;
+    let mut status = known::<Status>(machine.ask(Request::Status)?)?;
+    status.ranks.retain(|rank| rank.state != MemberState::Left);
     let counted = Counted::new(machine.ask(Request::Stats)?);
-    let counted = counted.map_err(|error| CtlError::Failed(format!("the machine's statistics make no sense: {error}")))?;
+    let counted =
+        counted.map_err(|error| CtlError::Failed(format!("the machine's statistics make no sense: {error}")))?;
     Ok(Sample { at: Instant::now(), status, counted })
 }
 

@@ -55,7 +55,7 @@ ended() {
 has_ranks() {
     local status
     status=$(vincs ctl status 2>/dev/null) || return
-    [ "$(grep -c '^rank ' <<<"$status")" = "$1" ] && ! grep -q '^rank .*: none$\|is on its way' <<<"$status"
+    [ "$(grep -c '^rank .*[0-9]$' <<<"$status")" = "$1" ] && ! grep -q ', leaving$\|, joining$\|is on its way' <<<"$status"
 }
 
 # stage NAME RANKS: waits for the machine to have so many ranks, and keeps what it says.

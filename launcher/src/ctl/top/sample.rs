@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::Value;
+use vincs_vmm::cluster::MemberState;
 
 use super::super::protocol::Status;
 
@@ -114,9 +115,8 @@ pub(super) fn rates(before: &Sample, now: &Sample, rank: u16) -> Rates {
         }
         per_second(more.values().copied().fold(0, u64::saturating_add))
     });
-    let bytes = |traffic: &BTreeMap<String, Count>| {
-        traffic.values().map(|count| count.bytes).fold(0, u64::saturating_add)
-    };
+    let bytes =
+        |traffic: &BTreeMap<String, Count>| traffic.values().map(|count| count.bytes).fold(0, u64::saturating_add);
     let traffic = [(&old.received, &new.received), (&old.sent, &new.sent)];
     let traffic = traffic.map(|(old, new)| per_second(bytes(new).saturating_sub(bytes(old))));
     Rates { faults, median: quantile(&all, 1, 2), p99: quantile(&all, 99, 100), traffic }
@@ -140,7 +140,11 @@ fn quantile(times: &BTreeMap<u64, u64>, part: u128, whole: u128) -> Option<u64> 
 }
 
 /// A rate as a whole number.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not negative, and one beyond all counters is the last of them")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is not negative, and one beyond all counters is the last of them"
+)]
 fn whole(rate: f64) -> u64 {
     rate.round() as u64
 }
@@ -153,12 +157,22 @@ pub(super) fn events(before: &Status, now: &Status) -> Vec<String> {
         (true, false) => events.push("goes on".to_owned()),
         (true, true) | (false, false) => {}
     }
-    let has = |status: &Status, rank: u16| status.ranks.iter().any(|known| known.rank == rank);
-    for rank in now.ranks.iter().filter(|rank| !has(before, rank.rank)) {
-        events.push(format!("rank {} has joined on {}", rank.rank, rank.host));
-    }
-    for rank in before.ranks.iter().filter(|rank| !has(now, rank.rank)) {
-        events.push(format!("rank {} on {} has left", rank.rank, rank.host));
+    let state = |status: &Status, rank: u16| {
+        // One that is not there yet, or no more, is as one that has left.
+        let known = status.ranks.iter().find(|known| known.rank == rank);
+        known.map_or(MemberState::Left, |known| known.state)
+    };
+    let gone = before.ranks.iter().filter(|rank| now.ranks.iter().all(|known| known.rank != rank.rank));
+    for rank in now.ranks.iter().chain(gone) {
+        let (was, is) = (state(before, rank.rank), state(now, rank.rank));
+        let what = match is {
+            _ if was == is => continue,
+            MemberState::Joining => "is joining",
+            MemberState::Running => "has joined",
+            MemberState::Leaving => "is leaving",
+            MemberState::Left => "has left",
+        };
+        events.push(format!("rank {} on {} {what}", rank.rank, rank.host));
     }
     for vcpu in &now.vcpus {
         let was = before.vcpus.iter().find(|was| was.vcpu == vcpu.vcpu);
@@ -180,7 +194,10 @@ pub(super) mod tests {
 
     /// A machine with these ranks' vCPUs.
     pub(in super::super) fn status(ranks: &[&[u32]], paused: bool) -> Status {
-        let rank = |(rank, vcpus): (u16, &&[u32])| RankStatus { rank, host: format!("n{rank}"), vcpus: vcpus.to_vec() };
+        let rank = |(rank, vcpus): (u16, &&[u32])| {
+            let (state, host) = (MemberState::Running, format!("n{rank}"));
+            RankStatus { rank, state, host, vcpus: vcpus.to_vec() }
+        };
         let ranks: Vec<RankStatus> = (0..).zip(ranks).map(rank).collect();
         let vcpus = |rank: &RankStatus| {
             let place = |vcpu: &u32| VcpuStatus { vcpu: *vcpu, rank: rank.rank, moving_to: None };
@@ -238,8 +255,18 @@ pub(super) mod tests {
         let before = status(&[&[0, 1], &[2]], false);
         assert_eq!(events(&before, &before), [""; 0]);
         let joined = status(&[&[0], &[2], &[1]], true);
-        assert_eq!(events(&before, &joined), ["paused", "rank 2 has joined on n2", "vCPU 1 went from rank 0 to 2"]);
+        assert_eq!(events(&before, &joined), ["paused", "rank 2 on n2 has joined", "vCPU 1 went from rank 0 to 2"]);
         let left = ["goes on", "rank 2 on n2 has left", "vCPU 1 went from rank 2 to 0"];
         assert_eq!(events(&joined, &before), left);
+        let in_state = |state| {
+            let mut status = joined.clone();
+            status.ranks[2].state = state;
+            status
+        };
+        let [joining, leaving, gone] = [MemberState::Joining, MemberState::Leaving, MemberState::Left].map(in_state);
+        assert_eq!(events(&joining, &joined), ["rank 2 on n2 has joined"]);
+        assert_eq!(events(&joined, &leaving), ["rank 2 on n2 is leaving"]);
+        assert_eq!(events(&leaving, &gone), ["rank 2 on n2 has left"]);
+        assert_eq!(events(&gone, &joining), ["rank 2 on n2 is joining"]);
     }
 }

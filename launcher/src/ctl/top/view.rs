@@ -5,6 +5,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Stylize;
 use ratatui::text::Line;
 use ratatui::widgets::{Paragraph, Row, Table};
+use vincs_vmm::cluster::MemberState;
 
 use super::super::protocol::Status;
 use super::super::text::numbers;
@@ -56,13 +57,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View<'_>) {
     }
     let rest = area.height.saturating_sub(3);
     let lower = if rest >= LOWER_ROWS + LEAST_RANK_ROWS { LOWER_ROWS } else { 0 };
-    let [head, ranks, lower, foot] = Layout::vertical([
-        Constraint::Length(2),
-        Constraint::Min(2),
-        Constraint::Length(lower),
-        Constraint::Length(1),
-    ])
-    .areas(area);
+    let [head, ranks, lower, foot] =
+        Layout::vertical([Constraint::Length(2), Constraint::Min(2), Constraint::Length(lower), Constraint::Length(1)])
+            .areas(area);
     frame.render_widget(Paragraph::new(heading(view.status)), head);
     let shown = draw_ranks(frame, ranks, view);
     if lower.height > 0 {
@@ -100,6 +97,11 @@ fn draw_ranks(frame: &mut Frame<'_>, area: Rect, view: &View<'_>) -> std::ops::R
     let first = view.first.min(ranks.len().saturating_sub(room));
     let rows = ranks.iter().enumerate().skip(first).take(room).map(|(at, rank)| {
         let vcpus = if rank.vcpus.is_empty() { "none".to_owned() } else { numbers(&rank.vcpus) };
+        let vcpus = match rank.state {
+            MemberState::Running | MemberState::Left => vcpus,
+            MemberState::Joining => "joining".to_owned(),
+            MemberState::Leaving => format!("leaving {vcpus}"),
+        };
         let mut cells = vec![rank.rank.to_string(), rank.host.clone(), vcpus];
         match view.rates.get(at).copied().flatten() {
             Some(Rates { faults, median, p99, traffic }) => {
@@ -120,7 +122,8 @@ fn draw_ranks(frame: &mut Frame<'_>, area: Rect, view: &View<'_>) -> std::ops::R
 
 fn pages_text(hottest: &[HotPage], rows: u16) -> Vec<Line<'static>> {
     let heading = Line::from("hottest page    faults").bold();
-    let line = |page: &HotPage| Line::from(format!("{:#012x}  {:>8}", page.page.saturating_mul(4096), short(page.faults)));
+    let line =
+        |page: &HotPage| Line::from(format!("{:#012x}  {:>8}", page.page.saturating_mul(4096), short(page.faults)));
     std::iter::once(heading).chain(hottest.iter().map(line)).take(rows.into()).collect()
 }
 
@@ -172,14 +175,20 @@ mod tests {
     }
 
     fn view<'a>(status: &'a Status, hottest: &'a [HotPage], events: &'a [(u64, String)]) -> View<'a> {
-        let rates = Rates { faults: [1200, 35, 123_456], median: Some(57_087), p99: Some(81_788_927), traffic: [5_300_000, 17] };
+        let rates = Rates {
+            faults: [1200, 35, 123_456],
+            median: Some(57_087),
+            p99: Some(81_788_927),
+            traffic: [5_300_000, 17],
+        };
         let rates = status.ranks.iter().map(|rank| (rank.rank != 1).then_some(rates)).collect();
         View { status, rates, hottest, events, first: 0 }
     }
 
     #[test]
     fn all_of_it_is_on_a_terminal_of_80_by_24() {
-        let status = status(&[&[0, 1, 2, 5], &[3], &[]], true);
+        let mut status = status(&[&[0, 1, 2, 5], &[3], &[]], true);
+        status.ranks[1].state = MemberState::Leaving;
         let hottest = [HotPage { page: 1630, faults: 18 }];
         let events = [(61, "rank 2 has joined on n2".to_owned())];
         let lines = screen(80, 24, &view(&status, &hottest, &events));
@@ -187,7 +196,7 @@ mod tests {
         assert_eq!(lines[1], "5 vCPUs, 1024 MiB on 3 ranks over tcp, for 1:15, paused");
         assert_eq!(lines[2], "rank host      vCPUs        read/s  write/s upgr/s median  p99     in/s   out/s");
         assert_eq!(lines[3], "0    n0        0-2,5        1200    35      123k   57 us   81 ms   5300k  17");
-        assert_eq!(lines[4], "1    n1        3", "it told nothing");
+        assert_eq!(lines[4], "1    n1        leaving 3", "it told nothing");
         assert_eq!(lines[5], "2    n2        none         1200    35      123k   57 us   81 ms   5300k  17");
         assert_eq!(lines[14], "hottest page    faults    events");
         assert_eq!(lines[15], "0x000065e000        18    1:01 rank 2 has joined on n2");
