@@ -130,6 +130,8 @@ fn a_machine_is_found_asked_and_ordered_about() {
     assert!(place.refused(&["migrate", "2", "0"]).contains("no vCPU 2: this machine has 0 to 1"));
     assert!(place.refused(&["migrate", "0", "7"]).contains("no rank 7: this machine has 0 to 1"));
     assert!(place.refused(&["migrate", "x", "0"]).contains("'x'"));
+    assert!(place.refused(&["remove", "1"]).contains("rank 1 has started the machine"));
+    assert!(place.refused(&["remove", "2"]).contains("no rank 2"));
     assert_eq!(place.json(&["status"])["vcpus"], before);
 
     assert!(!stopped.load(Ordering::SeqCst));
@@ -203,9 +205,9 @@ fn lines_that_make_no_sense_are_answered_and_change_nothing() {
     let long = [&[b'x'; 4096][..], b"\n"].concat();
     for (line, what) in [
         (&b"nonsense\n"[..], "makes no sense"),
-        (b"{\"version\":1,\"do\":\"dance\"}\n", "dance"),
-        (b"{\"version\":1,\"do\":\"migrate\",\"vcpu\":-1,\"rank\":0}\n", "makes no sense"),
-        (b"{\"version\":2,\"do\":\"status\"}\n", "version 1"),
+        (b"{\"version\":2,\"do\":\"dance\"}\n", "dance"),
+        (b"{\"version\":2,\"do\":\"migrate\",\"vcpu\":-1,\"rank\":0}\n", "makes no sense"),
+        (b"{\"version\":3,\"do\":\"status\"}\n", "version 2"),
         (&long, "more than 4096 bytes"),
     ] {
         let answer = answer(line);

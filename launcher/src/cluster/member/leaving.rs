@@ -54,11 +54,10 @@ impl Guest {
 
     /// Does what is to be done now; the end, if this is one.
     pub(super) fn look(&mut self, running: &Running, zero: &mut Channel) -> Option<End> {
-        let wants_to_leave = self.to_leave.load(Ordering::SeqCst);
         if !self.takes_part {
-            return self.look_whether_it_takes_part(zero, wants_to_leave);
+            return self.look_whether_it_takes_part(zero);
         }
-        if wants_to_leave && self.leaving.is_none() {
+        if self.to_leave.load(Ordering::SeqCst) && self.leaving.is_none() {
             running.leave();
             let now = Instant::now();
             let (told_late, told) = (false, String::new());
@@ -71,7 +70,8 @@ impl Guest {
         None
     }
 
-    fn look_whether_it_takes_part(&mut self, zero: &mut Channel, wants_to_leave: bool) -> Option<End> {
+    /// Until rank 0 has said so, a wish to leave waits: processors may be on their way here already.
+    fn look_whether_it_takes_part(&mut self, zero: &mut Channel) -> Option<End> {
         if channel::wait_for([&*zero], Duration::ZERO).contains(&true) {
             match zero.receive(Instant::now() + MESSAGE_TIME) {
                 Ok(ToMember::Joined) => {
@@ -93,8 +93,7 @@ impl Guest {
                 }
             }
         }
-        // Nothing depends on it yet.
-        wants_to_leave.then_some(End::Left)
+        None
     }
 }
 
@@ -146,22 +145,20 @@ mod tests {
     fn rank_0_says_whether_it_takes_part() {
         let (mut zero, mut own) = pair();
         let mut guest = guest();
-        assert_eq!(guest.look_whether_it_takes_part(&mut own, false), None, "there is no word yet");
+        assert_eq!(guest.look_whether_it_takes_part(&mut own), None, "there is no word yet");
         zero.send(&ToMember::Joined, soon()).unwrap();
         channel::wait_for([&own], Duration::from_secs(20));
-        assert_eq!((guest.look_whether_it_takes_part(&mut own, false), guest.takes_part), (None, true));
+        assert_eq!((guest.look_whether_it_takes_part(&mut own), guest.takes_part), (None, true));
     }
 
     #[test]
-    fn a_rank_that_is_not_wanted_says_why_and_one_that_is_not_needed_goes() {
+    fn a_rank_that_is_not_wanted_says_why() {
         let (mut zero, mut own) = pair();
         zero.send(&ToMember::Refused { line: "no".into(), said: false }, soon()).unwrap();
         channel::wait_for([&own], Duration::from_secs(20));
-        assert_eq!(guest().look_whether_it_takes_part(&mut own, false), Some(End::Refused("no".into())));
+        assert_eq!(guest().look_whether_it_takes_part(&mut own), Some(End::Refused("no".into())));
         drop(zero);
         channel::wait_for([&own], Duration::from_secs(20));
-        assert!(matches!(guest().look_whether_it_takes_part(&mut own, false), Some(End::Refused(_))));
-        let (_zero, mut own) = pair();
-        assert_eq!(guest().look_whether_it_takes_part(&mut own, true), Some(End::Left));
+        assert!(matches!(guest().look_whether_it_takes_part(&mut own), Some(End::Refused(_))));
     }
 }
