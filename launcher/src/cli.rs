@@ -67,7 +67,7 @@ Environment:
 #[command(name = "vincs", version, after_long_help = EXIT_STATUS_HELP, max_term_width = 120)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(
-    override_usage = "vincs [OPTIONS] -- CMD [ARGS]...\n       vincs [OPTIONS] --initrd INITRD | --disk FILE\n       vincs doctor\n       vincs-rank --join FILE|HOST:PORT\n       vincs ctl status|migrate|remove|pause|resume|stop|stats"
+    override_usage = "vincs [OPTIONS] -- CMD [ARGS]...\n       vincs [OPTIONS] --initrd INITRD | --disk FILE\n       vincs doctor\n       vincs-rank --join FILE|HOST:PORT\n       vincs ctl status|top|migrate|remove|pause|resume|stop|stats"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
+use vincs_slurm::Job;
 use vincs_vmm::cluster::{Cluster, Features};
 
 use crate::cli::RunArgs;
@@ -19,7 +20,7 @@ use crate::cli::cluster::{TransportArg, default_wireup_timeout};
 use crate::host::{self, Place};
 use crate::input::machine_size::DEFAULT_MEMORY;
 use crate::prepare;
-use crate::rank::{Environment, RankInfo};
+use crate::rank::RankInfo;
 use crate::run::ending::STATUS_BAD_INPUT;
 use crate::stats::Clock;
 use crate::wireup::coordinator::Present;
@@ -35,28 +36,26 @@ use steward::Entrance;
 pub(crate) type Asked = Result<(RunArgs, Vec<Argument>), String>;
 
 /// Runs this rank to its end; its exit status.
-pub(crate) fn run(info: RankInfo, environment: &Environment, asked: Asked, clock: &Arc<Clock>) -> ExitCode {
+pub(crate) fn run(info: RankInfo, job: Option<&Job>, asked: Asked, clock: &Arc<Clock>) -> ExitCode {
     let place = Place::here();
-    let means = means(&asked, environment);
+    let means = means(&asked, job);
     if info.rank == 0 { first(info, &place, &means, asked, clock) } else { member(info, &place, &means, asked) }
 }
 
 /// How the ranks find each other; by the defaults when the command line cannot be read, to tell the others.
-fn means(asked: &Asked, environment: &Environment) -> Means {
+fn means(asked: &Asked, job: Option<&Job>) -> Means {
     match asked {
         Ok((args, _)) => {
-            let address_file = args.cluster.address_file.clone().or_else(|| slurms_file(environment));
+            let address_file = args.cluster.address_file.clone().or_else(|| slurms_file(job));
             Means { address_file, timeout: args.cluster.wireup_timeout() }
         }
-        Err(_) => Means { address_file: slurms_file(environment), timeout: default_wireup_timeout() },
+        Err(_) => Means { address_file: slurms_file(job), timeout: default_wireup_timeout() },
     }
 }
 
 /// The address file of a Slurm step, of which there is one with this number only, in the directory that it was started in.
-fn slurms_file(environment: &Environment) -> Option<PathBuf> {
-    let value = |name: &str| environment.get(std::ffi::OsStr::new(name))?.to_str();
-    let restarts = value("SLURM_RESTART_COUNT").map(|count| format!(".{count}")).unwrap_or_default();
-    Some(PathBuf::from(format!(".vincs-{}.{}{restarts}", value("SLURM_JOB_ID")?, value("SLURM_STEP_ID")?)))
+fn slurms_file(job: Option<&Job>) -> Option<PathBuf> {
+    job?.step_name().map(|name| PathBuf::from(format!(".vincs-{name}")))
 }
 
 /// What this rank can do by RDMA; nothing if nobody wants to know. As many channel classes are tried as there are at most: rank 0 may

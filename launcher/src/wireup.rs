@@ -274,6 +274,8 @@ fn without_mpi(error: &MpiError, path: &Path) -> String {
 mod tests {
     use std::io;
 
+    use vincs_slurm::Launcher;
+
     use super::*;
 
     #[test]
@@ -286,7 +288,7 @@ mod tests {
         assert!(own.into_iter().all(|error| !WayError::Mpi(error).is_everywhere()));
         assert!(!WayError::Card(CardError::Malformed).is_everywhere(), "rank 0 can read its own");
         assert!(WayError::Mpi(MpiError::Nothing).is_everywhere());
-        assert!(WayError::NoFile(Source::Slurm).is_everywhere());
+        assert!(WayError::NoFile(Source::Launcher(Launcher::Slurm)).is_everywhere());
         assert!(!WayError::NoFile(Source::Options).is_everywhere(), "each has a terminal of its own");
     }
 

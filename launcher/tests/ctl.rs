@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write, stderr};
+use std::io::{BufRead, BufReader, Read, Write, stderr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 use tempfile::TempDir;
 use vincs_launcher::ctl::{Facts, Hosts, Server};
@@ -144,6 +146,50 @@ fn a_machine_is_found_asked_and_ordered_about() {
     drop(server);
     assert!(!path.exists());
     assert!(place.refused(&["status"]).contains("no machine of this user runs on this host"));
+}
+
+/// The command's side of a terminal, and ours.
+fn terminal() -> (fs::File, fs::File) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let theirs = fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    tcsetwinsize(&theirs, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    (theirs, ours.into())
+}
+
+#[test]
+fn top_shows_the_machine_on_a_terminal_until_it_is_left() {
+    let Some(Machine { place, session, server: _server, .. }) = machine("vincs ctl top") else { return };
+    assert!(place.refused(&["top"]).contains("a terminal"));
+    assert!(place.refused(&["--json", "top"]).contains("--json"));
+    let (theirs, mut ours) = terminal();
+    // A session of its own, so that it does not see the terminal that this test may have.
+    let mut command = Command::new("setsid");
+    command
+        .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_vincs"), "ctl", "top"])
+        .env("XDG_RUNTIME_DIR", place.dir.path());
+    command.env("TERM", "xterm").stdin(theirs.try_clone().unwrap()).stdout(theirs);
+    let mut top = command.spawn().unwrap();
+    drop(command);
+    let mut seen = String::new();
+    let mut until = |what: &str| {
+        while !seen.contains(what) {
+            let mut bytes = [0; 4096];
+            let read = ours.read(&mut bytes).unwrap();
+            seen.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+    };
+    until("self-check");
+    until("hottest");
+    place.done(&["migrate", "1", "1"]);
+    // It is drawn where it differs from what was there, so its words may come apart.
+    until("went");
+    ours.write_all(b"q").unwrap();
+    assert!(top.wait().unwrap().success());
+    session.ask_to_stop();
+    session.wait(LIMIT).unwrap();
 }
 
 #[test]
