@@ -17,7 +17,7 @@ use crate::listener::Listener;
 use crate::secret::{MachineId, Secret};
 
 /// Most channel classes of a machine.
-pub const MAX_CLASSES: usize = 16;
+pub const MAX_CLASSES: usize = 17;
 
 /// Time for all ranks to connect, if nothing else is said.
 pub const CONNECT_TIME: Duration = Duration::from_secs(30);

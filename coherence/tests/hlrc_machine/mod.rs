@@ -151,7 +151,7 @@ impl Machine {
                             return Err(format!("ranks {other} and {rank} have the lock"));
                         }
                     }
-                    Outcome::Released | Outcome::Passed(_) => host.at += 1,
+                    Outcome::Released | Outcome::Published | Outcome::Seen | Outcome::Passed(_) => host.at += 1,
                     Outcome::Failed(failure) => return Err(failure.to_string()),
                 }
                 if matches!(outcome, Outcome::Passed(_)) {

@@ -11,7 +11,7 @@ use vincs_vmm::memory::engine::MemorySettings;
 
 use crate::cluster::member;
 use crate::wireup::channel::Channel;
-use crate::wireup::mesh::Mesh;
+use crate::wireup::mesh::{Ends, Mesh};
 use crate::wireup::message::{Roster, Settings, ToCoordinator, ToMember};
 
 /// How long a rank that is lost may take to have said why: it has said so before it went.
@@ -62,7 +62,7 @@ impl Lines {
 
 /// What the machine needs of the other ranks, as this rank sees them; nothing when there is no channel for control messages.
 pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster> {
-    let (endpoints, windows) = mesh.into_parts();
+    let Ends { endpoints, windows, relaxed } = mesh.into_parts();
     let mut endpoints = endpoints.into_iter();
     let control = endpoints.next()?;
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
@@ -72,7 +72,8 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster>
     // Ranks of one host would all choose the same processors.
     memory.bind = ranks_here == 1;
     memory.windows = windows;
-    Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control, memory, roll: Roll::default() })
+    let (coherence, roll) = (endpoints.collect(), Roll::default());
+    Some(Cluster { rank: Rank(rank), ranks, coherence, control, memory, relaxed, roll })
 }
 
 /// How many ranks run on this rank's host.
@@ -203,6 +204,7 @@ mod tests {
 
     fn roster(hosts: &[&str]) -> Roster {
         let settings = Settings {
+            relaxed: 0,
             vcpus: 2,
             memory: 1 << 30,
             cache: 1 << 28,

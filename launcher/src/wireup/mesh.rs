@@ -14,6 +14,8 @@ use vincs_transport_tcp::endpoint::{TcpTransport, Timing};
 use vincs_transport_tcp::fabric::{self, CONNECT_TIME, ConnectError, FabricConfig, MAX_CLASSES};
 use vincs_transport_tcp::listener::Listener;
 use vincs_vmm::memory::engine::windows;
+use vincs_vmm::memory::hlrc::Prepared;
+use vincs_vmm::memory::relaxed::{self, RelaxedShare};
 
 use crate::cli::cluster::MAX_SHARDS;
 use crate::wireup::message::{Roster, Settings, ToCoordinator};
@@ -22,27 +24,45 @@ use crate::wireup::{Keys, rdma};
 
 /// Channel classes besides one for each shard of the memory: that of control messages, which comes first.
 pub(crate) const CONTROL_CLASSES: usize = 1;
+/// And that of relaxed memory, which comes last where there is one.
+const RELAXED_CLASSES: usize = 1;
 
-const _: () = assert!(CONTROL_CLASSES + MAX_SHARDS as usize == MAX_CLASSES);
+const _: () = assert!(CONTROL_CLASSES + MAX_SHARDS as usize + RELAXED_CLASSES == MAX_CLASSES);
 
-/// One endpoint per channel class: control, then the shards.
+/// One endpoint per channel class: control, then the shards, then relaxed memory.
 #[derive(Debug)]
 pub(crate) enum Mesh {
-    /// The connections themselves.
-    Tcp(Vec<TcpTransport>),
+    /// The connections themselves, and this rank's relaxed memory, if the machine has some.
+    Tcp(Vec<TcpTransport>, Option<Prepared>),
     /// What goes over others, and has heard of all ranks already; and this rank's windows, the segments of all classes but that of control.
     Other(Vec<Arc<dyn Transport>>, Vec<Arc<WordSegment>>),
 }
 
+/// What a mesh is made of.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    /// Control, then the shards.
+    pub(crate) endpoints: Vec<Arc<dyn Transport>>,
+    /// This rank's windows, if the machine has some.
+    pub(crate) windows: Vec<Arc<WordSegment>>,
+    /// This rank's relaxed memory, if the machine has some.
+    pub(crate) relaxed: Option<RelaxedShare>,
+}
+
 impl Mesh {
-    /// The endpoints, once all ranks are known to be connected, and the windows, if there are any.
-    pub(crate) fn into_parts(self) -> (Vec<Arc<dyn Transport>>, Vec<Arc<WordSegment>>) {
+    /// What it is made of, once all ranks are known to be connected.
+    pub(crate) fn into_parts(self) -> Ends {
         match self {
-            Self::Tcp(ends) => {
+            Self::Tcp(ends, prepared) => {
                 ends.iter().for_each(TcpTransport::expect_signs);
-                (ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect(), Vec::new())
+                let mut endpoints: Vec<_> = ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect();
+                let relaxed = prepared.and_then(|prepared| {
+                    let channel = endpoints.pop()?;
+                    Some(RelaxedShare { prepared, channel })
+                });
+                Ends { endpoints, windows: Vec::new(), relaxed }
             }
-            Self::Other(ends, windows) => (ends, windows),
+            Self::Other(endpoints, windows) => Ends { endpoints, windows, relaxed: None },
         }
     }
 }
@@ -117,21 +137,23 @@ impl Listening {
     /// # Errors
     /// Which rank is not connected, and why.
     pub(crate) fn connect(self, rank: u32, roster: &Roster, keys: &Keys) -> Result<Mesh, MeshFault> {
-        let classes = CONTROL_CLASSES + usize::try_from(roster.settings.shards).unwrap_or(usize::MAX);
+        let strict = CONTROL_CLASSES + usize::try_from(roster.settings.shards).unwrap_or(usize::MAX);
         let no_rank = || MeshFault::Own(format!("{rank} is no rank"));
         let rank = Rank(u16::try_from(rank).map_err(|_| no_rank())?);
+        let relaxed = relaxed_of(&roster.settings, rank, roster.addresses.len())?;
+        let segments = std::iter::repeat_n(None, strict).chain(relaxed.iter().map(|relaxed| Some(relaxed.segment())));
         let config = FabricConfig {
             rank,
             addresses: roster.addresses.clone(),
             machine: keys.machine,
             secret: keys.secret.clone(),
-            segments: (0..classes).map(|_| None).collect(),
+            segments: segments.collect(),
             connect_time: CONNECT_TIME,
             timing: Timing::default(),
         };
         let ends = fabric::connect(&config, self.0)?;
         match &roster.settings.transport {
-            Choice::Tcp => Ok(Mesh::Tcp(ends)),
+            Choice::Tcp => Ok(Mesh::Tcp(ends, relaxed)),
             Choice::Rdma(offers) => {
                 let offer = offers.get(usize::from(rank.0)).ok_or_else(no_rank)?;
                 let ranks = u16::try_from(roster.addresses.len()).unwrap_or(u16::MAX);
@@ -139,11 +161,21 @@ impl Listening {
                 // Nobody reads what is controlled.
                 let own = windows.iter().map(|window| Some(Arc::clone(window) as Arc<dyn Segment>));
                 let segments = [None; CONTROL_CLASSES].into_iter().chain(own);
-                let segments = segments.chain(std::iter::repeat_with(|| None)).take(classes).collect();
+                let segments = segments.chain(std::iter::repeat_with(|| None)).take(strict).collect();
                 Ok(Mesh::Other(rdma::connect(rank, ranks, offer, ends, segments)?, windows))
             }
         }
     }
+}
+
+/// This rank's relaxed memory, if the machine has any. Rank 0 sees to it that TCP connects a machine that has.
+fn relaxed_of(settings: &Settings, rank: Rank, ranks: usize) -> Result<Option<Prepared>, MeshFault> {
+    if settings.relaxed == 0 || settings.transport != Choice::Tcp {
+        return Ok(None);
+    }
+    let ranks = u16::try_from(ranks).unwrap_or(u16::MAX);
+    let prepared = relaxed::prepare(rank, ranks, settings.relaxed);
+    prepared.map(Some).map_err(|error| MeshFault::Own(format!("there is no relaxed memory: {error}")))
 }
 
 /// This rank's windows, if the machine has any.

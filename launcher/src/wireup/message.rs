@@ -8,7 +8,7 @@ use vincs_vmm::cluster::Features;
 use crate::wireup::selection::{Choice, Probe};
 
 /// Version of everything here but the [`Introduction`].
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// A rank's first word. Its form never changes, so that every version can tell who came.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -65,6 +65,8 @@ pub(crate) struct Settings {
     pub(crate) vcpus: u32,
     /// Bytes of guest memory.
     pub(crate) memory: u64,
+    /// Bytes of relaxed memory, apart from that; 0 for none.
+    pub(crate) relaxed: u64,
     /// Bytes of other ranks' memory that a rank keeps.
     pub(crate) cache: u64,
     /// Least time in microseconds that a rank keeps a page it was given; nothing to measure it at the start.

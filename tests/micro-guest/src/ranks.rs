@@ -97,6 +97,7 @@ pub(crate) fn connected(ranks: &Ranks) -> Result<Vec<Cluster>, RanksError> {
             coherence,
             control,
             memory,
+            relaxed: None,
             roll: Roll::default(),
         });
     }

@@ -7,6 +7,7 @@ use vincs_coherence::transport::Transport;
 
 use super::roll::Roll;
 use crate::memory::engine::MemorySettings;
+use crate::memory::relaxed::RelaxedShare;
 use crate::topology::Topology;
 
 /// A rank's place in a machine of several, and its channels to the others, all connected.
@@ -22,6 +23,8 @@ pub struct Cluster {
     pub control: Arc<dyn Transport>,
     /// How memory is spread.
     pub memory: MemorySettings,
+    /// This rank's share of relaxed memory, if the machine has some.
+    pub relaxed: Option<RelaxedShare>,
     /// Learns who is there when rank 0 is not; complete when the machine has stopped on this rank.
     pub roll: Roll,
 }
@@ -82,7 +85,7 @@ mod tests {
         let end = || Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
         let coherence = (0..shards).map(|_| end()).collect();
         let (memory, roll) = (MemorySettings::default(), Roll::default());
-        let cluster = Cluster { rank: Rank(rank), ranks, coherence, control: end(), memory, roll };
+        let cluster = Cluster { rank: Rank(rank), ranks, coherence, control: end(), memory, relaxed: None, roll };
         cluster.check(&Topology::new(64, nodes).unwrap(), first)
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use vincs_coherence::home::HomeMap;
 use vincs_coherence::id::Rank;
+use vm_memory::GuestAddress;
 
 use super::config::MachineError;
 use super::running::Event;
@@ -23,6 +24,9 @@ use crate::cluster::{
 use crate::kvm;
 use crate::layout::{PAGE_SIZE, node_ranges};
 use crate::memory::engine::{Engine, EngineConfig, EngineCounters, EngineEvent, EngineStats, Processors};
+use crate::memory::relaxed::RelaxedStats;
+use crate::memory::relaxed::doorbell::Doorbell;
+use crate::memory::relaxed::spread::SpreadMemory;
 use crate::memory::{DeviceMemory, GuestRam};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, SampledFault, Samples, VcpuHandle, VcpuSampler};
@@ -39,6 +43,8 @@ pub struct RankStats {
     pub rank: u16,
     /// What the fault path has counted.
     pub memory: EngineStats,
+    /// What it has done for relaxed memory; nothing if the machine has none.
+    pub relaxed: Option<RelaxedStats>,
     /// How long it keeps a page that others want, in nanoseconds.
     pub hold_nanoseconds: u64,
     /// Control messages sent, by kind.
@@ -68,6 +74,8 @@ pub(super) struct Ranks {
 pub(super) struct RankBase {
     /// Memory.
     pub(super) engine: Engine,
+    /// Relaxed memory, if the machine has some.
+    pub(super) relaxed: Option<SpreadMemory>,
     /// Where vCPUs ran into faults.
     pub(super) samples: Arc<Samples>,
     /// The channels. They stay open until the control thread has ended: others take a closed channel for a lost rank.
@@ -184,6 +192,23 @@ pub(super) fn spread_memory(
     Ok(Engine::start(ram, config, cluster.coherence.clone(), Arc::new(events))?)
 }
 
+/// Starts relaxed memory in this region with the other ranks. What ends that is told to the control thread.
+pub(super) fn spread_relaxed(
+    cluster: &mut Cluster,
+    region: (GuestAddress, u64),
+    topology: &Topology,
+    handles: &[VcpuHandle],
+    notes: &ControlNotes,
+) -> Result<Option<SpreadMemory>, MachineError> {
+    let (rank, ranks) = (cluster.rank, cluster.ranks);
+    let Some(share) = cluster.relaxed.take() else { return Err(MachineError::RelaxedRanks) };
+    let place = |handle: &VcpuHandle| (handle.clone(), rank_of(topology, handle.id()) == rank);
+    let notes = notes.clone();
+    let ended = move |lost, reason| notes.tell(Note::Lost(lost, reason));
+    let vcpus = handles.iter().map(place).collect();
+    Ok(Some(SpreadMemory::start(share, (rank, ranks), region, vcpus, ended)?))
+}
+
 /// Which rank is lost when this rank's memory ends so, and why.
 fn loss(own: Rank, event: EngineEvent) -> (Rank, String) {
     match event {
@@ -242,6 +267,11 @@ impl Ranks {
         self.base.engine.processors()
     }
 
+    /// Where guest programs ring for relaxed memory.
+    pub(super) fn doorbell(&self) -> Option<Arc<Doorbell>> {
+        self.base.relaxed.as_ref().map(SpreadMemory::doorbell)
+    }
+
     /// A window on memory for a device.
     pub(super) fn device_memory(&self) -> DeviceMemory {
         self.base.engine.device_memory()
@@ -251,6 +281,9 @@ impl Ranks {
     /// have been told to stop.
     pub(super) fn stop_waiting(&mut self) {
         self.base.engine.stop();
+        if let Some(relaxed) = &mut self.base.relaxed {
+            relaxed.stop();
+        }
         if let Some(forwarder) = &self.forwarder {
             forwarder.close();
         }
@@ -287,6 +320,7 @@ impl Ranks {
             link: Arc::clone(&self.link),
             applied: Arc::clone(&self.applied),
             samples: Arc::clone(&self.base.samples),
+            doorbell: self.doorbell(),
         }
     }
 }
@@ -299,6 +333,7 @@ pub(super) struct Counted {
     link: Arc<ControlLink>,
     applied: Arc<Mutex<AppliedClock>>,
     samples: Arc<Samples>,
+    doorbell: Option<Arc<Doorbell>>,
 }
 
 impl Counted {
@@ -309,6 +344,7 @@ impl Counted {
         RankStats {
             rank: self.link.rank().0,
             memory: self.memory.stats(),
+            relaxed: self.doorbell.as_deref().map(Doorbell::stats),
             hold_nanoseconds: u64::try_from(self.hold.as_nanos()).unwrap_or(u64::MAX),
             control_sent: self.link.sent(),
             clock,

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use vincs_coherence::hlrc::node::{AcquireError, BarrierError, Reduction, ReleaseError};
+use vincs_coherence::hlrc::node::{AcquireError, BarrierError, Reduction, ReleaseError, ThreadError};
 use vincs_coherence::hlrc::{Failure, LockId, Outcome, ThreadId};
 
-use super::command::{Ask, Command};
+use super::command::{Ask, Command, Reply};
+use super::meeting::MeetingError;
 use crate::memory::engine::mailbox::{Mailbox, Waiter};
 
 /// Why a thread has not got what it asked for.
@@ -23,6 +24,15 @@ pub enum SyncError {
     /// A barrier or reduction is not begun; nothing has happened.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
+    /// The thread waits for something else already.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
+    /// A meeting cannot be; nothing has happened.
+    #[error(transparent)]
+    Meeting(#[from] MeetingError),
+    /// Another program has begun.
+    #[error("another program has taken over relaxed memory")]
+    Reset,
     /// Nothing goes on any more. What the thread has written is where it wrote it; whether others have got it is not known.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -32,7 +42,7 @@ pub enum SyncError {
 }
 
 /// What a thread gets.
-pub(super) type Answer = Result<Outcome, SyncError>;
+pub(in crate::memory) type Answer = Result<Outcome, SyncError>;
 
 /// A thread of this rank as relaxed memory knows it. It stays on the thread that has joined. Dropping it ends the thread's part: its locks go on,
 /// and barriers do without it.
@@ -81,7 +91,12 @@ impl Member {
     pub fn reduce(&self, reduction: Reduction, word: u64) -> Result<u64, SyncError> {
         match self.ask(Ask::Barrier(Some((reduction, word))))? {
             Outcome::Passed(result) => Ok(result.unwrap_or_default()),
-            Outcome::Access(..) | Outcome::Acquired { .. } | Outcome::Released | Outcome::Failed(_) => {
+            Outcome::Access(..)
+            | Outcome::Acquired { .. }
+            | Outcome::Released
+            | Outcome::Published
+            | Outcome::Seen
+            | Outcome::Failed(_) => {
                 Err(SyncError::Ended)
             }
         }
@@ -89,7 +104,9 @@ impl Member {
 
     fn ask(&self, ask: Ask) -> Answer {
         let started = Instant::now();
-        self.mailbox.push(Command::Ask(self.thread, ask, Arc::clone(&self.waiter)));
+        let waiter = Arc::clone(&self.waiter);
+        let reply = Reply::new(move |answer, _| waiter.answer(answer));
+        self.mailbox.push(Command::Ask(self.thread, ask, reply));
         let answer = self.waiter.wait();
         self.synchronising.fetch_add(nanoseconds(started.elapsed()), Ordering::Relaxed);
         answer
