@@ -337,6 +337,11 @@ pub(super) struct Counted {
 }
 
 impl Counted {
+    /// Whether the machine has relaxed memory.
+    pub(super) fn has_relaxed(&self) -> bool {
+        self.doorbell.is_some()
+    }
+
     /// All of it now.
     pub(super) fn stats(&self) -> RankStats {
         let clock = self.applied.lock().unwrap_or_else(PoisonError::into_inner).stats;

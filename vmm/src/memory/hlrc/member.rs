@@ -1,7 +1,7 @@
 //! What threads do: they take and give back locks, and meet.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use vincs_coherence::hlrc::node::{AcquireError, BarrierError, Reduction, Release
 use vincs_coherence::hlrc::{Failure, LockId, Outcome, ThreadId};
 
 use super::command::{Ask, Command, Reply};
-use super::meeting::MeetingError;
-use crate::memory::engine::mailbox::{Mailbox, Waiter};
+use super::meeting::{Attendance, MeetingError};
+use crate::memory::engine::mailbox::{Mailbox, Waiter, locked};
 
 /// Why a thread has not got what it asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -100,6 +100,48 @@ impl Member {
                 Err(SyncError::Ended)
             }
         }
+    }
+
+    /// What this rank has written is seen by whoever hears after.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub fn tell(&self) -> Result<(), SyncError> {
+        self.ask(Ask::Tell).map(drop)
+    }
+
+    /// Sees what others have told.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub fn hear(&self) -> Result<(), SyncError> {
+        self.ask(Ask::Hear).map(drop)
+    }
+
+    /// Waits until all members of a team have come, and sees what they have written: the words of all, in their order.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub fn meet(&self, attendance: Attendance) -> Result<Vec<u64>, SyncError> {
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let waiter = Arc::new(Waiter::default());
+        let (told, words) = (Arc::clone(&waiter), Arc::clone(&all));
+        let reply = Reply::new(move |answer: Answer, brought| {
+            *locked(&words) = brought.to_vec();
+            told.answer(answer);
+        });
+        self.mailbox.push(Command::Ask(self.thread, Ask::Meet(attendance), reply));
+        waiter.wait()?;
+        Ok(std::mem::take(&mut *locked(&all)))
+    }
+
+    /// Has all ranks give up what threads have: locks, places at meetings, changes that are not home. Others that wait get
+    /// [`SyncError::Reset`]. Only the last thread of a rank may.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub fn begin(&self) -> Result<(), SyncError> {
+        self.ask(Ask::Reset).map(drop)
     }
 
     fn ask(&self, ask: Ask) -> Answer {
