@@ -49,10 +49,14 @@ pub enum OpenError {
         bytes: usize,
     },
     /// A thread cannot be on the processor that it has to look from.
-    #[error("relaxed memory on several ranks: a thread cannot be put on a processor: {0}; see what may be used with taskset -p")]
+    #[error(
+        "relaxed memory on several ranks: a thread cannot be put on a processor: {0}; see what may be used with taskset -p"
+    )]
     Processor(io::Error),
     /// The machine's processors do not come to rest.
-    #[error("relaxed memory on several ranks: the machine's processors are not all in their places after {0} s; see vincs ctl status")]
+    #[error(
+        "relaxed memory on several ranks: the machine's processors are not all in their places after {0} s; see vincs ctl status"
+    )]
     Unsettled(u64),
     /// vincs refuses.
     #[error("relaxed memory on several ranks cannot be had: {}", reason(*.0))]
@@ -127,8 +131,9 @@ impl Relaxed {
         let failed = |source| OpenError::Device { path: path.to_owned(), source };
         let bytes = size_of_device(&device.file).map_err(failed)? / PAGE * PAGE;
         // SAFETY: a new mapping, at an address that the kernel chooses.
-        let start =
-            unsafe { mmap(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &device.file, 0) };
+        let start = unsafe {
+            mmap(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &device.file, 0)
+        };
         Self::new(start, bytes, CONTROL_BYTES, Some(Arc::clone(&device)))
             .inspect_err(|_| device.taken.store(false, Ordering::Release))
     }

@@ -18,8 +18,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::memory::{CONTROL_BYTES, OpenError, PAGE, RELAXED_VARIABLE, size_of_device};
 use crate::sync::LOCKS;
-pub use control::layout;
 use control::Control;
+pub use control::layout;
 use places::Places;
 pub(crate) use slot::Slot;
 
@@ -95,7 +95,8 @@ impl Ranks {
     fn begin(control: Control) -> Result<Self, OpenError> {
         let places = Places::find(&control)?;
         let ranks = Self { control, places, locks: AtomicU64::new(0), teams: AtomicU64::new(0) };
-        let begun = places::here(|| ranks.slot_to_begin().command(layout::BEGIN, [0; 3])).map_err(OpenError::Processor)?;
+        let begun =
+            places::here(|| ranks.slot_to_begin().command(layout::BEGIN, [0; 3])).map_err(OpenError::Processor)?;
         if begun != layout::DONE {
             return Err(OpenError::Refused(begun));
         }

@@ -32,7 +32,9 @@ pub enum TeamError {
     #[error("a member cannot be put on its processor: {0}; see what may be used with taskset -p")]
     Processor(io::Error),
     /// A machine of several ranks has locks for so many teams of a program, on processors that it had when it opened relaxed memory.
-    #[error("a program on several ranks has at most {TEAMS} teams at a time, on the processors that it began with: end one")]
+    #[error(
+        "a program on several ranks has at most {TEAMS} teams at a time, on the processors that it began with: end one"
+    )]
     Teams,
     /// The kernel has no thread left.
     #[error("a member's thread cannot be started: {0}; raise the limit on processes (ulimit -u)")]

@@ -94,7 +94,8 @@ fn transport(asked: Option<TransportArg>, present: &[Present<'_>]) -> Result<Cho
 fn transport_for(asked: Option<TransportArg>, relaxed: u64) -> Result<Option<TransportArg>, String> {
     match asked {
         Some(TransportArg::Rdma) if relaxed > 0 => {
-            Err("--relaxed on several ranks goes over TCP only: use --transport tcp, or leave one of the two away".into())
+            Err("--relaxed on several ranks goes over TCP only: use --transport tcp, or leave one of the two away"
+                .into())
         }
         Some(TransportArg::Auto) | None if relaxed > 0 => Ok(Some(TransportArg::Tcp)),
         asked => Ok(asked),

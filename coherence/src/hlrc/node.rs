@@ -28,7 +28,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-pub use error::{AcquireError, BarrierError, CompletionError, FaultError, ReleaseError, SeeError, ThreadError, TouchError};
+pub use error::{
+    AcquireError, BarrierError, CompletionError, FaultError, ReleaseError, SeeError, ThreadError, TouchError,
+};
 pub use inspect::CopyView;
 pub use locks::LOCAL_TURNS;
 pub use pages::MAX_SCAN;

@@ -122,8 +122,8 @@ impl Control {
 
     /// Whether the machine has several ranks, and speaks as this library does.
     pub(super) fn has_ranks(&self) -> bool {
-        let is_known = self.long(0).load(Ordering::Relaxed) == MAGIC
-            && self.word(VERSION_AT).load(Ordering::Relaxed) == VERSION;
+        let is_known =
+            self.long(0).load(Ordering::Relaxed) == MAGIC && self.word(VERSION_AT).load(Ordering::Relaxed) == VERSION;
         is_known && self.word(RANKS_AT).load(Ordering::Relaxed) > 1
     }
 

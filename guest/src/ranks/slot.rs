@@ -72,4 +72,3 @@ impl<'a> Slot<'a> {
         self.control.word(self.at(OWNER)).store(0, Ordering::Release);
     }
 }
-

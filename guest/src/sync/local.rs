@@ -1,9 +1,9 @@
 //! Members of one process on one rank: every processor sees atomics in ordinary memory at once.
 
+use super::LOCKS;
 use super::barrier::Barrier;
 use super::lock::{Lock, LockError};
 use super::reduction::Slots;
-use super::LOCKS;
 
 /// The barrier, the locks and the reductions of so many members.
 #[derive(Debug)]

@@ -72,7 +72,8 @@ pub(crate) fn run(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode
             let topology =
                 Topology::new(roster.settings.vcpus, nodes).map_err(|error| End::Failed(error.to_string()))?;
             let role = Role::Member(cluster);
-            let config = MachineConfig { kvm, topology, memory: roster.settings.memory, relaxed: roster.settings.relaxed, role };
+            let config =
+                MachineConfig { kvm, topology, memory: roster.settings.memory, relaxed: roster.settings.relaxed, role };
             start(config)
         });
     let (end, noticed) = match running {

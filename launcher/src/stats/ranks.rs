@@ -115,7 +115,10 @@ fn add_values(sum: &mut Value, more: Value) {
             *sum = known.saturating_add(more).into();
         }
         (sum @ Value::Null, more) => *sum = more,
-        (_, Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {}
+        (
+            _,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_),
+        ) => {}
     }
 }
 

@@ -23,7 +23,8 @@ fn members_of_a_team_see_each_others_writes_and_words_while_others_do_not_take_p
     let views = machine.array(3 * PAGE);
     machine.run(&team, |member, rank, number| {
         // Two of the first rank and two of the second are a team; the third rank has no part in it.
-        let Some(own) = [[0, 1, 9], [2, 3, 9]].get(rank).map(|of| of[usize::from(number.min(2))]).filter(|own| *own < 9)
+        let Some(own) =
+            [[0, 1, 9], [2, 3, 9]].get(rank).map(|of| of[usize::from(number.min(2))]).filter(|own| *own < 9)
         else {
             return;
         };
@@ -97,7 +98,11 @@ fn teams_that_cannot_be_are_refused_and_nobody_else_is_harmed() {
             assert_eq!(member.meet(attendance(1, (2, 1), 2, 0)), disagree(1), "member 2 of 2");
             assert_eq!(member.meet(attendance(2, (3, 1), 0, 0)), disagree(2), "here it says three, there two");
             assert_eq!(member.meet(attendance(3, (2, 1), 0, 0)), disagree(3), "both are number 0");
-            assert_eq!(member.meet(attendance(4, (MAX_MEMBERS, 1), 0, 5)), disagree(4), "here as many as can be, there two");
+            assert_eq!(
+                member.meet(attendance(4, (MAX_MEMBERS, 1), 0, 5)),
+                disagree(4),
+                "here as many as can be, there two"
+            );
             assert_eq!(member.meet(attendance(4, (1, 1), 0, 5)), Ok(vec![5]));
             assert_eq!(member.begin(), Err(SyncError::Thread(ThreadError::None(0))));
         });

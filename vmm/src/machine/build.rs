@@ -320,13 +320,8 @@ fn give_memory(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), Kvm
 
 /// The same by guest-physical address, length and address in this process.
 fn give_piece(vm: &VmFd, slot: u32, (guest, len, own): (u64, u64, u64)) -> Result<(), KvmError> {
-    let region = kvm_userspace_memory_region {
-        slot,
-        flags: 0,
-        guest_phys_addr: guest,
-        memory_size: len,
-        userspace_addr: own,
-    };
+    let region =
+        kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr: guest, memory_size: len, userspace_addr: own };
     // SAFETY: the mapping is as long as the region says and lives as long as the machine: `Running` drops the
     // vCPUs and the VM before it.
     unsafe { vm.set_user_memory_region(region) }.map_err(KvmError::ioctl("take guest memory"))

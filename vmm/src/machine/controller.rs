@@ -36,9 +36,7 @@ pub enum MigrateError {
     #[error(transparent)]
     Refused(#[from] RefusedMove),
     /// It stays: programs use command pages of relaxed memory, which are its rank's own, and count on its place.
-    #[error(
-        "virtual processor {0} stays on its rank: on a machine with --relaxed programs count on that"
-    )]
+    #[error("virtual processor {0} stays on its rank: on a machine with --relaxed programs count on that")]
     Relaxed(u32),
     /// It has not come in time, and is still on its way.
     #[error(

@@ -5,8 +5,8 @@ use crate::hlrc::action::Failure;
 use crate::hlrc::clock::Clock;
 use crate::id::{Access, Page, Rank};
 
-use super::{Node, ThreadError};
 use super::claim::Claim;
+use super::{Node, ThreadError};
 
 /// What a rank has of a page.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

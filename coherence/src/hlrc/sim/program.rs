@@ -179,13 +179,7 @@ fn critical_section(rng: &mut Rng, program: &mut Program, roles: &[(Variable, Ro
 }
 
 /// A thread tells another one of what it has written and is done with, which uses it too and may tell a third one of both.
-fn hand_on(
-    rng: &mut Rng,
-    living: &[bool],
-    programs: &mut [Program],
-    roles: &[(Variable, Role)],
-    words: &mut u32,
-) {
+fn hand_on(rng: &mut Rng, living: &[bool], programs: &mut [Program], roles: &[(Variable, Role)], words: &mut u32) {
     let mut threads: Vec<usize> = (0..living.len()).filter(|thread| living[*thread]).collect();
     let mut known: Vec<Variable> = Vec::new();
     let mut before = None;
@@ -202,7 +196,8 @@ fn hand_on(
                 }
             }
         }
-        let own = |(variable, role): &(Variable, Role)| matches!(role, Role::Owned(by) if *by == thread).then_some(*variable);
+        let own =
+            |(variable, role): &(Variable, Role)| matches!(role, Role::Owned(by) if *by == thread).then_some(*variable);
         known.extend(roles.iter().filter_map(own));
         programs[thread].push(Step::Tell(*words));
         before = Some(*words);

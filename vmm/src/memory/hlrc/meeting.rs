@@ -40,7 +40,9 @@ pub struct Attendance {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum MeetingError {
     /// There is no such team.
-    #[error("a meeting of {members} members, {here} of them on this rank, which has {threads} threads; a team has up to {MAX_MEMBERS}")]
+    #[error(
+        "a meeting of {members} members, {here} of them on this rank, which has {threads} threads; a team has up to {MAX_MEMBERS}"
+    )]
     Size {
         /// Members on all ranks.
         members: u32,

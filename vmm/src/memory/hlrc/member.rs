@@ -1,8 +1,8 @@
 //! What threads do: they take and give back locks, and meet.
 
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vincs_coherence::hlrc::node::{AcquireError, BarrierError, Reduction, ReleaseError, ThreadError};
@@ -96,9 +96,7 @@ impl Member {
             | Outcome::Released
             | Outcome::Published
             | Outcome::Seen
-            | Outcome::Failed(_) => {
-                Err(SyncError::Ended)
-            }
+            | Outcome::Failed(_) => Err(SyncError::Ended),
         }
     }
 

@@ -441,16 +441,14 @@ impl Service {
 
     fn happened(&mut self, event: Event<'_>) {
         match event {
-            Event::Message { from, body, .. } => {
-                match Message::decode(body, self.settings.team.len()) {
-                    Some(Message::Leaves) => {
-                        self.left.insert(from);
-                        self.have_all_left();
-                    }
-                    Some(message) => self.hear(from, message),
-                    None => self.lose(from, "it has sent what makes no sense".to_owned()),
+            Event::Message { from, body, .. } => match Message::decode(body, self.settings.team.len()) {
+                Some(Message::Leaves) => {
+                    self.left.insert(from);
+                    self.have_all_left();
                 }
-            }
+                Some(message) => self.hear(from, message),
+                None => self.lose(from, "it has sent what makes no sense".to_owned()),
+            },
             Event::Lost { rank, reason } => {
                 // Whoever is done stays until all are.
                 let has_left = !self.left.insert(rank);

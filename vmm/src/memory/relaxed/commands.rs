@@ -15,9 +15,9 @@
 
 use vincs_coherence::hlrc::{LockId, MAX_LOCKS, ThreadId};
 
+use crate::layout::PAGE_SIZE;
 use crate::memory::hlrc::command::Ask;
 use crate::memory::hlrc::meeting::{Attendance, MAX_MEMBERS, Meeting};
-use crate::layout::PAGE_SIZE;
 use crate::memory::hlrc::member::{Answer, SyncError};
 
 /// The first word of the header.
@@ -153,7 +153,9 @@ mod tests {
         );
         assert_eq!(ask(509, BEGIN, 0, 0).unwrap(), "thread 509 Reset");
         assert_eq!(ask(0, LOCK, 1 << 32, 0), Err(NO_LOCK));
-        for (slot, command) in [(0, 0), (0, 7), (0, u32::MAX), (0, BEGIN), (509, LOCK), (510, LOCK), (u16::MAX - 1, TELL)] {
+        for (slot, command) in
+            [(0, 0), (0, 7), (0, u32::MAX), (0, BEGIN), (509, LOCK), (510, LOCK), (u16::MAX - 1, TELL)]
+        {
             assert_eq!(ask(slot, command, 0, 0), Err(NO_COMMAND), "{command} in slot {slot}");
         }
     }

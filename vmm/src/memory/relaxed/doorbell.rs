@@ -123,7 +123,8 @@ impl Doorbell {
     /// has ended.
     pub(crate) fn ring(&self, number: u32, vcpu: Arc<dyn Waker>) -> bool {
         locked(&self.slots.rings).rings += 1;
-        let Some((number, slot)) = u16::try_from(number).ok().and_then(|slot| Some((slot, self.slots.slot(slot)?))) else {
+        let Some((number, slot)) = u16::try_from(number).ok().and_then(|slot| Some((slot, self.slots.slot(slot)?)))
+        else {
             locked(&self.slots.rings).refused += 1;
             return false;
         };
@@ -180,3 +181,6 @@ impl Doorbell {
         super::RelaxedStats { rings: *locked(&self.slots.rings), memory }
     }
 }
+
+#[cfg(test)]
+mod tests;

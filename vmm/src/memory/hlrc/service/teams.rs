@@ -101,9 +101,7 @@ impl Service {
                 self.send(KEEPER, Message::Hear { name });
                 Ok(Doing::Hears(name))
             }
-            Ask::Meet(attendance) => {
-                self.gather(thread, attendance).map(|()| Doing::Meets(attendance.meeting.team))
-            }
+            Ask::Meet(attendance) => self.gather(thread, attendance).map(|()| Doing::Meets(attendance.meeting.team)),
             Ask::Reset => {
                 self.send(KEEPER, Message::Begin { name });
                 Ok(Doing::Begins(name))
@@ -126,11 +124,18 @@ impl Service {
         let Attendance { meeting, member, word } = attendance;
         let Meeting { team, members, here } = meeting;
         let threads = self.seats.len() - 1;
-        if here == 0 || members < here || members > MAX_MEMBERS || usize::try_from(here).is_ok_and(|here| here > threads) {
+        if here == 0
+            || members < here
+            || members > MAX_MEMBERS
+            || usize::try_from(here).is_ok_and(|here| here > threads)
+        {
             return Err(MeetingError::Size { members, here, threads }.into());
         }
-        let gathering =
-            self.teams.gatherings.entry(team).or_insert_with(|| Gathering { meeting, come: Vec::new(), words: BTreeMap::new() });
+        let gathering = self.teams.gatherings.entry(team).or_insert_with(|| Gathering {
+            meeting,
+            come: Vec::new(),
+            words: BTreeMap::new(),
+        });
         let has_come = gathering.words.contains_key(&member) || gathering.come.len() >= here as usize;
         if gathering.meeting != meeting || member >= members || has_come {
             return Err(MeetingError::Disagree(team).into());
