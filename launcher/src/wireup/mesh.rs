@@ -33,7 +33,7 @@ const _: () = assert!(CONTROL_CLASSES + MAX_SHARDS as usize + RELAXED_CLASSES ==
 #[derive(Debug)]
 pub(crate) enum Mesh {
     /// The connections themselves, and this rank's relaxed memory, if the machine has some.
-    Tcp(Vec<TcpTransport>, Option<Prepared>),
+    Tcp(Vec<TcpTransport>, Option<Box<Prepared>>),
     /// What goes over others, and has heard of all ranks already; and this rank's windows, the segments of all classes but that of control.
     Other(Vec<Arc<dyn Transport>>, Vec<Arc<WordSegment>>),
 }
@@ -58,7 +58,7 @@ impl Mesh {
                 let mut endpoints: Vec<_> = ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect();
                 let relaxed = prepared.and_then(|prepared| {
                     let channel = endpoints.pop()?;
-                    Some(RelaxedShare { prepared, channel })
+                    Some(RelaxedShare { prepared: *prepared, channel })
                 });
                 Ends { endpoints, windows: Vec::new(), relaxed }
             }
@@ -153,7 +153,7 @@ impl Listening {
         };
         let ends = fabric::connect(&config, self.0)?;
         match &roster.settings.transport {
-            Choice::Tcp => Ok(Mesh::Tcp(ends, relaxed)),
+            Choice::Tcp => Ok(Mesh::Tcp(ends, relaxed.map(Box::new))),
             Choice::Rdma(offers) => {
                 let offer = offers.get(usize::from(rank.0)).ok_or_else(no_rank)?;
                 let ranks = u16::try_from(roster.addresses.len()).unwrap_or(u16::MAX);

@@ -33,7 +33,10 @@ pub(in crate::memory) enum Ask {
 
 /// Who is told what has come of what a thread asked for.
 #[derive(Clone)]
-pub(in crate::memory) struct Reply(Arc<dyn Fn(Answer, &[u64]) + Send + Sync>);
+pub(in crate::memory) struct Reply(Arc<Told>);
+
+/// What takes an answer, and the words of all who met.
+type Told = dyn Fn(Answer, &[u64]) + Send + Sync;
 
 impl Reply {
     /// Calls `told` on the thread that serves, which it must not block; with the words of all who met, if that was asked.

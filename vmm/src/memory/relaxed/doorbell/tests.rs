@@ -161,7 +161,7 @@ fn garbage_in_any_page_is_an_error_to_who_wrote_it() {
             // Likely to be a command, with numbers that may be.
             bytes[16..20].copy_from_slice(&(u32::try_from(next() % 8).unwrap()).to_le_bytes());
             bytes[24..32].copy_from_slice(&(next() % 5).to_le_bytes());
-            bytes[32..40].copy_from_slice(&(next() % 4 | next() % 4 << 16 | next() % 4 << 32).to_le_bytes());
+            bytes[32..40].copy_from_slice(&((next() % 4) | ((next() % 4) << 16) | ((next() % 4) << 32)).to_le_bytes());
         }
         guest.put(slot, 0, &bytes);
         let number = if round % 16 == 0 { u32::try_from(next() >> 40).unwrap() } else { slot.into() };
