@@ -14,6 +14,7 @@ mod array;
 pub mod c;
 mod heap;
 mod memory;
+pub mod ranks;
 mod sync;
 mod team;
 mod wait;

@@ -118,7 +118,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     pub(crate) mem: Option<u64>,
     /// Memory of the machine apart from --mem that programs reach as a DAX device, in multiples of 2M; CMD finds the device's path in
-    /// VINCS_RELAXED. On one rank only [default: none]
+    /// VINCS_RELAXED. On several ranks it is coherent where programs synchronise, and goes over TCP [default: none]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     pub(crate) relaxed: Option<u64>,
     /// Number of virtual NUMA nodes that processors and memory are split into [default: 1; always one for each rank]

@@ -93,6 +93,18 @@ fn transport(asked: Option<TransportArg>, present: &[Present<'_>]) -> Result<Cho
     Ok(choice)
 }
 
+/// What is to connect a machine with so many bytes of relaxed memory, which does without a NIC's words for now.
+fn transport_for(asked: Option<TransportArg>, relaxed: u64) -> Result<Option<TransportArg>, String> {
+    match asked {
+        Some(TransportArg::Rdma) if relaxed > 0 => {
+            Err("--relaxed on several ranks goes over TCP only: use --transport tcp, or leave one of the two away"
+                .into())
+        }
+        Some(TransportArg::Auto) | None if relaxed > 0 => Ok(Some(TransportArg::Tcp)),
+        asked => Ok(asked),
+    }
+}
+
 /// What this rank says of itself. What is wrong here is said by rank 0.
 fn hello(info: RankInfo, place: &Place, asked: &Asked, problem: Option<String>) -> Hello {
     let (args, arguments) = asked.as_ref().map_or((None, Vec::new()), |(args, list)| (Some(args), list.clone()));
@@ -144,7 +156,7 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
     let decide = |present: &[Present<'_>]| match (&asked, &prepared) {
         (Ok((args, _)), Ok(plan)) => {
             let settings = settings::decide(args, plan.machine.size, present).map_err(|error| error.to_string())?;
-            let transport = transport(args.cluster.transport, present)?;
+            let transport = transport(transport_for(args.cluster.transport, settings.relaxed)?, present)?;
             let slots = settings::window_slots(settings.memory, info.ranks, settings.shards);
             let window_slots = if matches!(transport, Choice::Rdma(_)) { slots } else { 0 };
             Ok(Settings { transport, window_slots, ..settings })

@@ -49,7 +49,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vincs-vmm",
         ],
     ),
-    ("vincs-npb", &["vincs-coherence", "vincs-transport-tcp", "vincs-vmm"]),
+    ("vincs-npb", &["vincs-coherence", "vincs-guest", "vincs-transport-tcp", "vincs-vmm"]),
     ("vincs-omp", &["vincs-guest"]),
     ("vincs-testbed", &["vincs-guest-image"]),
     ("vincs-micro-guest", &["vincs-coherence", "vincs-micro-guest-payload", "vincs-transport-tcp", "vincs-vmm"]),

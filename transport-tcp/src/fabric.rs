@@ -19,7 +19,7 @@ use crate::listener::{Door, Listener};
 use crate::secret::{MachineId, Secret};
 
 /// Most channel classes of a machine.
-pub const MAX_CLASSES: usize = 16;
+pub const MAX_CLASSES: usize = 17;
 
 /// Time for all ranks to connect, if nothing else is said.
 pub const CONNECT_TIME: Duration = Duration::from_secs(30);
@@ -133,7 +133,8 @@ const ARRIVALS: usize = 64;
 pub fn connect(config: &FabricConfig, listener: Listener) -> Result<Vec<TcpTransport>, ConnectError> {
     let ranks = config.addresses.len();
     let ours = hello(config, ranks)?;
-    let peers = (0..).map(Rank).zip(config.addresses.iter().copied()).filter(|(rank, _)| *rank != config.rank).collect();
+    let peers =
+        (0..).map(Rank).zip(config.addresses.iter().copied()).filter(|(rank, _)| *rank != config.rank).collect();
     let Connected { mesh, .. } = meet(&Plan { config, ours, peers }, listener)?;
     endpoints(config, mesh)
 }
@@ -149,7 +150,8 @@ pub fn connect_open(
     listener: Listener,
 ) -> Result<(Vec<Arc<TcpTransport>>, Latecomers), ConnectError> {
     let ours = hello(config, places.into())?;
-    let peers = (0..).map(Rank).zip(config.addresses.iter().copied()).filter(|(rank, _)| *rank != config.rank).collect();
+    let peers =
+        (0..).map(Rank).zip(config.addresses.iter().copied()).filter(|(rank, _)| *rank != config.rank).collect();
     stay_open(config, ours, peers, listener)
 }
 

@@ -324,7 +324,10 @@ impl<'a> Machine<'a> {
             | Event::Crash { rank }
             | Event::Leave { rank, .. }
             | Event::GiveUpPages { rank } => *rank,
-            Event::Relocate { vcpu, .. } | Event::Step { vcpu, .. } | Event::Fault { vcpu, .. } | Event::Answered { vcpu, .. } => self.home_of(*vcpu),
+            Event::Relocate { vcpu, .. }
+            | Event::Step { vcpu, .. }
+            | Event::Fault { vcpu, .. }
+            | Event::Answered { vcpu, .. } => self.home_of(*vcpu),
             Event::Hold { job } | Event::GiveUp { job } | Event::Use { job, .. } | Event::HoldOver { job } => {
                 self.scenario.devices.get(*job).map_or(Rank(0), |device| device.rank)
             }
@@ -523,7 +526,8 @@ impl<'a> Machine<'a> {
             }
             Input::Timeout => node.handle_timeout(now),
             Input::Leave => {
-                let progress = node.handle_leave(now).map_err(|error| Violation::of_rank(Checker::Leaving, rank, error))?;
+                let progress =
+                    node.handle_leave(now).map_err(|error| Violation::of_rank(Checker::Leaving, rank, error))?;
                 self.host(rank).progress = progress;
             }
             Input::Sleep(asleep) => node.handle_sleep(now, *asleep),

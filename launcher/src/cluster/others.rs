@@ -88,7 +88,7 @@ fn connected(
     ranks_here: usize,
     parts: Parts,
 ) -> Option<(Cluster, Option<Latecomers>)> {
-    let Parts { ends, windows, latecomers } = parts;
+    let Parts { ends, windows, relaxed, latecomers } = parts;
     let mut endpoints = ends.into_iter();
     let control = endpoints.next()?;
     let mut memory = memory(settings);
@@ -107,6 +107,7 @@ fn connected(
         coherence: endpoints.collect(),
         control,
         memory,
+        relaxed,
         roll: Roll::default(),
     };
     Some((cluster, latecomers))
@@ -262,6 +263,7 @@ mod tests {
 
     fn roster(hosts: &[&str]) -> Roster {
         let settings = Settings {
+            relaxed: 0,
             vcpus: 2,
             memory: 1 << 30,
             cache: 1 << 28,

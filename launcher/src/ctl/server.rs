@@ -249,7 +249,7 @@ impl Machine {
                 let microseconds = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
                 done(&Migrated { vcpu, from, rank, microseconds })
             }
-            Err(error @ MigrateError::Refused(_)) => Answer::Refused(error.to_string()),
+            Err(error @ (MigrateError::Refused(_) | MigrateError::Relaxed(_))) => Answer::Refused(error.to_string()),
             Err(error @ (MigrateError::Slow { .. } | MigrateError::Ended)) => Answer::Failed(error.to_string()),
         }
     }

@@ -75,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) vcpus: u32,
     /// Bytes of guest memory.
     pub(crate) memory: u64,
+    /// Bytes of relaxed memory, apart from that; 0 for none.
+    pub(crate) relaxed: u64,
     /// Bytes of other ranks' memory that a rank keeps.
     pub(crate) cache: u64,
     /// Least time in microseconds that a rank keeps a page it was given; nothing to measure it at the start.

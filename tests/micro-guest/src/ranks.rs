@@ -160,6 +160,7 @@ fn cluster(ranks: &Ranks, rank: u16, ends: Vec<Arc<TcpTransport>>, windows: Vec<
         coherence,
         control,
         memory,
+        relaxed: None,
         roll: Roll::default(),
     })
 }

@@ -8,6 +8,7 @@ use vincs_coherence::transport::Transport;
 use super::placement::Placement;
 use super::roll::Roll;
 use crate::memory::engine::MemorySettings;
+use crate::memory::relaxed::RelaxedShare;
 use crate::topology::Topology;
 
 /// A rank's place in a machine of several, and its channels to the others, all connected.
@@ -29,6 +30,8 @@ pub struct Cluster {
     pub control: Arc<dyn Transport>,
     /// How memory is spread.
     pub memory: MemorySettings,
+    /// This rank's share of relaxed memory, if the machine has some.
+    pub relaxed: Option<RelaxedShare>,
     /// Learns who is there when rank 0 is not; complete when the machine has stopped on this rank.
     pub roll: Roll,
 }
@@ -95,9 +98,9 @@ mod tests {
         let end = || Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
         let coherence = (0..shards).map(|_| end()).collect();
         let (memory, roll) = (MemorySettings::default(), Roll::default());
-        let (seats, placement, processors) = (ranks, Placement::default(), Vec::new());
-        let cluster =
-            Cluster { rank: Rank(rank), ranks, seats, placement, processors, coherence, control: end(), memory, roll };
+        let (seats, placement, processors, relaxed) = (ranks, Placement::default(), Vec::new(), None);
+        let (rank, control) = (Rank(rank), end());
+        let cluster = Cluster { rank, ranks, seats, placement, processors, coherence, control, memory, relaxed, roll };
         cluster.check(&Topology::new(64, nodes).unwrap(), first)
     }
 

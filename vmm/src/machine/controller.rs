@@ -15,7 +15,7 @@ use vincs_coherence::id::Rank;
 use super::ranks::{self, Counted, Greeter, rank_of};
 use super::running::{MachineStats, NumberedVcpu, Stopper};
 use crate::cluster::{ControlNotes, MemberState, Moved, Note, Owner, Owners, RefusedMove, RemoveError};
-use crate::topology::Topology;
+use crate::topology::{Topology, VcpuId};
 use crate::vcpu::VcpuHandle;
 
 /// Where a vCPU is.
@@ -35,6 +35,9 @@ pub enum MigrateError {
     /// It does not go.
     #[error(transparent)]
     Refused(#[from] RefusedMove),
+    /// It stays: programs use command pages of relaxed memory, which are its rank's own, and count on its place.
+    #[error("virtual processor {0} stays on its rank: on a machine with --relaxed programs count on that")]
+    Relaxed(u32),
     /// It has not come in time, and is still on its way.
     #[error(
         "vCPU {vcpu} has not come to rank {rank} within {seconds} s: it waits for a page or a device, and goes when it has it"
@@ -187,10 +190,14 @@ impl Controller {
     /// # Errors
     /// [`MigrateError`] when there is no such vCPU or rank, another move of it is under way, or it takes too long.
     pub fn migrate(&self, vcpu: u32, rank: u16, limit: Duration) -> Result<Moved, MigrateError> {
-        let Some((notes, ..)) = &self.ranks else {
+        let Some((notes, counted, _)) = &self.ranks else {
             let mut alone = Owners::new(1, self.topology.vcpus());
             return Ok(alone.order(vcpu, Rank(rank)).map(|_| Moved::WasThere)?);
         };
+        let leaves_home = vcpu < self.topology.vcpus() && rank_of(&self.topology, VcpuId(vcpu)) != Rank(rank);
+        if leaves_home && rank < self.ranks() && counted.has_relaxed() {
+            return Err(MigrateError::Relaxed(vcpu));
+        }
         let (done, moved) = channel();
         notes.tell(Note::Move(vcpu, Rank(rank), done));
         match moved.recv_timeout(limit) {

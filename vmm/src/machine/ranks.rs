@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use vincs_coherence::home::HomeMap;
 use vincs_coherence::id::Rank;
+use vm_memory::GuestAddress;
 
 use super::config::MachineError;
 use super::running::Event;
@@ -25,6 +26,9 @@ use crate::layout::{PAGE_SIZE, node_ranges};
 use crate::memory::engine::{
     Engine, EngineConfig, EngineCounters, EngineEvent, EngineStats, Leaver, MemorySettings, Processors, Vitals,
 };
+use crate::memory::relaxed::RelaxedStats;
+use crate::memory::relaxed::doorbell::Doorbell;
+use crate::memory::relaxed::spread::SpreadMemory;
 use crate::memory::{DeviceMemory, GuestRam};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, SampledFault, Samples, VcpuHandle, VcpuSampler};
@@ -41,6 +45,8 @@ pub struct RankStats {
     pub rank: u16,
     /// What the fault path has counted.
     pub memory: EngineStats,
+    /// What it has done for relaxed memory; nothing if the machine has none.
+    pub relaxed: Option<RelaxedStats>,
     /// How long it keeps a page that others want, in nanoseconds.
     pub hold_nanoseconds: u64,
     /// Control messages sent, by kind.
@@ -72,6 +78,8 @@ pub(super) struct Ranks {
 pub(super) struct RankBase {
     /// Memory.
     pub(super) engine: Engine,
+    /// Relaxed memory, if the machine has some.
+    pub(super) relaxed: Option<SpreadMemory>,
     /// Where vCPUs ran into faults.
     pub(super) samples: Arc<Samples>,
     /// The channels. They stay open until the control thread has ended: others take a closed channel for a lost rank.
@@ -138,8 +146,13 @@ pub(super) fn start_first(
     let seats = Seats::new(cluster.ranks, cluster.seats);
     let elastic = Elastic::new(seats, cluster.placement, nodes, &cluster.processors);
     let first = First::new(devices, servers, (owners, elastic), clock, boot_id(), base.notes.clone());
-    let control =
-        spawn(Arc::clone(&link), everyone.residents(&link, &base.vitals), Side::First(Box::new(first)), note_box, told(events));
+    let control = spawn(
+        Arc::clone(&link),
+        everyone.residents(&link, &base.vitals),
+        Side::First(Box::new(first)),
+        note_box,
+        told(events),
+    );
     // The control thread is waited for before the servers, which end with it.
     threads.insert(0, control.map_err(MachineError::Thread)?);
     let (applied, statistics) = (Arc::default(), StatisticsSource::default());
@@ -200,6 +213,23 @@ pub(super) fn spread_memory(
     Ok(Engine::start(ram, config, cluster.coherence.clone(), Arc::new(events))?)
 }
 
+/// Starts relaxed memory in this region with the other ranks. What ends that is told to the control thread.
+pub(super) fn spread_relaxed(
+    cluster: &mut Cluster,
+    region: (GuestAddress, u64),
+    topology: &Topology,
+    handles: &[VcpuHandle],
+    notes: &ControlNotes,
+) -> Result<Option<SpreadMemory>, MachineError> {
+    let (rank, ranks) = (cluster.rank, cluster.ranks);
+    let Some(share) = cluster.relaxed.take() else { return Err(MachineError::RelaxedRanks) };
+    let place = |handle: &VcpuHandle| (handle.clone(), rank_of(topology, handle.id()) == rank);
+    let notes = notes.clone();
+    let ended = move |lost, reason| notes.tell(Note::Lost(lost, reason));
+    let vcpus = handles.iter().map(place).collect();
+    Ok(Some(SpreadMemory::start(share, (rank, ranks), region, vcpus, ended)?))
+}
+
 /// Which rank is lost when this rank's memory ends so, and why.
 fn loss(own: Rank, event: EngineEvent) -> (Rank, String) {
     match event {
@@ -258,6 +288,11 @@ impl Ranks {
         self.base.engine.processors()
     }
 
+    /// Where guest programs ring for relaxed memory.
+    pub(super) fn doorbell(&self) -> Option<Arc<Doorbell>> {
+        self.base.relaxed.as_ref().map(SpreadMemory::doorbell)
+    }
+
     /// A window on memory for a device.
     pub(super) fn device_memory(&self) -> DeviceMemory {
         self.base.engine.device_memory()
@@ -267,6 +302,9 @@ impl Ranks {
     /// have been told to stop.
     pub(super) fn stop_waiting(&mut self) {
         self.base.engine.stop();
+        if let Some(relaxed) = &mut self.base.relaxed {
+            relaxed.stop();
+        }
         if let Some(forwarder) = &self.forwarder {
             forwarder.close();
         }
@@ -318,6 +356,7 @@ impl Ranks {
             link: Arc::clone(&self.link),
             applied: Arc::clone(&self.applied),
             samples: Arc::clone(&self.base.samples),
+            doorbell: self.doorbell(),
         }
     }
 }
@@ -330,12 +369,18 @@ pub(super) struct Counted {
     link: Arc<ControlLink>,
     applied: Arc<Mutex<AppliedClock>>,
     samples: Arc<Samples>,
+    doorbell: Option<Arc<Doorbell>>,
 }
 
 impl Counted {
     /// What takes note of whom this rank has met.
     pub(super) fn greeter(&self, notes: &ControlNotes) -> Greeter {
         Greeter { link: Arc::clone(&self.link), notes: notes.clone() }
+    }
+
+    /// Whether the machine has relaxed memory.
+    pub(super) fn has_relaxed(&self) -> bool {
+        self.doorbell.is_some()
     }
 
     /// All of it now.
@@ -345,6 +390,7 @@ impl Counted {
         RankStats {
             rank: self.link.rank().0,
             memory: self.memory.stats(),
+            relaxed: self.doorbell.as_deref().map(Doorbell::stats),
             hold_nanoseconds: u64::try_from(self.hold.as_nanos()).unwrap_or(u64::MAX),
             control_sent: self.link.sent(),
             clock,

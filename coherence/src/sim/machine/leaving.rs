@@ -105,9 +105,12 @@ impl Machine<'_> {
 
     /// All that were to leave have.
     pub(super) fn check_all_left(&self) -> Checked {
-        let stays = self.scenario.leaves.iter().map(|leaves| leaves.rank).find(|rank| {
-            self.hosts.get(usize::from(rank.0)).is_some_and(|host| host.departure != Departure::Left)
-        });
+        let stays = self
+            .scenario
+            .leaves
+            .iter()
+            .map(|leaves| leaves.rank)
+            .find(|rank| self.hosts.get(usize::from(rank.0)).is_some_and(|host| host.departure != Departure::Left));
         stays.map_or(Ok(()), |rank| Err(leaving::never(rank)))
     }
 }
