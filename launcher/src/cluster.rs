@@ -1,5 +1,6 @@
 //! A run as one of several ranks: the wire-up, then this rank's share of the machine.
 
+pub(crate) mod gather;
 pub(crate) mod member;
 pub(crate) mod others;
 pub(crate) mod settings;
@@ -143,7 +144,7 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
             let wireup::Machine { mesh, roster, channels, doorstep } = machine;
             match others::cluster(0, &roster, mesh) {
                 Some(cluster) => {
-                    let others = Others::new(cluster, &roster, channels);
+                    let others = Others::new(cluster, &roster, channels).gathering(args.cluster.gather);
                     let status = crate::run_plan(&args, plan, Some(others), clock);
                     drop(doorstep);
                     status

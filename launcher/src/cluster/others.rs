@@ -9,6 +9,7 @@ use vincs_coherence::id::{PAGE_BYTES, Rank};
 use vincs_vmm::cluster::{Cluster, Roll};
 use vincs_vmm::memory::engine::MemorySettings;
 
+use crate::cli::cluster::GatherArg;
 use crate::cluster::member;
 use crate::wireup::channel::Channel;
 use crate::wireup::mesh::Mesh;
@@ -39,6 +40,9 @@ pub(crate) struct Others {
     pub(crate) cluster: Cluster,
     hosts: Vec<String>,
     lines: Arc<Mutex<Lines>>,
+    /// This host has many more ranks than processors.
+    crowds: bool,
+    gather: GatherArg,
 }
 
 /// The connections to the other ranks.
@@ -91,6 +95,12 @@ fn crowded_hold(ranks: usize, processors: usize) -> Option<Duration> {
     is_crowded.then(|| CROWDED_HOLD.saturating_mul(u32::try_from(ranks).unwrap_or(u32::MAX)))
 }
 
+/// Whether so many ranks have to share processors so much that each would rather have its virtual processors elsewhere than wait for pages: two that
+/// take turns on a processor still get on.
+fn crowds(ranks: usize, processors: usize) -> bool {
+    ranks > 2 * processors
+}
+
 /// How memory is spread; what nobody has set is as this host has it.
 fn memory(settings: &Settings) -> MemorySettings {
     MemorySettings {
@@ -106,7 +116,18 @@ impl Others {
     /// The other ranks of this machine.
     pub(crate) fn new(cluster: Cluster, roster: &Roster, channels: Vec<Channel>) -> Self {
         let lines = Arc::new(Mutex::new(Lines { channels, parted: false }));
-        Self { cluster, hosts: roster.hosts.clone(), lines }
+        let crowds = crowds(ranks_here(cluster.rank.0, &roster.boots), available_processors());
+        Self { cluster, hosts: roster.hosts.clone(), lines, crowds, gather: GatherArg::Auto }
+    }
+
+    /// The same, where virtual processors gather when they are asked to.
+    pub(crate) fn gathering(self, gather: GatherArg) -> Self {
+        Self { gather, ..self }
+    }
+
+    /// Whether virtual processors that wait too much come to rank 0.
+    pub(crate) fn gathers(&self) -> bool {
+        self.gather == GatherArg::Auto && self.crowds
     }
 
     /// The name of each rank's host, by rank.
@@ -189,6 +210,7 @@ mod tests {
         assert_eq!((crowded_hold(2, 4), crowded_hold(0, 1)), (None, None));
         assert_eq!(crowded_hold(2, 3), Some(Duration::from_millis(20)));
         assert_eq!(crowded_hold(8, 1), Some(Duration::from_millis(80)));
+        assert_eq!([crowds(2, 1), crowds(3, 1), crowds(8, 4), crowds(9, 4)], [false, true, false, true]);
     }
 
     use std::net::Ipv4Addr;

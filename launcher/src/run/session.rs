@@ -10,6 +10,7 @@ use vincs_guest_protocol::{Stdio, ToGuest};
 use vincs_vmm::machine::Controller;
 
 use crate::cluster::Others;
+use crate::cluster::gather::Gatherer;
 use crate::ctl::{self, Facts};
 use crate::machine::{Guest, Parts, Ports, StartError};
 use crate::prepare::{Command, Console, Machine};
@@ -77,6 +78,8 @@ struct Session {
     command_has_terminal: bool,
     raw: Option<RawTerminal>,
     stdout_copier: Option<Copier>,
+    /// Moves virtual processors to their pages until the end, where that is of use.
+    _gatherer: Option<Gatherer>,
     /// Answers `vincs ctl` until the end.
     _ctl: Option<ctl::Server>,
 }
@@ -116,6 +119,7 @@ impl Session {
             hosts: others.as_ref().map_or_else(|| vec![crate::host::name()], |others| others.hosts().to_vec()),
             transport: others.as_ref().map(|others| others.transport().to_owned()),
         };
+        let gathers = others.as_ref().is_some_and(Others::gathers);
         let serial = serial(machine.console, tail, &sender)?;
         crate::host::serve_files().map_err(io::Error::from)?;
         let parts = Parts {
@@ -136,10 +140,21 @@ impl Session {
         let ordered = sender.clone();
         let guest = Guest::start(parts, tail.clone(), sender, || terms.clock.mark(Mark::KernelEntry))?;
         let ctl = guest.controller().and_then(|controller| listen(controller, facts, ordered));
+        let gatherer = guest.controller().filter(|_| gathers).map(|controller| Gatherer::start(controller.clone()));
+        let gatherer = gatherer.transpose()?;
         let supervision = Supervision::new(has_command, terms.boot_timeout, Instant::now());
         let raw = serial.raw;
-        let mut session =
-            Self { guest, supervision, events, control, command_has_terminal, raw, stdout_copier, _ctl: ctl };
+        let mut session = Self {
+            guest,
+            supervision,
+            events,
+            control,
+            command_has_terminal,
+            raw,
+            stdout_copier,
+            _gatherer: gatherer,
+            _ctl: ctl,
+        };
         if spreads_at_once {
             session.guest.spread();
         }
