@@ -1,4 +1,4 @@
-//! Virtual processors that wait for pages most of the time come to rank 0, where the devices are and the kernel has booted.
+//! Virtual processors that wait for pages too much come to rank 0, where the devices are and the kernel has booted.
 //!
 //! A vCPU is a few KiB of state, what it needs for one request to a device is some seventy pages. Where ranks have a processor each, it gets on by
 //! itself while it waits less than it runs; where several share one, there is nothing to be gained by waiting at all. So a rank whose vCPUs wait
@@ -20,11 +20,12 @@ const PLACE: u16 = 0;
 /// How often to look how long was waited; each look asks all ranks for their counters.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Longest time that the ranks' counters may take: less than a look.
-const GATHER_TIME: Duration = Duration::from_secs(1);
+/// Longest time that the ranks' counters may take.
+const GATHER_TIME: Duration = Duration::from_secs(2);
 
-/// A rank's vCPUs wait too much when together they wait for pages for so many hundredths of the time.
-const TOO_MUCH: u32 = 50;
+/// A rank's vCPUs wait too much when together they wait for pages for so many hundredths of the time: with more than two ranks for a processor none
+/// has it for more than a third.
+const TOO_MUCH: u32 = 25;
 
 /// So many looks in a row: one that has just come fetches its pages, and waits less later.
 const LOOKS: u8 = 2;
@@ -57,7 +58,7 @@ impl Gatherer {
                     continue;
                 }
                 let waited = ranks::waited(&controller.gather_statistics(GATHER_TIME));
-                for (vcpu, rank) in policy.decide(started.elapsed(), waited, &controller.places()) {
+                for (vcpu, rank) in policy.decide(started.elapsed(), &waited, &controller.places()) {
                     tracing::debug!(vcpu, rank, "moves for the sake of its pages");
                     // It is not waited for: whether it has come is seen at the next look.
                     let _ = controller.migrate(vcpu, rank, Duration::ZERO);
@@ -80,30 +81,35 @@ struct Visit {
     stay: Duration,
 }
 
+/// What is known of a rank.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// When it told last.
+    at: Duration,
+    /// How long its vCPUs had waited then since their start.
+    waited: Duration,
+    /// Times in a row that this was too much.
+    looks: u8,
+}
+
 /// Decides who goes where.
 #[derive(Debug, Default)]
 struct Policy {
-    /// When it looked last.
-    last: Duration,
-    /// How long each rank's vCPUs had waited then since their start.
-    waited: BTreeMap<u16, Duration>,
-    /// Looks in a row at which they had waited too much.
-    looks: BTreeMap<u16, u8>,
+    ranks: BTreeMap<u16, Seen>,
     visits: BTreeMap<u32, Visit>,
 }
 
 impl Policy {
-    /// Which vCPUs go to which rank. `waited`: how long those of each rank have waited for pages so far, as far as that is known.
-    fn decide(&mut self, now: Duration, waited: BTreeMap<u16, Duration>, places: &[VcpuPlace]) -> Vec<(u32, u16)> {
-        let passed = now.saturating_sub(self.last);
-        let mut looks = BTreeMap::new();
-        for (rank, waited) in &waited {
-            let Some(before) = self.waited.get(rank) else { continue };
-            if waited.saturating_sub(*before) * 100 >= passed * TOO_MUCH {
-                looks.insert(*rank, self.looks.get(rank).copied().unwrap_or_default().saturating_add(1));
-            }
+    /// Which vCPUs go to which rank. `waited`: how long those of each rank have waited for pages so far; a busy rank may not tell in time, and is looked
+    /// at when it does.
+    fn decide(&mut self, now: Duration, waited: &BTreeMap<u16, Duration>, places: &[VcpuPlace]) -> Vec<(u32, u16)> {
+        for (rank, waited) in waited {
+            let looks = self.ranks.get(rank).map_or(0, |seen| {
+                let is_too_much = waited.saturating_sub(seen.waited) * 100 >= now.saturating_sub(seen.at) * TOO_MUCH;
+                if is_too_much { seen.looks.saturating_add(1) } else { 0 }
+            });
+            self.ranks.insert(*rank, Seen { at: now, waited: *waited, looks });
         }
-        (self.last, self.waited, self.looks) = (now, waited, looks);
         let here = places.iter().filter(|place| place.moving_to.is_none());
         here.filter_map(|place| self.goes_to(now, place).map(|rank| (place.vcpu, rank))).collect()
     }
@@ -114,7 +120,7 @@ impl Policy {
             visit.until.take_if(|until| *until <= now)?;
             return Some(visit.from);
         }
-        if self.looks.get(&place.rank).copied().unwrap_or_default() < LOOKS {
+        if self.ranks.get(&place.rank).is_none_or(|seen| seen.looks < LOOKS) {
             return None;
         }
         let stay = self.visits.get(&place.vcpu).map_or(STAY, |visit| visit.stay);
@@ -128,6 +134,8 @@ impl Policy {
 mod tests {
     use super::*;
 
+    const NOBODY: [(u32, u16); 0] = [];
+
     /// A machine of three ranks with a vCPU each at its own, where ranks wait for so many hundredths of each second.
     struct Machine {
         policy: Policy,
@@ -138,7 +146,7 @@ mod tests {
 
     impl Machine {
         fn new() -> Self {
-            let place = |rank| VcpuPlace { vcpu: rank.into(), rank, moving_to: None };
+            let place = |rank: u16| VcpuPlace { vcpu: rank.into(), rank, moving_to: None };
             let waited = (1..3).map(|rank| (rank, Duration::ZERO)).collect();
             let (policy, now) = (Policy::default(), Duration::ZERO);
             Self { policy, now, waited, places: (0..3).map(place).collect() }
@@ -150,7 +158,7 @@ mod tests {
             for (rank, hundredths) in (1..).zip(hundredths) {
                 *self.waited.entry(rank).or_default() += Duration::from_millis(10) * hundredths;
             }
-            let orders = self.policy.decide(self.now, self.waited.clone(), &self.places);
+            let orders = self.policy.decide(self.now, &self.waited, &self.places);
             for (vcpu, rank) in &orders {
                 self.places.iter_mut().filter(|place| place.vcpu == *vcpu).for_each(|place| place.rank = *rank);
             }
@@ -159,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn only_one_that_waits_half_of_the_time_twice_in_a_row_comes() {
+    fn only_one_that_waits_a_quarter_of_the_time_twice_in_a_row_comes() {
         let mut machine = Machine::new();
-        assert_eq!(machine.second([90, 90]), [], "nothing was known before");
-        assert_eq!(machine.second([50, 90]), []);
-        assert_eq!(machine.second([49, 0]), [], "one has had one bad second, the other a good one since");
-        assert_eq!(machine.second([50, 50]), []);
-        assert_eq!(machine.second([50, 49]), [(1, 0)]);
-        assert_eq!(machine.second([90, 0]), [], "nobody is there any more");
+        assert_eq!(machine.second([90, 90]), NOBODY, "nothing was known before");
+        assert_eq!(machine.second([25, 90]), NOBODY);
+        assert_eq!(machine.second([24, 0]), NOBODY, "one has had one bad second, the other a good one since");
+        assert_eq!(machine.second([25, 25]), NOBODY);
+        assert_eq!(machine.second([25, 24]), [(1, 0)]);
+        assert_eq!(machine.second([90, 0]), NOBODY, "nobody is there any more");
     }
 
     #[test]
@@ -190,15 +198,18 @@ mod tests {
         let mut machine = Machine::new();
         machine.places[1].moving_to = Some(2);
         machine.places[2].rank = 0;
-        assert_eq!((0..5).flat_map(|_| machine.second([100, 100])).collect::<Vec<_>>(), []);
+        assert_eq!((0..5).flat_map(|_| machine.second([100, 100])).collect::<Vec<_>>(), NOBODY);
     }
 
     #[test]
-    fn a_rank_that_says_nothing_is_left_alone() {
+    fn a_rank_that_does_not_tell_in_time_is_looked_at_when_it_does() {
         let mut machine = Machine::new();
-        machine.second([100, 100]);
-        machine.second([100, 100]);
-        machine.waited.clear();
-        assert_eq!(machine.policy.decide(machine.now, BTreeMap::new(), &machine.places), []);
+        machine.second([90, 0]);
+        assert_eq!(machine.second([90, 0]), NOBODY);
+        let (places, now) = (machine.places.clone(), machine.now + Duration::from_secs(1));
+        assert_eq!(machine.policy.decide(now, &BTreeMap::new(), &places), NOBODY);
+        // Three seconds have gone by, of which it has waited for a quarter.
+        machine.now += Duration::from_secs(2);
+        assert_eq!(machine.second([75, 0]), [(1, 0)]);
     }
 }
