@@ -1,5 +1,6 @@
 //! A run as one of several ranks: the wire-up, then this rank's share of the machine.
 
+pub(crate) mod gather;
 pub(crate) mod join;
 pub(crate) mod member;
 pub(crate) mod others;
@@ -170,7 +171,7 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
             match others::cluster(0, &roster, mesh) {
                 Some((cluster, latecomers)) => {
                     let cluster = Cluster { placement: args.cluster.placement(), ..cluster };
-                    let others = Others::new(cluster, &roster, channels);
+                    let others = Others::new(cluster, &roster, channels).gathering(args.cluster.gather);
                     if let Some(visitors) = visitors {
                         others.set_entrance(Entrance { visitors, own: own.hello, roster, latecomers });
                     }

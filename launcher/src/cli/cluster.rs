@@ -46,6 +46,15 @@ const DEFAULT_GRACE_SECS: u64 = 30;
 /// Most seconds of it: a day.
 const MAX_GRACE_SECS: u64 = 86_400;
 
+/// When virtual processors come together on rank 0.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum GatherArg {
+    /// Where a host has more than two ranks for each processor: those that wait for pages for a quarter of the time, for a while.
+    Auto,
+    /// Each stays at its rank.
+    Never,
+}
+
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Several ranks (mpirun -n N vincs ... -- CMD, srun vincs-rank ... -- CMD)")]
 pub(crate) struct ClusterArgs {
@@ -87,6 +96,9 @@ pub(crate) struct ClusterArgs {
     /// Shards of the memory, each with a thread and connections of its own [default: 1 on up to 4 processors, 2 on up to 8, else 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     pub(crate) shards: Option<u32>,
+    /// Whether virtual processors that wait for pages too much come to rank 0 for a while
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = GatherArg::Auto)]
+    pub(crate) gather: GatherArg,
     /// The guest kernel's System.map, to name in --stats the functions that share the hottest pages
     #[arg(long, value_name = "FILE")]
     pub(crate) system_map: Option<PathBuf>,

@@ -12,6 +12,7 @@ use vincs_vmm::cluster::{Cluster, Placement, Roll};
 use vincs_vmm::machine::Controller;
 use vincs_vmm::memory::engine::MemorySettings;
 
+use crate::cli::cluster::GatherArg;
 use crate::cluster::member;
 use crate::cluster::steward::{Entrance, Steward};
 use crate::wireup::channel::Channel;
@@ -46,6 +47,9 @@ pub(crate) struct Others {
     lines: Arc<Mutex<Lines>>,
     /// What lets others join, before the machine runs.
     entrance: Arc<Mutex<Option<Entrance>>>,
+    /// This host has many more ranks than processors.
+    crowds: bool,
+    gather: GatherArg,
 }
 
 /// The connections to the other ranks.
@@ -129,6 +133,12 @@ fn crowded_hold(ranks: usize, processors: usize) -> Option<Duration> {
     is_crowded.then(|| CROWDED_HOLD.saturating_mul(u32::try_from(ranks).unwrap_or(u32::MAX)))
 }
 
+/// Whether so many ranks have to share processors so much that each would rather have its virtual processors elsewhere than wait for pages: two that
+/// take turns on a processor still get on.
+fn crowds(ranks: usize, processors: usize) -> bool {
+    ranks > 2 * processors
+}
+
 /// How memory is spread; what nobody has set is as this host has it.
 fn memory(settings: &Settings) -> MemorySettings {
     MemorySettings {
@@ -146,7 +156,18 @@ impl Others {
         let channels = (1..).zip(channels).collect();
         let lines = Arc::new(Mutex::new(Lines { channels, parted: false }));
         let hosts = Arc::new(Mutex::new((0..).zip(roster.hosts.iter().cloned()).collect()));
-        Self { cluster, hosts, lines, entrance: Arc::default() }
+        let crowds = crowds(ranks_here(cluster.rank.0, &roster.boots), available_processors());
+        Self { cluster, hosts, lines, entrance: Arc::default(), crowds, gather: GatherArg::Auto }
+    }
+
+    /// The same, where virtual processors gather when they are asked to.
+    pub(crate) fn gathering(self, gather: GatherArg) -> Self {
+        Self { gather, ..self }
+    }
+
+    /// Whether virtual processors that wait too much come to rank 0. Those of a machine with relaxed memory stay.
+    pub(crate) fn gathers(&self) -> bool {
+        self.gather == GatherArg::Auto && self.crowds && self.cluster.relaxed.is_none()
     }
 
     /// Others may join by this entrance once the machine runs.
@@ -249,6 +270,7 @@ mod tests {
         assert_eq!((crowded_hold(2, 4), crowded_hold(0, 1)), (None, None));
         assert_eq!(crowded_hold(2, 3), Some(Duration::from_millis(20)));
         assert_eq!(crowded_hold(8, 1), Some(Duration::from_millis(80)));
+        assert_eq!([crowds(2, 1), crowds(3, 1), crowds(8, 4), crowds(9, 4)], [false, true, false, true]);
     }
 
     use std::net::Ipv4Addr;

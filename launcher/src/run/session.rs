@@ -10,6 +10,7 @@ use vincs_guest_protocol::{Stdio, ToGuest};
 use vincs_vmm::machine::Controller;
 
 use crate::cluster::Others;
+use crate::cluster::gather::Gatherer;
 use crate::cluster::steward::Steward;
 use crate::ctl::{self, Facts, Hosts};
 use crate::machine::{Guest, Parts, Ports, StartError};
@@ -78,6 +79,8 @@ struct Session {
     command_has_terminal: bool,
     raw: Option<RawTerminal>,
     stdout_copier: Option<Copier>,
+    /// Moves virtual processors to their pages until the end, where that is of use.
+    _gatherer: Option<Gatherer>,
     /// Answers `vincs ctl` until the end.
     _ctl: Option<ctl::Server>,
     /// Lets ranks join until the end.
@@ -122,6 +125,7 @@ impl Session {
             },
             transport: others.as_ref().map(|others| others.transport().to_owned()),
         };
+        let gathers = others.as_ref().is_some_and(Others::gathers);
         let serial = serial(machine.console, tail, &sender)?;
         crate::host::serve_files().map_err(io::Error::from)?;
         let parts = Parts {
@@ -143,6 +147,8 @@ impl Session {
         let guest = Guest::start(parts, tail.clone(), sender, || terms.clock.mark(Mark::KernelEntry))?;
         let ctl = guest.controller().and_then(|controller| listen(controller, facts, ordered));
         let steward = guest.controller().zip(others).and_then(|(controller, others)| others.open(controller));
+        let gatherer = guest.controller().filter(|_| gathers).map(|controller| Gatherer::start(controller.clone()));
+        let gatherer = gatherer.transpose()?;
         let supervision = Supervision::new(has_command, terms.boot_timeout, Instant::now());
         let raw = serial.raw;
         let mut session = Self {
@@ -153,6 +159,7 @@ impl Session {
             command_has_terminal,
             raw,
             stdout_copier,
+            _gatherer: gatherer,
             _ctl: ctl,
             _steward: steward,
         };

@@ -1,6 +1,7 @@
 //! Counters of several ranks, each by itself and added up.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -83,6 +84,12 @@ pub(crate) fn counters(zero: &MachineStats, others: &[(u16, Vec<u8>)]) -> Counte
     Counters { machine, ranks }
 }
 
+/// How long the processors of each rank have waited for pages so far, of those that have told what they have counted.
+pub(crate) fn waited(told: &[(u16, Vec<u8>)]) -> BTreeMap<u16, Duration> {
+    let told = told.iter().filter_map(|(rank, told)| Some((*rank, serde_json::from_slice::<Rank>(told).ok()?)));
+    told.map(|(rank, told)| (rank, told.ranks.memory.waited())).collect()
+}
+
 fn sum(ranks: &[Value]) -> Sum {
     let mut sum = Sum::default();
     let mut vcpus: BTreeMap<u32, BTreeMap<String, u64>> = BTreeMap::new();
@@ -143,8 +150,6 @@ fn add(sum: &mut Vec<KindSent>, more: Vec<KindSent>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::json;
 
     use super::*;
@@ -172,6 +177,15 @@ mod tests {
         assert_eq!(sum.relaxed, json!({"rings": 5, "traffic": {"gets": 9}}));
         assert_eq!(sum.control_sent, [KindSent { kind: "interrupt".into(), messages: 9, bytes: 63 }]);
         assert_eq!((sum.worst_skew_nanoseconds, sum.uncertainty_nanoseconds), (90, 3));
+    }
+
+    #[test]
+    fn what_ranks_have_waited_is_known_of_those_that_tell() {
+        let told = |faults| serde_json::to_vec(&rank(&[], faults, 0, 0)).unwrap();
+        let waited = waited(&[(1, told(3)), (2, b"no JSON".to_vec()), (4, told(0))]);
+        assert_eq!(waited.keys().copied().collect::<Vec<_>>(), [1, 4]);
+        assert!((29..=31).contains(&waited[&1].as_micros()), "to two digits: {waited:?}");
+        assert_eq!(waited[&4], Duration::ZERO);
     }
 
     #[test]

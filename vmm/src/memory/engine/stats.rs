@@ -127,6 +127,14 @@ impl Traffic {
 }
 
 impl EngineStats {
+    /// How long processors have waited for pages, all together.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        let Self { read_faults, write_faults, upgrade_faults, .. } = self;
+        let faults = [read_faults, write_faults, upgrade_faults];
+        faults.into_iter().fold(Duration::ZERO, |sum, faults| sum.saturating_add(faults.total()))
+    }
+
     /// Adds another shard's or rank's.
     pub fn add(&mut self, other: &Self) {
         add_protocol(&mut self.protocol, &other.protocol);
