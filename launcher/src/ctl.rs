@@ -12,6 +12,6 @@ mod server;
 mod text;
 
 pub(crate) use client::{CtlArgs, run};
-pub(crate) use text::numbers;
 pub use place::PlaceError;
 pub use server::{Facts, Hosts, Server};
+pub(crate) use text::numbers;

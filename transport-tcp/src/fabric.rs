@@ -133,7 +133,8 @@ const ARRIVALS: usize = 64;
 pub fn connect(config: &FabricConfig, listener: Listener) -> Result<Vec<TcpTransport>, ConnectError> {
     let ranks = config.addresses.len();
     let ours = hello(config, ranks)?;
-    let peers = (0..).map(Rank).zip(config.addresses.iter().copied()).filter(|(rank, _)| *rank != config.rank).collect();
+    let peers =
+        (0..).map(Rank).zip(config.addresses.iter().copied()).filter(|(rank, _)| *rank != config.rank).collect();
     let Connected { mesh, .. } = meet(&Plan { config, ours, peers }, listener)?;
     endpoints(config, mesh)
 }
@@ -149,7 +150,8 @@ pub fn connect_open(
     listener: Listener,
 ) -> Result<(Vec<Arc<TcpTransport>>, Latecomers), ConnectError> {
     let ours = hello(config, places.into())?;
-    let peers = (0..).map(Rank).zip(config.addresses.iter().copied()).filter(|(rank, _)| *rank != config.rank).collect();
+    let peers =
+        (0..).map(Rank).zip(config.addresses.iter().copied()).filter(|(rank, _)| *rank != config.rank).collect();
     stay_open(config, ours, peers, listener)
 }
 

@@ -174,7 +174,8 @@ impl Node {
 
     /// [`Message::Leave`] at a home.
     pub(super) fn handle_leave_of(&mut self, from: Rank) -> Result<(), ProtocolError> {
-        let wrong = |page: Page, what: &str| Err(ProtocolError::new(from, format!("it leaves with page {}, {what}", page.0)));
+        let wrong =
+            |page: Page, what: &str| Err(ProtocolError::new(from, format!("it leaves with page {}, {what}", page.0)));
         if let Some(page) = self.directory.asked_for_by(from) {
             return wrong(page, "which it has asked for");
         }

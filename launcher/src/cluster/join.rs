@@ -90,13 +90,16 @@ fn take_part(seat: Seat, mesh: crate::wireup::mesh::Mesh, channel: Channel, args
 
 /// Where rank 0 is and what proves to belong to its machine: in the address file, or of a host and port with the secret in that of `--address-file`.
 fn card(target: &str, address_file: Option<&Path>) -> Result<Card, String> {
-    let read = |path: &Path| address_file::read(path).map_err(|error| format!("address file {}: {error}", path.display()));
+    let read =
+        |path: &Path| address_file::read(path).map_err(|error| format!("address file {}: {error}", path.display()));
     let is_file = Path::new(target).exists() || target.contains('/');
     let Some(addresses) = (!is_file).then(|| addresses(target)).flatten() else {
         return read(Path::new(target));
     };
     let Some(path) = address_file else {
-        return Err("a host and port alone prove nothing: give --address-file FILE with a copy of the machine's".to_owned());
+        return Err(
+            "a host and port alone prove nothing: give --address-file FILE with a copy of the machine's".to_owned()
+        );
     };
     Ok(Card { addresses: addresses?, ..read(path)? })
 }

@@ -86,7 +86,8 @@ pub(crate) struct Share {
 pub(crate) fn run(share: Share, mut zero: Channel, grace: Option<Duration>) -> ExitCode {
     let Share { rank, kvm, settings, hosts, cluster, latecomers } = share;
     let roll = cluster.roll.clone();
-    let signals = take_signals(grace.is_some()).map_err(|error| End::Failed(format!("signals cannot be taken: {error}")));
+    let signals =
+        take_signals(grace.is_some()).map_err(|error| End::Failed(format!("signals cannot be taken: {error}")));
     let running = signals.and_then(|to_leave| {
         let nodes = u32::from(cluster.ranks);
         let topology = Topology::new(settings.vcpus, nodes).map_err(|error| End::Failed(error.to_string()))?;
@@ -198,7 +199,13 @@ fn stop(running: Running) {
 
 /// Waits for rank 0's word, after a loss until `deadline`: the exit status, and what is to be said when there is no rank 0 to say it. A rank 0
 /// that is lost may live and have its word, too: one that is dead has closed the channel.
-fn finish(rank: u16, hosts: &BTreeMap<u16, String>, end: &End, zero: &mut Channel, deadline: Instant) -> (u8, Option<String>) {
+fn finish(
+    rank: u16,
+    hosts: &BTreeMap<u16, String>,
+    end: &End,
+    zero: &mut Channel,
+    deadline: Instant,
+) -> (u8, Option<String>) {
     let status = match end {
         End::Ended => said_goodbye(zero, || Instant::now() + BYE_TIME),
         End::Lost { .. } | End::Failed(_) | End::Left | End::Refused(_) => said_goodbye(zero, || deadline),
@@ -207,7 +214,8 @@ fn finish(rank: u16, hosts: &BTreeMap<u16, String>, end: &End, zero: &mut Channe
         return (status, None);
     }
     // One that has joined after this rank is not known by its host here.
-    let who = |rank: u16| hosts.get(&rank).map_or_else(|| format!("rank {rank}"), |host| format!("rank {rank} on {host}"));
+    let who =
+        |rank: u16| hosts.get(&rank).map_or_else(|| format!("rank {rank}"), |host| format!("rank {rank} on {host}"));
     let by = format!("(said by {})", who(rank));
     let lost = |lost: u16, reason: &str| format!("{} is lost: {reason} {by}", who(lost));
     let line = match end {

@@ -131,7 +131,10 @@ impl Desk {
     /// Why a rank cannot be one of this machine's, if it cannot.
     fn obstacle(&self, visitor: &Visitor) -> Option<String> {
         if let Choice::Rdma(_) = self.roster.settings.transport {
-            return Some("the machine is connected by RDMA, which ranks cannot join yet: start it with --transport tcp".to_owned());
+            return Some(
+                "the machine is connected by RDMA, which ranks cannot join yet: start it with --transport tcp"
+                    .to_owned(),
+            );
         }
         let hello = visitor.hello.clone().unwrap_or_default();
         difference::of_joiner(&self.own, &visitor.introduction, &hello)
@@ -178,7 +181,9 @@ impl Desk {
                 Err(RecvTimeoutError::Timeout) if channel.is_gone() => return Err("it went while it joined".to_owned()),
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= until => {
                     let seconds = STEP_TIME.as_secs();
-                    return Err(format!("not all ranks are connected with it, or it has not set itself up, after {seconds} s"));
+                    return Err(format!(
+                        "not all ranks are connected with it, or it has not set itself up, after {seconds} s"
+                    ));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -191,7 +196,8 @@ impl Desk {
         let peer = channel.peer().ip();
         let is_elsewhere = hello.boot_id != self.own.boot_id;
         if is_elsewhere && self.roster.addresses.iter().any(|address| address.ip().is_loopback()) {
-            let line = "the machine's ranks listen on their own host only: start it with --net-if, the network of all hosts";
+            let line =
+                "the machine's ranks listen on their own host only: start it with --net-if, the network of all hosts";
             return Err(line.to_owned());
         }
         Ok(hello.net_if.unwrap_or(if peer.is_loopback() { zero } else { peer }))

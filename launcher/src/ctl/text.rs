@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn a_status_has_a_line_for_each_rank_and_each_move() {
-        let rank = |rank, host: &str, vcpus: &[u32], state| RankStatus { rank, state, host: host.into(), vcpus: vcpus.into() };
+        let rank =
+            |rank, host: &str, vcpus: &[u32], state| RankStatus { rank, state, host: host.into(), vcpus: vcpus.into() };
         let vcpu = |vcpu, rank, moving_to| VcpuStatus { vcpu, rank, moving_to };
         let one = Status {
             pid: 7,

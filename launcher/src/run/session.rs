@@ -145,8 +145,17 @@ impl Session {
         let steward = guest.controller().zip(others).and_then(|(controller, others)| others.open(controller));
         let supervision = Supervision::new(has_command, terms.boot_timeout, Instant::now());
         let raw = serial.raw;
-        let mut session =
-            Self { guest, supervision, events, control, command_has_terminal, raw, stdout_copier, _ctl: ctl, _steward: steward };
+        let mut session = Self {
+            guest,
+            supervision,
+            events,
+            control,
+            command_has_terminal,
+            raw,
+            stdout_copier,
+            _ctl: ctl,
+            _steward: steward,
+        };
         if spreads_at_once {
             session.guest.spread();
         }

@@ -52,7 +52,9 @@ pub(crate) fn of_joiner(zero: &Hello, introduction: &Introduction, other: &Hello
     }
     if introduction.version != VERSION {
         let theirs = introduction.version;
-        return Some(format!("the machine speaks version {VERSION} of the wire-up, this host version {theirs}: use the same vincs"));
+        return Some(format!(
+            "the machine speaks version {VERSION} of the wire-up, this host version {theirs}: use the same vincs"
+        ));
     }
     if other.protocols != zero.protocols {
         let (theirs, ours) = (versions(&other.protocols), versions(&zero.protocols));

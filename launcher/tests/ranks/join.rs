@@ -70,7 +70,8 @@ impl Machine {
         loop {
             let output = self.ctl(&["--json", "status"]);
             let status = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-            let rests = status["vcpus"].as_array().is_some_and(|all| all.iter().all(|vcpu| vcpu["moving_to"].is_null()));
+            let rests =
+                status["vcpus"].as_array().is_some_and(|all| all.iter().all(|vcpu| vcpu["moving_to"].is_null()));
             if rests && is_so(&status) {
                 return;
             }
@@ -124,7 +125,10 @@ fn ranks_join_and_leave_one_after_the_other() {
     has_left(two, 2);
     machine.wait_for(|status| status["ranks"][2]["state"] == "left" && vcpus(status, 2) == 0);
     let text = String::from_utf8(machine.ctl(&["status"]).stdout).unwrap();
-    assert!(text.contains(" on 3 ranks over tcp") && text.contains(&format!("rank 2 on {}: none, left\n", host())), "{text}");
+    assert!(
+        text.contains(" on 3 ranks over tcp") && text.contains(&format!("rank 2 on {}: none, left\n", host())),
+        "{text}"
+    );
 
     // Twice: the second does no harm.
     signal(&three, Signal::TERM);

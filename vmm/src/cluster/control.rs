@@ -149,7 +149,14 @@ pub(crate) fn spawn(
     events: impl Fn(ClusterEvent) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let mut thread = ControlThread {
-        core: Core { link, vitals: residents.vitals(), residents, events: Box::new(events), suspect: None, over: false },
+        core: Core {
+            link,
+            vitals: residents.vitals(),
+            residents,
+            events: Box::new(events),
+            suspect: None,
+            over: false,
+        },
         side,
         notes: notes.notes,
         wake: notes.wake,

@@ -261,7 +261,11 @@ impl Owners {
         if to.0 >= MAX_RANKS || !self.open.contains(to) {
             let left = to.0 < MAX_RANKS && self.closed.contains(to);
             let last = self.open.iter().last().map_or(0, |rank| rank.0);
-            return Err(if left { RefusedMove::Leaves { rank: to.0 } } else { RefusedMove::NoRank { rank: to.0, last } });
+            return Err(if left {
+                RefusedMove::Leaves { rank: to.0 }
+            } else {
+                RefusedMove::NoRank { rank: to.0, last }
+            });
         }
         match self.get_mut(vcpu) {
             None => Err(RefusedMove::NoVcpu { vcpu, last }),

@@ -29,7 +29,9 @@ pub enum RemoveError {
     #[error("there is no rank {0}")]
     NoRank(u16),
     /// It is needed.
-    #[error("rank {0} has started the machine, and a part of its memory is there: it stays; only ranks that have joined leave")]
+    #[error(
+        "rank {0} has started the machine, and a part of its memory is there: it stays; only ranks that have joined leave"
+    )]
     Started(u16),
     /// It is gone.
     #[error("rank {0} has left already")]
@@ -43,10 +45,16 @@ pub enum RemoveError {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Seat {
     /// `ready`: it has set itself up. `met`: by whom it has been met, so that they can send to it.
-    Joining { ready: bool, met: RankSet },
+    Joining {
+        ready: bool,
+        met: RankSet,
+    },
     Running,
     /// `told`: it knows that no vCPU is there any more. `drained`: nothing is there any more.
-    Leaving { told: bool, drained: bool },
+    Leaving {
+        told: bool,
+        drained: bool,
+    },
     Left,
 }
 
@@ -72,6 +80,11 @@ impl Seats {
             self.others.insert(rank, Seat::Joining { ready: false, met: RankSet::EMPTY });
             rank
         })
+    }
+
+    /// Whether somebody is joining or leaving.
+    pub(crate) fn are_busy(&self) -> bool {
+        self.others.values().any(|seat| matches!(seat, Seat::Joining { .. } | Seat::Leaving { .. }))
     }
 
     /// A rank that joins can be sent to by another.

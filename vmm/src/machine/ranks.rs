@@ -138,8 +138,13 @@ pub(super) fn start_first(
     let seats = Seats::new(cluster.ranks, cluster.seats);
     let elastic = Elastic::new(seats, cluster.placement, nodes, &cluster.processors);
     let first = First::new(devices, servers, (owners, elastic), clock, boot_id(), base.notes.clone());
-    let control =
-        spawn(Arc::clone(&link), everyone.residents(&link, &base.vitals), Side::First(Box::new(first)), note_box, told(events));
+    let control = spawn(
+        Arc::clone(&link),
+        everyone.residents(&link, &base.vitals),
+        Side::First(Box::new(first)),
+        note_box,
+        told(events),
+    );
     // The control thread is waited for before the servers, which end with it.
     threads.insert(0, control.map_err(MachineError::Thread)?);
     let (applied, statistics) = (Arc::default(), StatisticsSource::default());

@@ -84,9 +84,9 @@ impl Machine<'_> {
             return Ok(());
         }
         let wait = match self.host(rank).progress {
-            Leave::GoesOn => 0,
-            Leave::Waits => ASK_AGAIN,
-            Leave::Left => {
+            None | Some(Leave::GoesOn) => 0,
+            Some(Leave::Waits) => ASK_AGAIN,
+            Some(Leave::Left) => {
                 self.host(rank).departure = Departure::Left;
                 self.trace.note(self.now, || format!("rank {} has left", rank.0));
                 return leaving::check(&self.sites, &self.network, &self.scenario.homes, rank);
@@ -105,9 +105,12 @@ impl Machine<'_> {
 
     /// All that were to leave have.
     pub(super) fn check_all_left(&self) -> Checked {
-        let stays = self.scenario.leaves.iter().map(|leaves| leaves.rank).find(|rank| {
-            self.hosts.get(usize::from(rank.0)).is_some_and(|host| host.departure != Departure::Left)
-        });
+        let stays = self
+            .scenario
+            .leaves
+            .iter()
+            .map(|leaves| leaves.rank)
+            .find(|rank| self.hosts.get(usize::from(rank.0)).is_some_and(|host| host.departure != Departure::Left));
         stays.map_or(Ok(()), |rank| Err(leaving::never(rank)))
     }
 }

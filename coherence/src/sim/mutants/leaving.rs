@@ -32,7 +32,9 @@ impl Mutation for LeavesDirty {
 
     fn outgoing(&mut self, actions: Vec<Action>) -> Vec<Order> {
         each(actions, |action| match &action {
-            Action::Send { message: Message::WriteBack { page, .. }, .. } if self.leaves && !self.recalled.remove(page) => {
+            Action::Send { message: Message::WriteBack { page, .. }, .. }
+                if self.leaves && !self.recalled.remove(page) =>
+            {
                 Vec::new()
             }
             _ => vec![Order::Do(action)],

@@ -89,7 +89,9 @@ impl Guest {
                     | ToMember::Seat(_),
                 )
                 | Err(_) => {
-                    return Some(End::Refused("rank 0 has gone before this rank had joined: the machine has ended".into()));
+                    return Some(End::Refused(
+                        "rank 0 has gone before this rank had joined: the machine has ended".into(),
+                    ));
                 }
             }
         }

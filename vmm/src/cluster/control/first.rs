@@ -183,7 +183,13 @@ impl First {
     }
 
     /// Lets a vCPU move. `done` is told when it is there, or why it does not go.
-    pub(super) fn order(&mut self, core: &mut Core, vcpu: u32, to: Rank, done: Option<Sender<Result<Moved, RefusedMove>>>) {
+    pub(super) fn order(
+        &mut self,
+        core: &mut Core,
+        vcpu: u32,
+        to: Rank,
+        done: Option<Sender<Result<Moved, RefusedMove>>>,
+    ) {
         let answer = match self.owners.order(vcpu, to) {
             Err(refused) => Err(refused),
             Ok(None) => Ok(Moved::WasThere),
