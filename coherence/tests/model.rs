@@ -25,6 +25,7 @@ fn bounds() -> Bounds {
         first_touch: 1,
         slots: None,
         near: 1,
+        leave: Vec::new(),
     }
 }
 
@@ -73,6 +74,23 @@ fn devices_and_processors_share_two_pages() {
     let devices = vec![Rank(0), Rank(1), Rank(2)];
     let bounds = Bounds { accesses: vec![0, 0, 1], devices, hold: Tick(1), ..bounds };
     exhaust("1 access and 3 devices, with hold times", bounds);
+}
+
+/// The rank without pages leaves at any moment between its accesses, with what it has then.
+#[test]
+fn a_rank_leaves_while_others_use_what_it_has() {
+    let bounds = Bounds { accesses: vec![2, 1, 2], leave: vec![Rank(2)], ..bounds() };
+    exhaust("2, 1 and 2 accesses, and a rank that leaves", bounds.clone());
+    let bounds = Bounds { cache_pages: Some(1), hold: Tick(1), accesses: vec![1, 1, 2], ..bounds };
+    exhaust("1, 1 and 2 accesses, with evictions and hold times, and a rank that leaves", bounds);
+}
+
+/// Two ranks without pages leave, with windows in which they have read.
+#[test]
+fn ranks_leave_that_have_read_in_windows() {
+    let leave = vec![Rank(1), Rank(2)];
+    let bounds = Bounds { pages: vec![1, 0, 0], slots: Some(1), accesses: vec![1, 2, 1], leave, ..bounds() };
+    exhaust("a window, 1, 2 and 1 accesses, and two ranks that leave", bounds);
 }
 
 /// Two pages are too few for a reader in order: two ranks and four pages.

@@ -163,6 +163,12 @@ impl RunArgs {
     }
 }
 
+/// Whether a command line, which may be wrong, has `--join` among vincs's own options.
+pub(crate) fn wants_to_join(arguments: impl Iterator<Item = OsString>) -> bool {
+    let own = arguments.take_while(|argument| argument != "--");
+    own.map(OsString::into_encoded_bytes).any(|argument| argument == b"--join" || argument.starts_with(b"--join="))
+}
+
 /// clap's report of a bad command line as one line, with what to do.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
@@ -230,6 +236,22 @@ mod tests {
             assert!(
                 !line.contains('\n') && line.ends_with("see vincs --help") && !line.starts_with("error"),
                 "{bad:?}: {line}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_rank_that_joins_has_no_command_and_is_told_so() {
+        let joins = |arguments: &[&str]| wants_to_join(arguments.iter().map(OsString::from));
+        assert!(joins(&["vincs-rank", "--join", "a"]) && joins(&["vincs-rank", "--mem", "x", "--join=a"]));
+        assert!(!joins(&["vincs-rank", "--", "x", "--join", "a"]) && !joins(&["vincs-rank", "--joint"]));
+        let line = one_line(&Cli::try_parse_from(["vincs-rank", "--join", "a", "--", "x"]).unwrap_err());
+        assert!(line.contains("--join") && line.contains("cannot be used with"), "{line}");
+        for (grace, is_good) in [("0", false), ("1", true), ("86400", true), ("86401", false)] {
+            assert_eq!(
+                Cli::try_parse_from(["vincs-rank", "--join", "a", "--grace", grace]).is_ok(),
+                is_good,
+                "{grace}"
             );
         }
     }

@@ -84,6 +84,8 @@ pub fn main(program: Program) -> ExitCode {
             let target = args.cluster.join.clone().unwrap_or_default();
             return cluster::join::run(&target, &args);
         }
+        // What is wrong with such a command line comes before that nothing says which rank it is.
+        Err(line) if cli::wants_to_join(std::env::args_os()) => return refuse(&line),
         asked => asked,
     };
     let environment: Environment = std::env::vars_os().collect();

@@ -104,7 +104,7 @@ enum JobState {
     Over,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Host {
     dead: bool,
     /// When its service thread can take the next input.
@@ -118,21 +118,7 @@ struct Host {
     /// Whether it leaves.
     departure: leaving::Departure,
     /// How far its node says that it has left.
-    progress: Leave,
-}
-
-impl Default for Host {
-    fn default() -> Self {
-        Self {
-            dead: false,
-            free_at: 0,
-            timer: None,
-            asleep: false,
-            collected: Vec::new(),
-            departure: leaving::Departure::Stays,
-            progress: Leave::GoesOn,
-        }
-    }
+    progress: Option<Leave>,
 }
 
 /// What a simulation has come to.
@@ -528,7 +514,7 @@ impl<'a> Machine<'a> {
             Input::Leave => {
                 let progress =
                     node.handle_leave(now).map_err(|error| Violation::of_rank(Checker::Leaving, rank, error))?;
-                self.host(rank).progress = progress;
+                self.host(rank).progress = Some(progress);
             }
             Input::Sleep(asleep) => node.handle_sleep(now, *asleep),
             Input::Hold(job) => {

@@ -49,16 +49,12 @@ fn join(target: &str, args: &RunArgs) -> Result<ExitCode, String> {
     channel.send(&hello, soon()).map_err(lost)?;
     // Another may be joining, or the machine only starting.
     let turn = Instant::now() + args.cluster.wireup_timeout() + STEP_TIME;
-    let address = match channel.receive(turn).map_err(lost)? {
-        ToMember::Listen(address) => address,
-        other => return Err(refusal(other)),
-    };
+    let said = channel.receive(turn).map_err(lost)?;
+    let ToMember::Listen(address) = said else { return Err(refusal(said)) };
     let listening = Listening::bind(address)?;
     channel.send(&ToCoordinator::Listening(listening.address()), soon()).map_err(lost)?;
-    let seat = match channel.receive(soon()).map_err(lost)? {
-        ToMember::Seat(seat) => *seat,
-        other => return Err(refusal(other)),
-    };
+    let said = channel.receive(soon()).map_err(lost)?;
+    let ToMember::Seat(seat) = said else { return Err(refusal(said)) };
     let keys = Keys { machine: card.machine, secret: card.secret.clone() };
     let mesh = match listening.join(&seat, &keys) {
         Ok(mesh) => mesh,
@@ -70,11 +66,11 @@ fn join(target: &str, args: &RunArgs) -> Result<ExitCode, String> {
         }
     };
     channel.send(&ToCoordinator::Connected, soon()).map_err(lost)?;
-    match channel.receive(soon()).map_err(lost)? {
-        ToMember::Go => {}
-        other => return Err(refusal(other)),
+    let said = channel.receive(soon()).map_err(lost)?;
+    if said != ToMember::Go {
+        return Err(refusal(said));
     }
-    Ok(take_part(seat, mesh, channel, args))
+    Ok(take_part(*seat, mesh, channel, args))
 }
 
 /// Runs this rank's share until it leaves or the machine ends.

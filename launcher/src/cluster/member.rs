@@ -113,10 +113,7 @@ pub(crate) fn run(share: Share, mut zero: Channel, grace: Option<Duration>) -> E
         Err(end) => (end, Instant::now()),
     };
     match &end {
-        End::Left => {
-            crate::say(&format!("rank {rank} has left the machine"));
-            return ExitCode::SUCCESS;
-        }
+        End::Left => return ExitCode::SUCCESS,
         End::Refused(line) => {
             crate::say(line);
             return ExitCode::from(STATUS_BAD_INPUT);
@@ -162,7 +159,12 @@ fn wait(running: &Running, mut stay: Stay, zero: &mut Channel) -> End {
         match running.wait(Some(COUNT_TIME)) {
             Some(StopReason::RankLost { rank, reason }) => return End::Lost { rank, reason },
             Some(StopReason::Ended { .. }) => return End::Ended,
-            Some(StopReason::Left) => return End::Left,
+            Some(StopReason::Left) => {
+                if let Stay::Guest(guest) = &mut stay {
+                    guest.has_left();
+                }
+                return End::Left;
+            }
             // A virtual processor that fails here is told to rank 0, which ends the machine; the rest is rank 0's alone.
             Some(
                 StopReason::PowerOff

@@ -159,15 +159,13 @@ impl Desk {
         let gone = |error: crate::wireup::channel::ChannelError| format!("it went while it joined: {error}");
         let place = self.place_of(hello, channel)?;
         channel.send(&ToMember::Listen(place), soon()).map_err(gone)?;
-        let address = match channel.receive(soon()).map_err(gone)? {
-            ToCoordinator::Listening(address) => address,
-            other => return Err(said(other)),
-        };
+        let answer = channel.receive(soon()).map_err(gone)?;
+        let ToCoordinator::Listening(address) = answer else { return Err(said(answer)) };
         let seat = self.seat(rank, host, hello);
         channel.send(&ToMember::Seat(Box::new(seat)), soon()).map_err(gone)?;
-        match channel.receive(soon()).map_err(gone)? {
-            ToCoordinator::Connected => {}
-            other => return Err(said(other)),
+        let answer = channel.receive(soon()).map_err(gone)?;
+        if answer != ToCoordinator::Connected {
+            return Err(said(answer));
         }
         let joined = self.controller.admit(rank, hello.processors);
         channel.send(&ToMember::Go, soon()).map_err(gone)?;

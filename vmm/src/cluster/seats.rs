@@ -82,6 +82,11 @@ impl Seats {
         })
     }
 
+    /// Whether somebody is joining or leaving.
+    pub(crate) fn are_busy(&self) -> bool {
+        self.others.values().any(|seat| matches!(seat, Seat::Joining { .. } | Seat::Leaving { .. }))
+    }
+
     /// A rank that joins can be sent to by another.
     pub(crate) fn met(&mut self, rank: Rank, by: Rank) {
         if let Some(Seat::Joining { met, .. }) = self.others.get_mut(&rank) {

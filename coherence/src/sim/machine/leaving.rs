@@ -84,9 +84,9 @@ impl Machine<'_> {
             return Ok(());
         }
         let wait = match self.host(rank).progress {
-            Leave::GoesOn => 0,
-            Leave::Waits => ASK_AGAIN,
-            Leave::Left => {
+            None | Some(Leave::GoesOn) => 0,
+            Some(Leave::Waits) => ASK_AGAIN,
+            Some(Leave::Left) => {
                 self.host(rank).departure = Departure::Left;
                 self.trace.note(self.now, || format!("rank {} has left", rank.0));
                 return leaving::check(&self.sites, &self.network, &self.scenario.homes, rank);

@@ -70,6 +70,14 @@ impl Guest {
         None
     }
 
+    /// It has left, perhaps before it has heard that it took part.
+    pub(super) fn has_left(&mut self) {
+        if !std::mem::replace(&mut self.takes_part, true) {
+            crate::say(&format!("rank {} has joined the machine", self.rank));
+        }
+        crate::say(&format!("rank {} has left the machine", self.rank));
+    }
+
     /// Until rank 0 has said so, a wish to leave waits: processors may be on their way here already.
     fn look_whether_it_takes_part(&mut self, zero: &mut Channel) -> Option<End> {
         if channel::wait_for([&*zero], Duration::ZERO).contains(&true) {

@@ -83,7 +83,8 @@ impl First {
 
     /// What can be done now for those that come and leave.
     pub(super) fn settle(&mut self, core: &mut Core) {
-        if core.over {
+        let is_busy = self.elastic.seats.are_busy() || !self.elastic.held.is_empty();
+        if core.over || !is_busy {
             return;
         }
         while self.owners.are_at_rest() {

@@ -353,7 +353,7 @@ impl World {
     }
 
     /// Nothing can happen any more: all has come, and all know where the vCPU is.
-    fn check_end(&self, scope: Scope) -> Result<(), String> {
+    fn check_end(&self) -> Result<(), String> {
         let at = self.owners.all()[0];
         let taken = self.nodes[usize::from(at.at.0)].vcpu.as_ref().ok_or("the vCPU is not where rank 0 has it")?;
         // The rank that leaves may do so before it has sent all of them.
@@ -385,7 +385,7 @@ fn explore(scope: Scope) -> Result<usize, String> {
         world.check(scope)?;
         let next = world.next(scope)?;
         if next.is_empty() {
-            world.check_end(scope)?;
+            world.check_end()?;
         }
         for world in next {
             if seen.insert(world.clone()) {
