@@ -14,7 +14,7 @@ use vincs_tests::cases::{Case, Cases};
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
 
 /// The guest's program, as `cases.sh` asks for it.
-const WORK: Program = Program::Work { megabytes: 2, steps: 100_000, seed: 7 };
+const WORK: Program = Program::Work { megabytes: 1, steps: 100_000, seed: 7 };
 
 const VCPUS: u32 = 4;
 

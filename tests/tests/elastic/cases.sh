@@ -9,7 +9,7 @@ limit=150
 . "$here/../slurm/common.sh"
 bash "$here/../cluster/slurm.sh" up "$work/slurm" 4 >&2 || exit
 export SLURM_CONF=$work/slurm/slurm.conf
-export SBATCH_EXCLUSIVE=1 SBATCH_OUTPUT=%j.job
+export SBATCH_EXCLUSIVE=exclusive SBATCH_OUTPUT=%j.job
 
 elastic() {
     local machine
