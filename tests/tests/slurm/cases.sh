@@ -53,7 +53,7 @@ start_on_two() {
 
 elastic() {
     local -x SBATCH_EXCLUSIVE=exclusive
-    ln -s "$scripts" slurm && start growing || return
+    mkdir project && cd project && ln -s "$scripts" slurm && start growing || return
     stage started 2 || return
     # shellcheck disable=SC2119 # no options
     grow_and_shrink || return
