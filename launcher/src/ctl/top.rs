@@ -61,14 +61,13 @@ impl Screen {
     /// What a key does; whether it is the end.
     fn press(&mut self, key: KeyEvent) -> bool {
         let last = self.now.status.ranks.len().saturating_sub(1);
-        match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => return true,
-            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return true,
-            KeyCode::Down => self.first = (self.first + 1).min(last),
-            KeyCode::Up => self.first = self.first.saturating_sub(1),
-            _ => {}
+        let interrupts = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+        if key.code == KeyCode::Down {
+            self.first = (self.first + 1).min(last);
+        } else if key.code == KeyCode::Up {
+            self.first = self.first.saturating_sub(1);
         }
-        false
+        interrupts || key.code == KeyCode::Char('q') || key.code == KeyCode::Esc
     }
 }
 
@@ -136,11 +135,14 @@ fn show(
             if !is_there {
                 continue;
             }
-            match event::read()? {
-                Event::Key(key) if key.kind != KeyEventKind::Release && screen.press(key) => return Ok(Ended::ByUser),
-                // A key, or another size.
-                _ => screen.draw(terminal)?,
+            if let Event::Key(key) = event::read()?
+                && key.kind != KeyEventKind::Release
+                && screen.press(key)
+            {
+                return Ok(Ended::ByUser);
             }
+            // After a key, or with another size.
+            screen.draw(terminal)?;
         }
         let Ok(sample) = look(machine) else { return Ok(Ended::ByMachine) };
         screen.take(sample);

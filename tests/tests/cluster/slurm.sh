@@ -62,8 +62,8 @@ END
     echo "PMIxCliTmpDirBase=$dir/pmix" >"$dir/mpi.conf"
 }
 
-# idle NODES: whether that many nodes take work.
-idle() { [ "$(sinfo --noheader --Node --states idle --format %N 2>/dev/null | wc -l)" = "$1" ]; }
+# idle NODES: whether that many nodes take work. sinfo names each for each of its partitions.
+idle() { [ "$(sinfo --noheader --Node --states idle --format %N 2>/dev/null | sort -u | wc -l)" = "$1" ]; }
 
 up() {
     local nodes=$1 n

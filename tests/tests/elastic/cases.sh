@@ -9,12 +9,12 @@ limit=150
 . "$here/../slurm/common.sh"
 bash "$here/../cluster/slurm.sh" up "$work/slurm" 4 >&2 || exit
 export SLURM_CONF=$work/slurm/slurm.conf
-export SBATCH_EXCLUSIVE=1 SBATCH_OUTPUT=%j.job
+export SBATCH_EXCLUSIVE=exclusive SBATCH_OUTPUT=%j.job
 
 elastic() {
     local machine
     mkdir -p project && cd project && ln -s "$scripts" slurm && cp "$here/work.sh" . || return
-    machine=$(number "$(sbatch --nodes=2 slurm/start.sh --transport tcp --mem 512M --vcpus 4 -- bash work.sh 4)")
+    machine=$(number "$(sbatch --nodes=2 slurm/start.sh --transport tcp --mem 512M --vcpus 4 -- bash work.sh 4)") || return
     stage started 2 || return
     # shellcheck disable=SC2317 # called by wait_for
     all_work() { [ "$(grep -c 'works$' "$machine.job")" = 4 ]; }

@@ -22,7 +22,7 @@ export SLURM_CONF=$work/slurm/slurm.conf
 
 # guest: options of a machine that works until something is typed. vincs-rank powers off with the guest, with status 0.
 guest=(--net-if lo --vcpus 4 --mem 128M --kernel "$micro_guest" --initrd "$work/empty"
-    --append 'report=serial program=work vcpus=4 megabytes=2 iterations=100000 seed=7')
+    --append 'report=serial program=work vcpus=4 megabytes=1 iterations=100000 seed=7')
 
 # start NAME [OPTIONS of sbatch]: a machine of two ranks; its job's number is in $job, and what is written to descriptor 9 it reads.
 start() {
@@ -52,8 +52,8 @@ start_on_two() {
 }
 
 elastic() {
-    local -x SBATCH_EXCLUSIVE=1
-    ln -s "$scripts" slurm && start growing || return
+    local -x SBATCH_EXCLUSIVE=exclusive
+    mkdir project && cd project && ln -s "$scripts" slurm && start growing || return
     stage started 2 || return
     # shellcheck disable=SC2119 # no options
     grow_and_shrink || return

@@ -72,10 +72,10 @@ number() { grep -o '[0-9]*$' <<<"$1"; }
 # a directory with `slurm`, the folder of the scripts. Each job has nodes of its own, and ranks that are added give way to others.
 grow_and_shrink() {
     local first second other
-    local -x SBATCH_PARTITION=spare
-    first=$(number "$(sbatch slurm/add-rank.sh "$@")")
+    local -x SBATCH_PARTITION=spare SBATCH_OUTPUT=%j.job
+    first=$(number "$(sbatch slurm/add-rank.sh "$@")") || return
     stage grown 3 || return
-    second=$(number "$(sbatch slurm/add-rank.sh "$@")")
+    second=$(number "$(sbatch slurm/add-rank.sh "$@")") || return
     stage grown-again 4 || return
     scancel -s TERM "$first"
     stage shrunk 3 || return
@@ -83,5 +83,6 @@ grow_and_shrink() {
     other=$(number "$(sbatch --partition=work --nodelist="$(field "$second" NodeList)" --wrap hostname)")
     stage preempted 2 || return
     echo "second $(ended "$second")"
+    echo "preempted $(field "$second" PreemptTime)"
     echo "other $(ended "$other")"
 }

@@ -165,8 +165,10 @@ pub(super) fn events(before: &Status, now: &Status) -> Vec<String> {
     let gone = before.ranks.iter().filter(|rank| now.ranks.iter().all(|known| known.rank != rank.rank));
     for rank in now.ranks.iter().chain(gone) {
         let (was, is) = (state(before, rank.rank), state(now, rank.rank));
+        if was == is {
+            continue;
+        }
         let what = match is {
-            _ if was == is => continue,
             MemberState::Joining => "is joining",
             MemberState::Running => "has joined",
             MemberState::Leaving => "is leaving",

@@ -94,6 +94,7 @@ fn heading(status: &Status) -> Vec<Line<'static>> {
 fn draw_ranks(frame: &mut Frame<'_>, area: Rect, view: &View<'_>) -> std::ops::Range<usize> {
     let ranks = &view.status.ranks;
     let room = usize::from(area.height.saturating_sub(1));
+    let columns = columns_in(area.width);
     let first = view.first.min(ranks.len().saturating_sub(room));
     let rows = ranks.iter().enumerate().skip(first).take(room).map(|(at, rank)| {
         let vcpus = if rank.vcpus.is_empty() { "none".to_owned() } else { numbers(&rank.vcpus) };
@@ -111,13 +112,23 @@ fn draw_ranks(frame: &mut Frame<'_>, area: Rect, view: &View<'_>) -> std::ops::R
             }
             None => cells.extend([const { String::new() }; 7]),
         }
-        Row::new(cells)
+        Row::new(cells.into_iter().take(columns))
     });
     let shown = first..first + rows.len();
-    let widths = COLUMNS.map(|(_, width)| Constraint::Length(width));
-    let header = Row::new(COLUMNS.map(|(name, _)| name)).bold();
+    let widths = COLUMNS[..columns].iter().map(|(_, width)| Constraint::Length(*width));
+    let header = Row::new(COLUMNS[..columns].iter().map(|(name, _)| *name)).bold();
     frame.render_widget(Table::new(rows, widths).header(header).column_spacing(1), area);
     shown
+}
+
+/// How many columns fit, from the left: a number that is cut off would be another one.
+fn columns_in(width: u16) -> usize {
+    let mut end = 0;
+    let ends = COLUMNS.iter().map(|(_, width)| {
+        end += width + 1;
+        end - 1
+    });
+    ends.filter(|end| *end <= width).count()
 }
 
 fn pages_text(hottest: &[HotPage], rows: u16) -> Vec<Line<'static>> {
@@ -216,7 +227,10 @@ mod tests {
         let last = screen(80, 24, &View { first: 99, ..full.clone() });
         assert!(last[13].starts_with("19   n19"), "{last:?}");
         let small = screen(MIN_SIZE.0, MIN_SIZE.1, &full);
-        assert!(small[3].starts_with("0    n0") && small[4].starts_with("q quits"), "{small:?}");
+        assert_eq!(small[2], "rank host      vCPUs        read/s");
+        assert_eq!(small[3], "0    n0        0            1200", "what has no room is not cut off");
+        assert!(small[4].starts_with("q quits"), "{small:?}");
+        assert_eq!([40, 42, 43, 79, 80, 200].map(columns_in), [4, 4, 5, 9, 10, 10]);
         for (width, height) in [(MIN_SIZE.0 - 1, MIN_SIZE.1), (MIN_SIZE.0, MIN_SIZE.1 - 1), (1, 1)] {
             assert!("40x5 at least; q quits".starts_with(&screen(width, height, &full)[0]), "{width}x{height}");
         }
