@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vincs_guest::{Array, OpenError, RELAXED_VARIABLE, Relaxed, TeamError};
+use vincs_guest_core::{Array, OpenError, RELAXED_VARIABLE, Relaxed, TeamError};
 
 use super::shared::{Area, Memory, Segment};
 use super::{MAX_SUM, NoMemory, Team};
@@ -64,7 +64,7 @@ unsafe impl Memory for Piece {
 #[derive(Debug)]
 struct Member<'a> {
     common: &'a Common,
-    member: &'a vincs_guest::Member,
+    member: &'a vincs_guest_core::Member,
     /// Barriers so far.
     passed: Arc<AtomicU64>,
     /// Segments asked for so far.
@@ -82,8 +82,8 @@ pub fn run<R: Send>(
 ) -> Result<(usize, Option<R>), GuestError> {
     let common = Common { relaxed: Relaxed::open()?, segments: Mutex::new(Vec::new()) };
     let mut team = match members {
-        Some(members) => vincs_guest::Team::new(u32::try_from(members).unwrap_or(u32::MAX))?,
-        None => vincs_guest::Team::on_all_processors()?,
+        Some(members) => vincs_guest_core::Team::new(u32::try_from(members).unwrap_or(u32::MAX))?,
+        None => vincs_guest_core::Team::on_all_processors()?,
     };
     let result = Mutex::new(None);
     team.run(|member| {

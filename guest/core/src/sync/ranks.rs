@@ -45,9 +45,12 @@ impl OnRanks {
         }
     }
 
-    /// It goes.
+    /// It goes, if it was there.
     pub(super) fn leave(&self, member: u32) {
-        self.slot(member).give_back();
+        let taken = self.members.get(member as usize).map_or(NONE, |(_, slot)| slot.swap(NONE, Ordering::Relaxed));
+        if taken != NONE {
+            self.ranks().taken(taken).give_back();
+        }
     }
 
     fn slot(&self, member: u32) -> Slot<'_> {

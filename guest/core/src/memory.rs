@@ -223,7 +223,10 @@ impl Relaxed {
     }
 
     /// So many zero bytes, at the start of a page of their own. They stay as long as this or an array does.
-    pub(crate) fn bytes(&self, bytes: usize) -> Result<NonNull<u8>, OutOfRelaxed> {
+    ///
+    /// # Errors
+    /// [`OutOfRelaxed`].
+    pub fn bytes(&self, bytes: usize) -> Result<NonNull<u8>, OutOfRelaxed> {
         let mapping = &*self.0;
         let end =
             |used: usize| used.checked_add(bytes)?.checked_next_multiple_of(PAGE).filter(|end| *end <= mapping.len);
