@@ -190,7 +190,7 @@ mod tests {
                 ref others => panic!("{others:?}"),
             }
         }
-        assert_eq!(stays, [30, 60, 120, 240, 480, 480, 480, 480]);
+        assert_eq!(stays, [30, 60, 120, 240, 480, 480, 480, 480, 480]);
     }
 
     #[test]
