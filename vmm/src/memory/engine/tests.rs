@@ -52,7 +52,17 @@ struct Setup {
 impl Setup {
     fn of(ranks: u16, pages: u32) -> Self {
         let hold = Duration::from_micros(50);
-        Self { ranks, homes: ranks, pages, shards: 1, cache_pages: None, read_ahead: 8, first_touch: 4, hold, slots: None }
+        Self {
+            ranks,
+            homes: ranks,
+            pages,
+            shards: 1,
+            cache_pages: None,
+            read_ahead: 8,
+            first_touch: 4,
+            hold,
+            slots: None,
+        }
     }
 
     fn start(self) -> Cluster {
