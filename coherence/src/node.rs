@@ -249,7 +249,9 @@ impl Node {
         Some(self.directory.holders(page, home))
     }
 
-    fn rank(&self) -> Rank {
+    /// This rank.
+    #[must_use]
+    pub fn rank(&self) -> Rank {
         self.config.rank
     }
 

@@ -257,6 +257,35 @@ mod tests {
     }
 
     #[test]
+    fn a_rank_that_joins_has_no_say_in_the_machine() {
+        use clap::CommandFactory;
+        let joins = |option: &[&str]| Cli::try_parse_from([&["vincs-rank", "--join", "a"][..], option].concat());
+        let own = ["address-file", "net-if", "kvm", "grace", "wireup-timeout", "join", "help", "version"];
+        let value = |name: &str| match name {
+            "transport" => "tcp",
+            "placement" => "pack",
+            "mem" | "relaxed" | "cache" => "64M",
+            _ => "1",
+        };
+        let command = Cli::command();
+        let names: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+        assert!(names.len() > 25, "{names:?}");
+        for name in names.iter().filter(|name| !own.contains(name)) {
+            let option = format!("--{name}={}", value(name));
+            let line = one_line(&joins(&[&option]).expect_err(&option));
+            assert!(line.contains(&format!("--{name}")) && line.contains("cannot be used with"), "{line}");
+        }
+        for name in ["address-file", "net-if", "kvm", "grace", "wireup-timeout"] {
+            assert!(names.contains(&name) && joins(&[&format!("--{name}=1")]).is_ok(), "{name}");
+        }
+        for (arguments, is_good) in [(["--grace", "9"], false), (["--read-ahead", "9"], true), (["--join", "a"], true)]
+        {
+            let cli = Cli::try_parse_from([&["vincs"][..], &arguments].concat()).unwrap();
+            assert_eq!(cli.run.cluster.without_join().is_none(), is_good, "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn an_unknown_suffix_is_named() {
         let line = one_line(&Cli::try_parse_from(["vincs", "--mem", "5Q"]).unwrap_err());
         assert!(line.contains("5Q") && line.contains("--mem") && line.contains("K, M, G"), "{line}");

@@ -55,6 +55,35 @@ pub(crate) enum GatherArg {
     Never,
 }
 
+/// What a rank that joins has no say in: rank 0 tells it the machine's settings.
+const NOT_OF_JOINERS: [&str; 25] = [
+    "command",
+    "kernel",
+    "initrd",
+    "modules",
+    "vcpus",
+    "mem",
+    "relaxed",
+    "numa",
+    "disks",
+    "shares",
+    "append",
+    "console",
+    "stats",
+    "keep_initramfs",
+    "boot_timeout",
+    "placement",
+    "gather",
+    "transport",
+    "cache",
+    "hold_time",
+    "read_ahead",
+    "shards",
+    "system_map",
+    "rank",
+    "ranks",
+];
+
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Several ranks (mpirun -n N vincs ... -- CMD, srun vincs-rank ... -- CMD)")]
 pub(crate) struct ClusterArgs {
@@ -64,11 +93,11 @@ pub(crate) struct ClusterArgs {
     pub(crate) address_file: Option<PathBuf>,
     /// Join a machine that runs, as a further rank: by its address file, or by its rank 0's host and port and a copy of that file as
     /// --address-file. Takes no CMD. INT or TERM lets the rank leave
-    #[arg(long, value_name = "FILE|HOST:PORT", conflicts_with_all = ["command", "initrd", "disks", "shares", "rank", "ranks"])]
+    #[arg(long, value_name = "FILE|HOST:PORT", conflicts_with_all = NOT_OF_JOINERS)]
     pub(crate) join: Option<String>,
-    /// Seconds within which a rank that has joined is to have left; when it has not, it says what is still there, and goes on. 86400 at most
-    #[arg(long, value_name = "SECS", default_value_t = DEFAULT_GRACE_SECS, value_parser = clap::value_parser!(u64).range(1..=MAX_GRACE_SECS))]
-    grace: u64,
+    /// Seconds within which a rank that has joined is to have left; when it has not, it says what is still there, and goes on. 86400 at most [default: 30]
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=MAX_GRACE_SECS))]
+    grace: Option<u64>,
     /// How virtual processors are dealt out when ranks join and leave [default: spread]
     #[arg(long, value_name = "HOW", value_enum)]
     placement: Option<PlacementArg>,
@@ -118,7 +147,12 @@ impl ClusterArgs {
 
     /// Within which time a rank that has joined is to have left.
     pub(crate) fn grace(&self) -> Duration {
-        Duration::from_secs(self.grace)
+        Duration::from_secs(self.grace.unwrap_or(DEFAULT_GRACE_SECS))
+    }
+
+    /// What is given for a rank that joins, where none does: what to do about it.
+    pub(crate) fn without_join(&self) -> Option<&'static str> {
+        (self.join.is_none() && self.grace.is_some()).then_some("--grace is for a rank that joins: give it with --join")
     }
 
     /// How virtual processors are dealt out.

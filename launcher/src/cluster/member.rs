@@ -16,7 +16,7 @@ use vincs_vmm::machine::{Machine, MachineConfig, MachineError, Role, Running, St
 use vincs_vmm::topology::Topology;
 
 use crate::cluster::welcome::Welcome;
-use crate::run::ending::{STATUS_BAD_INPUT, STATUS_RANK_LOST};
+use crate::run::ending::STATUS_RANK_LOST;
 use crate::wireup::channel::{Channel, ChannelError};
 use crate::wireup::message::{Settings, ToCoordinator, ToMember};
 
@@ -65,6 +65,8 @@ enum End {
     Failed(String),
     /// It has left the machine, which goes on.
     Left,
+    /// The machine goes on without it, as the two have lost each other; it had nothing of the machine.
+    Dropped,
     /// It was to join, and rank 0 does not want it.
     Refused(String),
 }
@@ -95,32 +97,36 @@ pub(crate) fn run(share: Share, mut zero: Channel, grace: Option<Duration>) -> E
         let config = MachineConfig { kvm, topology, memory: settings.memory, relaxed: settings.relaxed, role };
         Ok((start(config)?, to_leave))
     });
-    let (end, noticed) = match running {
+    let (end, noticed, takes_part) = match running {
         Ok((running, to_leave)) => {
             let welcome = latecomers.zip(running.greeter()).map(|(late, greeter)| Welcome::start(late, greeter));
-            let stay = match grace {
+            let mut stay = match grace {
                 Some(grace) => {
                     running.ready();
                     Stay::Guest(Guest::new(rank, to_leave, grace))
                 }
                 None => Stay::Founder,
             };
-            let (end, noticed) = (wait(&running, stay, &mut zero), Instant::now());
+            let (end, noticed) = (wait(&running, &mut stay, &mut zero), Instant::now());
             drop(welcome);
             stop(running);
-            (end, noticed)
+            (end, noticed, stay.takes_part())
         }
-        Err(end) => (end, Instant::now()),
+        Err(end) => (end, Instant::now(), grace.is_none()),
     };
-    match &end {
+    // Rank 0 says it, unless this rank takes no part yet.
+    if let End::Failed(cause) = &end {
+        let _ = zero.send(&ToCoordinator::Failed(cause.clone()), Instant::now() + TELL_TIME);
+    }
+    let alone = match &end {
         End::Left => return ExitCode::SUCCESS,
-        End::Refused(line) => {
-            crate::say(line);
-            return ExitCode::from(STATUS_BAD_INPUT);
-        }
-        // Rank 0 says it.
-        End::Failed(cause) => _ = zero.send(&ToCoordinator::Failed(cause.clone()), Instant::now() + TELL_TIME),
-        End::Ended | End::Lost { .. } => {}
+        End::Dropped => Some((STATUS_RANK_LOST, format!("rank {rank} has lost the machine, which goes on without it"))),
+        _ if takes_part => None,
+        end => leaving::why_not_joined(rank, end, &mut zero, noticed + LOSS_TIME),
+    };
+    if let Some((status, line)) = alone {
+        crate::say(&line);
+        return ExitCode::from(status);
     }
     let limit = if matches!(end, End::Lost { rank: 0, .. }) { LOSS_OF_RANK_0_TIME } else { LOSS_TIME };
     let (status, line) = finish(rank, &hosts, &end, &mut zero, noticed + limit);
@@ -151,7 +157,7 @@ fn take_signals(joins: bool) -> std::io::Result<Arc<AtomicBool>> {
 }
 
 /// Waits for the end. Meanwhile what has been counted is kept at hand for rank 0, which asks for it while the machine still runs.
-fn wait(running: &Running, mut stay: Stay, zero: &mut Channel) -> End {
+fn wait(running: &Running, stay: &mut Stay, zero: &mut Channel) -> End {
     let counted: Arc<Mutex<Vec<u8>>> = Arc::default();
     let told = Arc::clone(&counted);
     running.set_statistics(Box::new(move || told.lock().unwrap_or_else(PoisonError::into_inner).clone()));
@@ -160,11 +166,12 @@ fn wait(running: &Running, mut stay: Stay, zero: &mut Channel) -> End {
             Some(StopReason::RankLost { rank, reason }) => return End::Lost { rank, reason },
             Some(StopReason::Ended { .. }) => return End::Ended,
             Some(StopReason::Left) => {
-                if let Stay::Guest(guest) = &mut stay {
+                if let Stay::Guest(guest) = &mut *stay {
                     guest.has_left();
                 }
                 return End::Left;
             }
+            Some(StopReason::Dropped) => return End::Dropped,
             // A virtual processor that fails here is told to rank 0, which ends the machine; the rest is rank 0's alone.
             Some(
                 StopReason::PowerOff
@@ -175,7 +182,7 @@ fn wait(running: &Running, mut stay: Stay, zero: &mut Channel) -> End {
             )
             | None => {}
         }
-        if let Stay::Guest(guest) = &mut stay
+        if let Stay::Guest(guest) = &mut *stay
             && let Some(end) = guest.look(running, zero)
         {
             return end;
@@ -210,7 +217,9 @@ fn finish(
 ) -> (u8, Option<String>) {
     let status = match end {
         End::Ended => said_goodbye(zero, || Instant::now() + BYE_TIME),
-        End::Lost { .. } | End::Failed(_) | End::Left | End::Refused(_) => said_goodbye(zero, || deadline),
+        End::Lost { .. } | End::Failed(_) | End::Left | End::Dropped | End::Refused(_) => {
+            said_goodbye(zero, || deadline)
+        }
     };
     if let Some(status) = status {
         return (status, None);
@@ -224,7 +233,7 @@ fn finish(
         End::Ended => lost(0, "the machine has ended, but it does not say how"),
         End::Lost { rank, reason } => lost(*rank, reason),
         End::Failed(cause) => lost(0, &format!("it does not answer; rank {rank} failed: {cause}")),
-        End::Left | End::Refused(_) => return (STATUS_RANK_LOST, None),
+        End::Left | End::Dropped | End::Refused(_) => return (STATUS_RANK_LOST, None),
     };
     (STATUS_RANK_LOST, Some(line))
 }

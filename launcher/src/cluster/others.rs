@@ -57,8 +57,8 @@ pub(crate) struct Others {
 struct Lines {
     /// To each, by rank; of one that has left there may still be a broken one.
     channels: BTreeMap<u16, Channel>,
-    /// The last word has been said.
-    parted: bool,
+    /// The last word, once it has been said: the status.
+    parted: Option<u8>,
 }
 
 impl Lines {
@@ -154,7 +154,7 @@ impl Others {
     /// The other ranks of this machine.
     pub(crate) fn new(cluster: Cluster, roster: &Roster, channels: Vec<Channel>) -> Self {
         let channels = (1..).zip(channels).collect();
-        let lines = Arc::new(Mutex::new(Lines { channels, parted: false }));
+        let lines = Arc::new(Mutex::new(Lines { channels, parted: None }));
         let hosts = Arc::new(Mutex::new((0..).zip(roster.hosts.iter().cloned()).collect()));
         let crowds = crowds(ranks_here(cluster.rank.0, &roster.boots), available_processors());
         Self { cluster, hosts, lines, entrance: Arc::default(), crowds, gather: GatherArg::Auto }
@@ -183,9 +183,13 @@ impl Others {
     }
 
     /// A rank has joined.
-    pub(crate) fn add(&self, rank: u16, host: String, channel: Channel) {
+    pub(crate) fn add(&self, rank: u16, host: String, mut channel: Channel) {
         lock(&self.hosts).insert(rank, host);
         let mut lines = lock(&self.lines);
+        if let Some(status) = lines.parted {
+            // The machine has ended while it came. One that is gone needs no word.
+            let _ = channel.send(&ToMember::Bye { status }, Instant::now() + BYE_TIME);
+        }
         lines.channels.insert(rank, channel);
     }
 
@@ -226,7 +230,7 @@ impl Others {
                 thread::sleep(step);
                 let Some(lines) = lines.upgrade() else { return };
                 let mut lines = lock(&lines);
-                if lines.parted {
+                if lines.parted.is_some() {
                     return;
                 }
                 lines.tell_all(&ToMember::Wait);
@@ -240,7 +244,7 @@ impl Others {
     /// Tells all ranks to end with this status, when all is done here.
     pub(crate) fn part(&self, status: u8) {
         let mut lines = lock(&self.lines);
-        lines.parted = true;
+        lines.parted = Some(status);
         lines.tell_all(&ToMember::Bye { status });
     }
 }
@@ -350,5 +354,19 @@ mod tests {
         others.part(7);
         while at_one.receive::<ToMember>(soon()).unwrap() != (ToMember::Bye { status: 7 }) {}
         assert!(at_one.receive::<ToMember>(Instant::now() + 4 * step).is_err(), "nothing comes after it");
+    }
+
+    #[test]
+    fn a_rank_that_comes_at_the_end_is_told_how_the_machine_ended() {
+        let roster = roster(&["n0", "n1"]);
+        let (place, _late) = cluster(0, &roster, mesh(1)).unwrap();
+        let ((one, mut at_one), (two, mut at_two)) = (pair(), pair());
+        let others = Others::new(place, &roster, vec![one]);
+        others.part(7);
+        others.add(2, "n2".into(), two);
+        for member in [&mut at_one, &mut at_two] {
+            let word: ToMember = member.receive(soon()).unwrap();
+            assert_eq!(word, ToMember::Bye { status: 7 });
+        }
     }
 }

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use vincs_transport_tcp::latecomers::Latecomers;
 use vincs_vmm::cluster::MemberState;
-use vincs_vmm::machine::Controller;
+use vincs_vmm::machine::{Controller, VcpuPlace};
 
 use crate::cluster::others::Others;
 use crate::cluster::welcome::Welcome;
-use crate::wireup::channel::Channel;
+use crate::wireup::channel::{self, Channel, ChannelError};
 use crate::wireup::difference;
 use crate::wireup::door::{Visitor, show_out};
 use crate::wireup::message::{Hello, Roster, Seat, ToCoordinator, ToMember};
@@ -111,19 +111,27 @@ impl Desk {
         let Visitor { hello, mut channel, .. } = visitor;
         let hello = hello.unwrap_or_default();
         self.wait_for_leavers();
+        // A seat is used once: only who listens gets one.
+        let address = match self.listening(&hello, &mut channel) {
+            Ok(address) => address,
+            Err(line) => return refuse(&mut channel, &line),
+        };
         let Some(rank) = self.controller.reserve() else {
             let line = if self.is_closed() { "the machine has ended" } else { "all places for ranks have been used" };
             return refuse(&mut channel, line);
         };
+        self.places.insert(rank, (address, hello.boot_id.clone()));
         match self.admit(rank, &hello, &host, &mut channel) {
-            Ok(()) => {
-                tracing::info!(rank, host, "a rank has joined");
-                self.others.add(rank, host, channel);
-            }
-            Err(line) => {
-                self.controller.abandon(rank);
+            Err(line) if !self.controller.abandon(rank) => {
                 tracing::info!(rank, host, line, "a rank does not join");
                 refuse(&mut channel, &line);
+            }
+            // Also one that has come just when it was given up.
+            Ok(()) | Err(_) => {
+                tracing::info!(rank, host, "a rank has joined");
+                // It notices by its channels when that does not come.
+                let _ = channel.send(&ToMember::Joined, soon());
+                self.others.add(rank, host, channel);
             }
         }
     }
@@ -154,13 +162,22 @@ impl Desk {
         }
     }
 
-    /// Takes a rank through all steps until it takes part.
-    fn admit(&mut self, rank: u16, hello: &Hello, host: &str, channel: &mut Channel) -> Result<(), String> {
-        let gone = |error: crate::wireup::channel::ChannelError| format!("it went while it joined: {error}");
+    /// Has a rank listen, for those that join later; where.
+    fn listening(&self, hello: &Hello, channel: &mut Channel) -> Result<SocketAddr, String> {
         let place = self.place_of(hello, channel)?;
         channel.send(&ToMember::Listen(place), soon()).map_err(gone)?;
         let answer = channel.receive(soon()).map_err(gone)?;
         let ToCoordinator::Listening(address) = answer else { return Err(said(answer)) };
+        if address.ip() != place {
+            return Err(format!(
+                "it listens at {address}, and was to listen at {place}: use the same vincs everywhere"
+            ));
+        }
+        Ok(address)
+    }
+
+    /// Takes a rank that listens through all further steps until it takes part.
+    fn admit(&self, rank: u16, hello: &Hello, host: &str, channel: &mut Channel) -> Result<(), String> {
         let seat = self.seat(rank, host, hello);
         channel.send(&ToMember::Seat(Box::new(seat)), soon()).map_err(gone)?;
         let answer = channel.receive(soon()).map_err(gone)?;
@@ -169,25 +186,21 @@ impl Desk {
         }
         let joined = self.controller.admit(rank, hello.processors);
         channel.send(&ToMember::Go, soon()).map_err(gone)?;
-        self.wait_until_joined(&joined, channel)?;
-        self.places.insert(rank, (address, hello.boot_id.clone()));
-        // It notices by its channels when that does not come.
-        let _ = channel.send(&ToMember::Joined, soon());
-        Ok(())
+        self.wait_until_joined(&joined, channel)
     }
 
-    fn wait_until_joined(&self, joined: &Receiver<Result<(), String>>, channel: &Channel) -> Result<(), String> {
+    fn wait_until_joined(&self, joined: &Receiver<Result<(), String>>, channel: &mut Channel) -> Result<(), String> {
         let until = Instant::now() + STEP_TIME;
         loop {
             match joined.recv_timeout(LOOK_TIME) {
                 Ok(result) => return result,
                 Err(RecvTimeoutError::Disconnected) => return Err("the machine has ended".to_owned()),
-                Err(RecvTimeoutError::Timeout) if channel.is_gone() => return Err("it went while it joined".to_owned()),
+                // It says nothing more, unless it fails.
+                Err(RecvTimeoutError::Timeout) if channel::wait_for([&*channel], Duration::ZERO).contains(&true) => {
+                    return Err(said(channel.receive(soon()).map_err(gone)?));
+                }
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= until => {
-                    let seconds = STEP_TIME.as_secs();
-                    return Err(format!(
-                        "not all ranks are connected with it, or it has not set itself up, after {seconds} s"
-                    ));
+                    return Err(what_it_waits_for(&self.controller.places()));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -204,7 +217,9 @@ impl Desk {
                 "the machine's ranks listen on their own host only: start it with --net-if, the network of all hosts";
             return Err(line.to_owned());
         }
-        Ok(hello.net_if.unwrap_or(if peer.is_loopback() { zero } else { peer }))
+        let place = hello.net_if.unwrap_or(if peer.is_loopback() { zero } else { peer });
+        check_place(place, self.roster.addresses.iter().map(SocketAddr::ip))?;
+        Ok(place)
     }
 
     fn seat(&self, rank: u16, host: &str, hello: &Hello) -> Seat {
@@ -227,6 +242,32 @@ impl Desk {
     }
 }
 
+/// Whether a rank that listens there can be reached by ranks that join later, from wherever these ranks are.
+fn check_place(place: IpAddr, mut ranks: impl Iterator<Item = IpAddr>) -> Result<(), String> {
+    if place.is_unspecified() || place.is_loopback() && !ranks.all(|rank| rank.is_loopback()) {
+        return Err(format!(
+            "at {place} it cannot be reached by ranks on other hosts: give --net-if the network of the machine's ranks"
+        ));
+    }
+    Ok(())
+}
+
+/// Why a rank has not come in time: a vCPU that does not leave where it is, or the ranks.
+fn what_it_waits_for(vcpus: &[VcpuPlace]) -> String {
+    let seconds = STEP_TIME.as_secs();
+    let moving = vcpus.iter().find_map(|vcpu| Some((vcpu.vcpu, vcpu.rank, vcpu.moving_to?)));
+    match moving {
+        Some((vcpu, from, to)) => format!(
+            "virtual processor {vcpu} is on its way from rank {from} to rank {to} and does not arrive; no rank joins before, {seconds} s were waited"
+        ),
+        None => format!("not all ranks are connected with it, or it has not set itself up, after {seconds} s"),
+    }
+}
+
+fn gone(error: ChannelError) -> String {
+    format!("it went while it joined: {error}")
+}
+
 fn said(other: ToCoordinator) -> String {
     match other {
         ToCoordinator::Failed(line) | ToCoordinator::Missed(line) => line,
@@ -243,4 +284,33 @@ fn refuse(channel: &mut Channel, line: &str) {
 
 fn soon() -> Instant {
     Instant::now() + STEP_TIME
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_that_joins_listens_where_the_others_do() {
+        for (place, ranks, is_good) in [
+            ("127.0.0.1", &["127.0.0.1", "127.0.0.1"][..], true),
+            ("127.0.0.1", &["127.0.0.1", "10.0.0.1"], false),
+            ("::1", &["10.0.0.1"], false),
+            ("10.0.0.2", &["10.0.0.1", "10.0.0.3"], true),
+            ("0.0.0.0", &["10.0.0.1"], false),
+            ("::", &["127.0.0.1"], false),
+        ] {
+            let checked = check_place(place.parse().unwrap(), ranks.iter().map(|rank| rank.parse().unwrap()));
+            assert_eq!(checked.is_ok(), is_good, "{place} {ranks:?}");
+            assert!(checked.err().is_none_or(|line| line.contains(place) && line.contains("--net-if")));
+        }
+    }
+
+    #[test]
+    fn the_processor_that_holds_a_rank_up_is_named() {
+        let place = |vcpu, moving_to| VcpuPlace { vcpu, rank: 1, moving_to };
+        let line = what_it_waits_for(&[place(0, None), place(3, Some(0))]);
+        assert!(line.starts_with("virtual processor 3 is on its way from rank 1 to rank 0"), "{line}");
+        assert!(what_it_waits_for(&[place(0, None)]).contains("not all ranks"));
+    }
 }

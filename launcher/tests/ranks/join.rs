@@ -56,6 +56,19 @@ impl Machine {
         command.args(["ctl"]).args(args).env("XDG_RUNTIME_DIR", self.place.dir.path()).output().unwrap()
     }
 
+    fn status(&self) -> Value {
+        serde_json::from_slice(&self.ctl(&["--json", "status"]).stdout).unwrap_or(Value::Null)
+    }
+
+    /// How many ranks there are or were.
+    fn members(&self) -> usize {
+        self.status()["ranks"].as_array().unwrap().len()
+    }
+
+    fn state(&self, rank: usize) -> Value {
+        self.status()["ranks"][rank]["state"].clone()
+    }
+
     /// The line with which an order is refused.
     fn refused(&self, args: &[&str]) -> String {
         let output = self.ctl(args);
@@ -192,6 +205,7 @@ fn who_may_not_join_changes_nothing() {
     machine.rank(&["--join", "no/such"]).refuses(&["--join no/such", "not there"]);
     machine.rank(&["--join", "a", "--net-if", "nowhere0"]).refuses(&["--net-if nowhere0"]);
     machine.rank(&["--join", "a", "--", "true"]).refuses(&["--join", "cannot be used with"]);
+    machine.rank(&["--join", "a", "--vcpus", "2"]).refuses(&["--join", "--vcpus", "cannot be used with"]);
     machine.rank(&["--join", "a", "--grace", "0"]).refuses(&["--grace", "0"]);
     let own = ["--rank", "1", "--ranks", "2", "--address-file", "a", "--net-if", "lo"];
     machine.rank(&[&own[..], &GOOD].concat()).refuses(&["rank 1 on", "the machine is complete"]);
@@ -228,9 +242,19 @@ fn a_rank_that_is_killed_while_it_joins_is_not_missed() {
         // Dropped, it is killed.
         drop(rank);
     }
+    // And once it has a seat, but takes no part yet.
+    let was_joining = (0..20).any(|_| {
+        let before = machine.members();
+        let rank = machine.join();
+        machine.wait_for(|status| status["ranks"].as_array().unwrap().len() > before);
+        let is_joining = machine.state(before) == "joining";
+        drop(rank);
+        is_joining
+    });
+    assert!(was_joining);
     machine.wait_for(|status| {
         let ranks = status["ranks"].as_array().unwrap();
-        ranks.iter().skip(2).all(|rank| rank["state"] == "left")
+        ranks.len() > 2 && ranks.iter().skip(2).all(|rank| rank["state"] == "left")
     });
     let next = machine.join();
     machine.wait_for(|status| status["ranks"].as_array().unwrap().last().unwrap()["state"] == "running");
@@ -265,12 +289,17 @@ fn a_rank_that_is_killed_with_a_processor_ends_the_machine_with_one_line() {
 /// Whenever that is: the machine goes on, or ends with one line that names the rank.
 #[test]
 fn a_rank_that_is_killed_while_it_leaves_is_missed_or_not() {
-    for milliseconds in [0, 10, 30, 60, 100, 150, 250] {
+    let mut ends = Vec::new();
+    // At once it has its processor still; the last is killed when it has left.
+    for milliseconds in [Some(0), Some(60), Some(150), Some(250), None] {
         let Some(mut machine) = Machine::start(&[]) else { return };
         let two = machine.joined(2);
         machine.wait_for(|status| vcpus(status, 2) == 1);
         signal(&two, Signal::TERM);
-        std::thread::sleep(Duration::from_millis(milliseconds));
+        match milliseconds {
+            Some(milliseconds) => std::thread::sleep(Duration::from_millis(milliseconds)),
+            None => machine.wait_for(|status| status["ranks"][2]["state"] == "left"),
+        }
         drop(two);
         let start = Instant::now();
         // It says 5 s after a rank has become silent at the latest that it is lost.
@@ -286,6 +315,7 @@ fn a_rank_that_is_killed_while_it_leaves_is_missed_or_not() {
             assert!(start.elapsed() < LONG, "{status}");
             std::thread::sleep(Duration::from_millis(20));
         };
+        ends.push(has_ended);
         if has_ended {
             let one = machine.ranks.pop().unwrap();
             machine.ranks.pop().unwrap().end().check(RANK_LOST, &["rank 2 on", &host(), "is lost"]);
@@ -294,6 +324,7 @@ fn a_rank_that_is_killed_while_it_leaves_is_missed_or_not() {
             machine.stop(Vec::new());
         }
     }
+    assert!(ends.first() == Some(&true) && ends.last() == Some(&false), "{ends:?}");
 }
 
 /// What a rank that has ended must have said.

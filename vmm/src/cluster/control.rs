@@ -52,6 +52,8 @@ pub(crate) enum ClusterEvent {
     Ended(i32),
     /// On a rank that leaves: it has left.
     Left,
+    /// On a rank that had nothing of the machine: the machine goes on without it, as the two have lost each other.
+    Dropped,
 }
 
 /// What other threads of this rank tell the control thread.
@@ -80,8 +82,8 @@ pub(crate) enum Note {
     Reserve(Sender<Option<Rank>>),
     /// On rank 0: the rank with this seat may use so many processors; the answer comes when it takes part, or when it will not.
     Admit(Rank, u32, Sender<Joined>),
-    /// On rank 0: the rank with this seat does not come.
-    Abandon(Rank),
+    /// On rank 0: the rank with this seat does not come; the answer is whether it takes part all the same.
+    Abandon(Rank, Sender<bool>),
     /// On rank 0: a rank is to leave; the answer comes when it has, or at once when it does not.
     Remove(Rank, Sender<Result<(), RemoveError>>),
     /// On rank 0: what all ranks are.
@@ -277,7 +279,7 @@ impl ControlThread {
                     | Note::Met(_)
                     | Note::Reserve(_)
                     | Note::Admit(..)
-                    | Note::Abandon(_)
+                    | Note::Abandon(..)
                     | Note::Remove(..)
                     | Note::Members(_)) => {
                         if let Side::First(first) = &mut self.side {

@@ -177,11 +177,13 @@ impl Controller {
         joined
     }
 
-    /// The rank with this seat does not come.
-    pub fn abandon(&self, rank: u16) {
-        if let Some((notes, _)) = &self.ranks {
-            notes.tell(Note::Abandon(Rank(rank)));
-        }
+    /// The rank with this seat does not come. Whether it takes part all the same: then it has come just now, and stays.
+    #[must_use]
+    pub fn abandon(&self, rank: u16) -> bool {
+        let Some((notes, _)) = &self.ranks else { return false };
+        let (sender, has_joined) = channel();
+        notes.tell(Note::Abandon(Rank(rank), sender));
+        has_joined.recv().unwrap_or(false)
     }
 
     /// Moves a vCPU to a rank while it runs, and waits until it is there, for `limit` at most. It comes to an instruction boundary first,

@@ -175,7 +175,8 @@ pub(super) fn start_member(
     let leaver = base.engine.leaver();
     let leaves = (leaver.clone(), base.notes.clone());
     let member = Member::new(Arc::clone(forwarder), source, boot_id(), first_measured, set, roll, leaves);
-    let side = Side::Member(Box::new(member));
+    let is_founder = base.cluster.rank.0 < base.cluster.ranks;
+    let side = Side::Member(Box::new(if is_founder { member } else { member.joining() }));
     let control = spawn(Arc::clone(&link), everyone.residents(&link, &base.vitals), side, note_box, told(events));
     let threads = vec![control.map_err(MachineError::Thread)?];
     let forwarder = Some(Arc::clone(forwarder));
@@ -331,6 +332,11 @@ impl Ranks {
     /// On another rank than 0: asks rank 0 to let it leave.
     pub(super) fn leave(&self) {
         self.link.send(DEVICE_RANK, &Control::Leave, &[]);
+    }
+
+    /// Whether this rank leaves, and has no vCPU any more.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaver.has_begun()
     }
 
     /// On a rank that leaves, once no vCPU is there any more: pages of others that still are.

@@ -60,6 +60,8 @@ pub enum StopReason {
     },
     /// On a rank that leaves: it has left, and the machine goes on without it.
     Left,
+    /// On a rank that has joined: rank 0 has dropped it, and the machine goes on without it. It had nothing of the machine.
+    Dropped,
     /// A [`Stopper`] was used.
     Stopped,
 }
@@ -152,6 +154,7 @@ impl Running {
             Ok(Event::Cluster(ClusterEvent::Lost(rank, reason))) => Some(StopReason::RankLost { rank: rank.0, reason }),
             Ok(Event::Cluster(ClusterEvent::Ended(status))) => Some(StopReason::Ended { status }),
             Ok(Event::Cluster(ClusterEvent::Left)) => Some(StopReason::Left),
+            Ok(Event::Cluster(ClusterEvent::Dropped)) => Some(StopReason::Dropped),
             Ok(Event::Vcpu(_, End::Stopped) | Event::Stop) => Some(StopReason::Stopped),
             // This end holds a sender, so the channel cannot be disconnected.
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
@@ -185,6 +188,12 @@ impl Running {
         if let Some(ranks) = self.ranks() {
             ranks.leave();
         }
+    }
+
+    /// Whether this rank leaves, by its own wish or by order, and gives up its pages: it has no vCPU any more.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.ranks().is_some_and(Ranks::is_leaving)
     }
 
     /// What a rank that leaves still has: the vCPUs that are here, and once there is none, how many pages of other ranks.

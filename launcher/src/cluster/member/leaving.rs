@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use vincs_vmm::machine::Running;
 
 use super::End;
+use crate::run::ending::{STATUS_BAD_INPUT, STATUS_OWN_FAILURE};
 use crate::wireup::channel::{self, Channel};
 use crate::wireup::message::ToMember;
 
@@ -23,6 +24,42 @@ pub(super) enum Stay {
     Founder,
     /// It has joined.
     Guest(Guest),
+}
+
+impl Stay {
+    /// It has started the machine, or rank 0 has said that it takes part.
+    pub(super) fn takes_part(&self) -> bool {
+        match self {
+            Self::Founder => true,
+            Self::Guest(guest) => guest.takes_part,
+        }
+    }
+}
+
+/// Why a rank that was to join has ended before it took part: its exit status and line. Nothing when rank 0 has said by `deadline` that it does take part: it ends with the
+/// machine then.
+pub(super) fn why_not_joined(rank: u16, end: &End, zero: &mut Channel, deadline: Instant) -> Option<(u8, String)> {
+    let line = match end {
+        End::Failed(cause) => return Some((STATUS_OWN_FAILURE, format!("rank {rank} cannot join: {cause}"))),
+        End::Refused(line) => line.clone(),
+        End::Ended | End::Lost { .. } | End::Left | End::Dropped => match zero.receive(deadline) {
+            Ok(ToMember::Joined) => return None,
+            Ok(ToMember::Refused { line, .. }) => line,
+            Ok(
+                ToMember::Listen(_)
+                | ToMember::Roster(_)
+                | ToMember::Go
+                | ToMember::Bye { .. }
+                | ToMember::Wait
+                | ToMember::Seat(_),
+            )
+            | Err(_) => match end {
+                End::Lost { rank: lost @ 1.., reason } => format!("it has lost rank {lost}: {reason}"),
+                _ => "the machine has ended".to_owned(),
+            },
+        },
+    };
+    Some((STATUS_BAD_INPUT, format!("rank {rank} does not join: {line}")))
 }
 
 /// A rank that joins and leaves.
@@ -57,15 +94,17 @@ impl Guest {
         if !self.takes_part {
             return self.look_whether_it_takes_part(zero);
         }
-        if self.to_leave.load(Ordering::SeqCst) && self.leaving.is_none() {
-            running.leave();
-            let now = Instant::now();
-            let (told_late, told) = (false, String::new());
-            self.leaving = Some(Leaving { deadline: now + self.grace, told_late, next_told: now, told });
+        let wants_to = self.to_leave.load(Ordering::SeqCst);
+        if self.leaving.is_none() && (wants_to || running.is_leaving()) {
+            if wants_to {
+                running.leave();
+            }
+            self.leaving = Some(Leaving::begin(Instant::now(), self.grace));
             crate::say(&format!("rank {} leaves the machine", self.rank));
         }
         if let Some(leaving) = &mut self.leaving {
-            leaving.tell(self.rank, self.grace, &running.remains());
+            let line = leaving.line(self.rank, self.grace, &running.remains(), Instant::now());
+            line.iter().for_each(|line| crate::say(line));
         }
         None
     }
@@ -97,9 +136,7 @@ impl Guest {
                     | ToMember::Seat(_),
                 )
                 | Err(_) => {
-                    return Some(End::Refused(
-                        "rank 0 has gone before this rank had joined: the machine has ended".into(),
-                    ));
+                    return Some(End::Ended);
                 }
             }
         }
@@ -108,21 +145,26 @@ impl Guest {
 }
 
 impl Leaving {
-    /// Tells how far it is, and once when the time is over.
-    fn tell(&mut self, rank: u16, grace: Duration, remains: &(Vec<u32>, u32)) {
-        let now = Instant::now();
+    fn begin(now: Instant, grace: Duration) -> Self {
+        Self { deadline: now + grace, told_late: false, next_told: now, told: String::new() }
+    }
+
+    /// What is to be said now, if anything: how far it is, and once that the time is over.
+    fn line(&mut self, rank: u16, grace: Duration, remains: &(Vec<u32>, u32), now: Instant) -> Option<String> {
         let left = what_is_left(remains);
         if now >= self.deadline && !self.told_late {
             self.told_late = true;
-            crate::say(&format!(
-                "rank {rank} has not left within {} s: {left} still here; it goes on, and whoever kills it ends the machine",
-                grace.as_secs()
+            let seconds = grace.as_secs();
+            return Some(format!(
+                "rank {rank} has not left within {seconds} s: {left} still here; it goes on, and whoever kills it ends the machine"
             ));
-        } else if now >= self.next_told && left != self.told {
-            self.next_told = now + PROGRESS_TIME;
-            crate::say(&format!("rank {rank} leaves: {left} still here"));
-            self.told = left;
         }
+        if now < self.next_told || left == self.told {
+            return None;
+        }
+        self.next_told = now + PROGRESS_TIME;
+        self.told.clone_from(&left);
+        Some(format!("rank {rank} leaves: {left} still here"))
     }
 }
 
@@ -152,6 +194,23 @@ mod tests {
     }
 
     #[test]
+    fn a_rank_that_leaves_says_how_far_it_is_and_once_that_it_is_late() {
+        let (start, grace) = (Instant::now(), Duration::from_secs(3));
+        let mut leaving = Leaving::begin(start, grace);
+        let mut at = |milliseconds, vcpus: &[u32], pages| {
+            leaving.line(2, grace, &(vcpus.to_vec(), pages), start + Duration::from_millis(milliseconds))
+        };
+        assert_eq!(at(0, &[1], 0).unwrap(), "rank 2 leaves: virtual processor 1 is still here");
+        assert_eq!(at(999, &[], 9), None, "a line a second at most");
+        assert_eq!(at(1000, &[], 9).unwrap(), "rank 2 leaves: 9 pages are still here");
+        assert_eq!(at(2999, &[], 9), None, "nothing new");
+        let late = at(3000, &[], 9).unwrap();
+        assert!(late.starts_with("rank 2 has not left within 3 s: 9 pages are still here"), "{late}");
+        assert_eq!(at(3500, &[], 9), None);
+        assert_eq!(at(3600, &[], 8).unwrap(), "rank 2 leaves: 8 pages are still here");
+    }
+
+    #[test]
     fn rank_0_says_whether_it_takes_part() {
         let (mut zero, mut own) = pair();
         let mut guest = guest();
@@ -169,6 +228,32 @@ mod tests {
         assert_eq!(guest().look_whether_it_takes_part(&mut own), Some(End::Refused("no".into())));
         drop(zero);
         channel::wait_for([&own], Duration::from_secs(20));
-        assert!(matches!(guest().look_whether_it_takes_part(&mut own), Some(End::Refused(_))));
+        assert_eq!(guest().look_whether_it_takes_part(&mut own), Some(End::Ended));
+    }
+
+    #[test]
+    fn a_rank_that_takes_no_part_yet_says_why_it_does_not_join() {
+        let lost = |rank| End::Lost { rank, reason: "closed".into() };
+        let refused = ToMember::Refused { line: "it went".into(), said: false };
+        for (end, word, status, named) in [
+            (End::Failed("no KVM".into()), None, STATUS_OWN_FAILURE, "cannot join: no KVM"),
+            (End::Refused("no".into()), None, 2, "does not join: no"),
+            (lost(1), Some(refused.clone()), 2, "does not join: it went"),
+            (lost(1), None, 2, "does not join: it has lost rank 1: closed"),
+            (lost(0), Some(refused), 2, "does not join: it went"),
+            (lost(0), None, 2, "does not join: the machine has ended"),
+            (End::Ended, Some(ToMember::Bye { status: 0 }), 2, "does not join: the machine has ended"),
+        ] {
+            let (mut zero, mut own) = pair();
+            word.iter().for_each(|word| zero.send(word, soon()).unwrap());
+            drop(zero);
+            let expected = Some((status, format!("rank 2 {named}")));
+            assert_eq!(why_not_joined(2, &end, &mut own, soon()), expected, "{end:?} {word:?}");
+        }
+        let (mut zero, mut own) = pair();
+        zero.send(&ToMember::Joined, soon()).unwrap();
+        zero.send(&ToMember::Bye { status: 7 }, soon()).unwrap();
+        assert_eq!(why_not_joined(2, &lost(0), &mut own, soon()), None, "it has come just before the end");
+        assert_eq!(super::super::said_goodbye(&mut own, soon), Some(7));
     }
 }

@@ -206,6 +206,12 @@ impl First {
         }
     }
 
+    /// Whether a rank that has not started the machine has nothing of it: no vCPU and no page.
+    pub(super) fn can_spare(&self, core: &Core, rank: Rank) -> bool {
+        let has_nothing = !core.vitals.contains(rank) || self.elastic.seats.is_drained(rank);
+        !self.elastic.seats.has_started(rank) && !self.owners.involve(rank) && has_nothing
+    }
+
     /// A rank is lost. Whether the machine goes on without it: it has no vCPU and no page, as it is only coming, has had none yet, or has handed all over.
     pub(super) fn does_without(&mut self, core: &mut Core, rank: Rank, reason: &str) -> bool {
         if !core.link.has(rank) {
@@ -213,8 +219,7 @@ impl First {
             self.give_up_joining(rank, reason);
             return true;
         }
-        let has_nothing = !core.vitals.contains(rank) || self.elastic.seats.is_drained(rank);
-        if self.elastic.seats.has_started(rank) || self.owners.involve(rank) || !has_nothing {
+        if !self.can_spare(core, rank) {
             return false;
         }
         tracing::warn!(rank = rank.0, reason, "a rank is gone that had nothing of the machine");

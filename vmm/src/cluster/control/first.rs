@@ -8,6 +8,7 @@ use vincs_coherence::id::{Rank, RankSet};
 
 use super::super::message::{ClockReading, Control};
 use super::super::moves::{Owners, RefusedMove};
+use super::super::seats::MemberState;
 use super::super::serve::{Devices, Server};
 use super::pause::{Pauses, WhenDropped};
 use super::{Breach, ClusterEvent, ControlNotes, Core, Elastic, Moved, Note};
@@ -82,7 +83,7 @@ impl First {
             }
             // One that the machine does without by now may be missed by others still.
             Control::Lost { rank, reason } if rank != core.link.rank() && self.elastic.seats.state(rank).is_some() => {
-                self.lost(core, rank, reason);
+                self.missed(core, from, rank, reason);
             }
             Control::Met { rank } => self.elastic.seats.met(rank, from),
             Control::Ready if self.elastic.seats.ready(from) => {}
@@ -122,6 +123,19 @@ impl First {
             | Control::Gone { .. } => return Err(Breach(format!("{message:?} to rank 0"))),
         }
         Ok(())
+    }
+
+    /// A rank misses another, or says that it goes itself. Of two that lose each other the machine keeps the one that it needs.
+    fn missed(&mut self, core: &mut Core, from: Rank, rank: Rank, reason: String) {
+        let is_over = self.ending.is_some() || core.over;
+        if is_over || from == rank || core.link.has(from) && self.does_without(core, rank, &reason) {
+            return self.lost(core, rank, reason);
+        }
+        let is_left = self.elastic.seats.state(rank) == Some(MemberState::Left);
+        if self.can_spare(core, from) && !is_left {
+            return self.lost(core, from, format!("it has lost rank {}: {reason}", rank.0));
+        }
+        self.lost(core, rank, reason);
     }
 
     /// A rank is lost: so is the machine, and all are told why.
@@ -175,7 +189,11 @@ impl First {
             Note::Met(rank) => self.elastic.seats.met(rank, core.link.rank()),
             Note::Reserve(sender) => _ = sender.send(self.elastic.seats.reserve()),
             Note::Admit(rank, processors, done) => self.is_to_join(rank, processors, done),
-            Note::Abandon(rank) => self.give_up_joining(rank, "it does not come"),
+            Note::Abandon(rank, has_joined) => {
+                self.give_up_joining(rank, "it does not come");
+                let state = self.elastic.seats.state(rank);
+                let _ = has_joined.send(matches!(state, Some(MemberState::Running | MemberState::Leaving)));
+            }
             Note::Remove(rank, done) => self.is_to_leave(rank, Some(done)),
             Note::Members(sender) => _ = sender.send(self.elastic.seats.all()),
             Note::Lost(..) | Note::End(..) | Note::PagesGivenUp | Note::Stop => {}

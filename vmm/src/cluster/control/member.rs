@@ -66,6 +66,8 @@ pub(crate) struct Member {
     /// To itself, from the threads of memory.
     notes: ControlNotes,
     leaving: Option<Leaving>,
+    /// It has started the machine, or rank 0 has said that it takes part.
+    takes_part: bool,
 }
 
 /// This rank is about to leave: no vCPU is here any more.
@@ -115,7 +117,13 @@ impl Member {
             leaver,
             notes,
             leaving: None,
+            takes_part: true,
         }
+    }
+
+    /// The same for a rank that joins: it takes part once rank 0 says so.
+    pub(crate) fn joining(self) -> Self {
+        Self { takes_part: false, ..self }
     }
 
     /// Asks rank 0 for its clock.
@@ -156,6 +164,7 @@ impl Member {
             }
             _ if from != DEVICE_RANK => {}
             Control::Come { rank, ranks, places } if rank == core.link.rank() => {
+                self.takes_part = true;
                 core.comes(&ranks, &places);
                 return Ok(());
             }
@@ -164,7 +173,7 @@ impl Member {
                 return Ok(());
             }
             Control::Gone { rank } if rank == core.link.rank() => {
-                core.finish(ClusterEvent::Left);
+                core.finish(if self.leaving.is_some() { ClusterEvent::Left } else { ClusterEvent::Dropped });
                 return Ok(());
             }
             Control::Gone { rank } => {
@@ -242,8 +251,19 @@ impl Member {
             self.closed = true;
             let known = core.suspect.take().map(|suspect| ClusterEvent::Lost(suspect.rank, suspect.reason));
             core.finish(known.unwrap_or(ClusterEvent::Lost(rank, reason)));
+        } else if !core.over && !self.takes_part {
+            self.give_up_joining(core, rank, reason);
         } else if !core.over && core.link.has(rank) {
             Self::tell_loss(core, rank, reason);
+        }
+    }
+
+    /// This rank has lost one before it took part. A founder it needs: it does not join. Of one that has joined it does not know whether it has just left: rank 0 does, and takes
+    /// this one's seat away if not.
+    fn give_up_joining(&self, core: &mut Core, rank: Rank, reason: String) {
+        core.link.send(DEVICE_RANK, &Control::lost(rank, &reason), &[]);
+        if core.link.has(rank) {
+            core.finish(ClusterEvent::Lost(rank, reason));
         }
     }
 
@@ -280,6 +300,7 @@ impl Member {
     /// when it does not answer either, this rank ends by itself.
     pub(super) fn suspected(&mut self, core: &mut Core, suspect: Suspect) {
         match suspect.basis {
+            Basis::Elsewhere if !self.takes_part => self.give_up_joining(core, suspect.rank, suspect.reason),
             Basis::Elsewhere if core.link.has(suspect.rank) => Self::tell_loss(core, suspect.rank, suspect.reason),
             Basis::Elsewhere => {}
             Basis::Told => {

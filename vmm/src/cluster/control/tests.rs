@@ -20,6 +20,8 @@ use crate::memory::engine::Leaver;
 use crate::topology::VcpuId;
 use crate::vcpu::{VcpuHandle, VcpuShared};
 
+mod joining;
+
 /// Far more than anything here takes on a busy host.
 const LONG: Duration = Duration::from_secs(20);
 /// Long enough to see that nothing comes.
@@ -59,9 +61,14 @@ struct Rig {
 
 impl Rig {
     fn start(rank: u16, ends: &[Arc<End>]) -> Self {
+        Self::of_machine(rank, ends, u16::try_from(ends.len()).unwrap())
+    }
+
+    /// The same where only the first ranks, so many, start the machine; the others have seats. There are processors enough for all.
+    fn of_machine(rank: u16, ends: &[Arc<End>], started: u16) -> Self {
         let end = Arc::clone(&ends[usize::from(rank)]);
         let ranks = u16::try_from(ends.len()).unwrap();
-        let link = Arc::new(ControlLink::new(Rank(rank), ranks, end.clone()));
+        let link = Arc::new(ControlLink::new(Rank(rank), started, end.clone()));
         let vcpu = |id| VcpuHandle::new(VcpuId(id), Arc::default(), rank != 0);
         let (vcpus, shared): (Vec<_>, Vec<_>) = (0..u32::from(ranks)).map(vcpu).unzip();
         let processors = vcpus.iter().map(|vcpu| (vcpu.id().0, Arc::clone(vcpu.mailbox()))).collect();
@@ -78,20 +85,20 @@ impl Rig {
                 Arc::new(Devices { bus, io_apic: Arc::new(IoApic::new(Arc::clone(&router))), virtio: vec![] });
             let server = |rank| Server::start(rank, 1, Arc::clone(&devices), Arc::clone(&link)).unwrap().0;
             let servers = link.others().map(|rank| (rank, server(rank))).collect();
-            let mut owners = Owners::new(ranks, ranks.into());
+            let mut owners = Owners::new(started, ranks.into());
             for other in link.others() {
                 owners.order(other.0.into(), other).unwrap();
                 owners.arrived(other, other.0.into()).unwrap();
             }
             let clock = GuestClock::start(2_000_000);
             let nodes = (0..ranks).map(Rank).collect();
-            let elastic = Elastic::new(Seats::new(ranks, ranks), Placement::Spread, nodes, &[]);
+            let elastic = Elastic::new(Seats::new(started, ranks), Placement::Spread, nodes, &[]);
             let notes = notes.clone();
             let first = First::new(Arc::clone(&devices), servers, (owners, elastic), clock, Some([7; 16]), notes);
             Side::First(Box::new(first))
         } else {
             let (forwarder, applied) = (Arc::clone(&forwarder), Arc::default());
-            Side::Member(Box::new(Member::new(
+            let member = Member::new(
                 forwarder,
                 statistics.clone(),
                 None,
@@ -99,9 +106,10 @@ impl Rig {
                 applied,
                 roll.clone(),
                 (Leaver::default(), notes.clone()),
-            )))
+            );
+            Side::Member(Box::new(if rank < started { member } else { member.joining() }))
         };
-        let residents = Residents::new(&link, Arc::clone(&router), vcpus.clone(), Vitals::first(ranks));
+        let residents = Residents::new(&link, Arc::clone(&router), vcpus.clone(), Vitals::first(started));
         let (told, events) = channel();
         let thread = spawn(Arc::clone(&link), residents, side, note_box, move |event| told.send(event).unwrap());
         let thread = Some(thread.unwrap());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::mailbox::{Command, Mailbox};
 
@@ -40,22 +40,29 @@ impl Leaving {
 pub(crate) struct Leaver {
     mailboxes: Vec<Arc<Mailbox>>,
     pages: Arc<AtomicU32>,
+    begun: Arc<AtomicBool>,
 }
 
 impl Leaver {
     pub(super) fn new(mailboxes: Vec<Arc<Mailbox>>) -> Self {
-        Self { mailboxes, pages: Arc::default() }
+        Self { mailboxes, pages: Arc::default(), begun: Arc::default() }
     }
 
     /// Begins; `done` is called when no page of another home is here and no home knows of one, on the last thread that was busy with it. No processor may execute
     /// anything here any more, and this rank must be nobody's home. To be called once.
     pub(crate) fn begin(&self, done: impl Fn() + Send + Sync + 'static) {
+        self.begun.store(true, Ordering::SeqCst);
         if self.mailboxes.is_empty() {
             return done();
         }
         let (left, pages) = (AtomicUsize::new(self.mailboxes.len()), Arc::clone(&self.pages));
         let leaving = Arc::new(Leaving { left, pages, done: Box::new(done) });
         self.mailboxes.iter().for_each(|mailbox| mailbox.push(Command::Leave(Arc::clone(&leaving))));
+    }
+
+    /// Whether it has begun.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::SeqCst)
     }
 
     /// Pages of others that are here still, since [`Self::begin`].

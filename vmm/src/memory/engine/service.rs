@@ -343,11 +343,18 @@ impl Service {
         }
         match event {
             Event::Message { from, header, body } => self.message(from, header, body),
-            // One that has no pages may go: the control channel sees to the rest.
-            Event::Lost { rank, .. } if !self.vitals.contains(rank) || self.node.has_left(rank) => {}
+            Event::Lost { rank, .. } if self.may_go(rank) => {}
             Event::Lost { rank, reason } => self.shared.end(EngineEvent::RankLost { rank, reason }),
             Event::Completed { id, outcome } => self.completed(id, &outcome),
         }
+    }
+
+    /// Whether a rank's loss is none of this memory's: it has no pages, or nothing of what passes between the two is about pages, as neither is a home and pages go
+    /// by way of their homes. The control channel sees to the rest: it knows who leaves.
+    fn may_go(&self, rank: Rank) -> bool {
+        let homes = self.node.homes();
+        let has_page_traffic = homes.contains(rank) || homes.contains(self.node.rank());
+        !has_page_traffic || !self.vitals.contains(rank) || self.node.has_left(rank)
     }
 
     /// A guarded read has ended: this engine starts no other one-sided operations.

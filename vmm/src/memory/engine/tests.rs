@@ -36,6 +36,8 @@ struct One {
 
 struct Setup {
     ranks: u16,
+    /// How many of them, the first, are homes.
+    homes: u16,
     /// Pages homed at each rank.
     pages: u32,
     shards: u16,
@@ -50,7 +52,17 @@ struct Setup {
 impl Setup {
     fn of(ranks: u16, pages: u32) -> Self {
         let hold = Duration::from_micros(50);
-        Self { ranks, pages, shards: 1, cache_pages: None, read_ahead: 8, first_touch: 4, hold, slots: None }
+        Self {
+            ranks,
+            homes: ranks,
+            pages,
+            shards: 1,
+            cache_pages: None,
+            read_ahead: 8,
+            first_touch: 4,
+            hold,
+            slots: None,
+        }
     }
 
     fn start(self) -> Cluster {
@@ -61,12 +73,12 @@ impl Setup {
         let of_shard = |shard| windows.iter().filter_map(|of| of.get(usize::from(shard)).cloned()).collect();
         let channels: Vec<_> = (0..self.shards).map(|shard| Hub::ends_with(self.ranks, of_shard(shard))).collect();
         let one = |rank| {
-            let bytes = self.pages as usize * usize::from(self.ranks) * PAGE_BYTES;
+            let bytes = self.pages as usize * usize::from(self.homes) * PAGE_BYTES;
             let ram = GuestRam::new(&[(GuestAddress(0), bytes)]).unwrap();
             let config = EngineConfig {
                 rank,
                 ranks: self.ranks,
-                homes: HomeMap::new((0..self.ranks).map(|home| (self.pages, Rank(home)))).unwrap(),
+                homes: HomeMap::new((0..self.homes).map(|home| (self.pages, Rank(home)))).unwrap(),
                 shards: self.shards,
                 memory: MemorySettings {
                     hold: Some(self.hold),

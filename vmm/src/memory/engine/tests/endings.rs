@@ -83,6 +83,23 @@ fn a_message_about_pages_of_another_shard_is_refused() {
     }
 }
 
+/// Ranks 2 and 3 have joined. That 2 has left, 3 may hear on its control channel only after its connections to 2 have closed.
+#[test]
+fn ranks_without_homes_do_not_miss_each_other() {
+    let at = Setup { homes: 2, ..Setup::of(4, 16) }.start();
+    at.word(3, 0, 0).store(1, Ordering::SeqCst);
+    at.channels[0][2].lose(Rank(3), "closed");
+    thread::sleep(Duration::from_millis(50));
+    at.assert_quiet();
+    at.word(3, 17, 0).store(2, Ordering::SeqCst);
+    assert_eq!((at.word(0, 0, 0).load(Ordering::SeqCst), at.word(1, 17, 0).load(Ordering::SeqCst)), (1, 2));
+    at.assert_quiet();
+    at.channels[0][1].lose(Rank(3), "closed");
+    assert!(matches!(at.event(3), EngineEvent::RankLost { rank: Rank(1), .. }), "{:?}", at.event(3));
+    at.channels[0][2].lose(Rank(1), "closed");
+    assert!(matches!(at.event(1), EngineEvent::RankLost { rank: Rank(2), .. }), "a home may need it");
+}
+
 #[test]
 fn stopping_lets_everybody_go_on_who_waits() {
     let mut at = Setup::of(2, 16).start();

@@ -1,0 +1,184 @@
+//! Rank 0 against ranks that join, leave and lose each other, and such a rank against rank 0. Ranks 0 and 1 have started the machine.
+
+use super::*;
+
+const STARTED: u16 = 2;
+const SEATS: u16 = 5;
+
+/// Rank 0, and the bare ends of all.
+fn first() -> (Rig, Vec<Arc<End>>) {
+    let ends = Hub::ends(SEATS);
+    (Rig::of_machine(0, &ends, STARTED), ends)
+}
+
+/// Rank 2, which joins.
+fn joiner() -> (Rig, Vec<Arc<End>>) {
+    let ends = Hub::ends(SEATS);
+    (Rig::of_machine(2, &ends, STARTED), ends)
+}
+
+/// What rank 0 answers to an order.
+fn ask<T>(rig: &Rig, note: impl FnOnce(Sender<T>) -> Note) -> T {
+    let (sender, answer) = channel();
+    rig.notes.tell(note(sender));
+    answer.recv_timeout(LONG).unwrap()
+}
+
+fn states(rig: &Rig) -> Vec<MemberState> {
+    ask(rig, Note::Members).into_iter().map(|(_, state)| state).collect()
+}
+
+/// A rank gets a seat; what becomes of it comes later.
+fn seated(rig: &Rig) -> (Rank, Receiver<Joined>) {
+    let rank = ask(rig, Note::Reserve).unwrap();
+    let (done, joined) = channel();
+    rig.notes.tell(Note::Admit(rank, 1, done));
+    (rank, joined)
+}
+
+/// These have met a rank, which is ready.
+fn met_by_others(ends: &[Arc<End>], rank: Rank, others: &[u16]) {
+    others.iter().for_each(|other| say(&ends[usize::from(*other)], 0, &Control::Met { rank }, &[]));
+    say(&ends[usize::from(rank.0)], 0, &Control::Ready, &[]);
+}
+
+/// The next rank, which has joined; these others are there.
+fn joined(rig: &Rig, ends: &[Arc<End>], others: &[u16]) -> Rank {
+    let (rank, joined) = seated(rig);
+    met_by_others(ends, rank, others);
+    rig.notes.tell(Note::Met(rank));
+    assert_eq!(joined.recv_timeout(LONG), Ok(Ok(())));
+    rank
+}
+
+fn gone(ends: &[Arc<End>], rank: Rank) {
+    let wanted = Control::Gone { rank };
+    wait_for(&ends[usize::from(rank.0)], |message| (*message == wanted).then_some(()));
+}
+
+#[test]
+fn a_rank_that_has_nothing_goes_when_it_loses_one_that_is_needed() {
+    let (rig, ends) = first();
+    let two = joined(&rig, &ends, &[1]);
+    say(&ends[2], 0, &Control::lost(Rank(1), "closed"), &[]);
+    gone(&ends, two);
+    rig.no_event();
+    assert_eq!(states(&rig)[1..], [MemberState::Running, MemberState::Left]);
+
+    let three = joined(&rig, &ends, &[1]);
+    rig.notes.tell(Note::Move(3, three, channel().0));
+    wait_for(&ends[1], |message| matches!(message, Control::Move { vcpu: 3, .. }).then_some(()));
+    say(&ends[3], 0, &Control::lost(Rank(1), "closed"), &[]);
+    assert_eq!(rig.lost(), (1, "closed".into()), "a processor goes there: both are needed");
+    rig.stop();
+}
+
+#[test]
+fn of_two_that_have_nothing_the_one_that_is_lost_goes() {
+    let (rig, ends) = first();
+    let two = joined(&rig, &ends, &[1]);
+    let three = joined(&rig, &ends, &[1, 2]);
+    say(&ends[usize::from(two.0)], 0, &Control::lost(three, "closed"), &[]);
+    gone(&ends, three);
+    // That it is gone is known: whoever misses it late has not heard so yet.
+    say(&ends[1], 0, &Control::lost(three, "closed"), &[]);
+    rig.no_event();
+    assert_eq!(states(&rig)[2..], [MemberState::Running, MemberState::Left]);
+    rig.stop();
+}
+
+#[test]
+fn a_rank_that_joins_does_not_when_it_loses_one_that_is_there() {
+    let (rig, ends) = first();
+    let (_, not_joined) = seated(&rig);
+    say(&ends[2], 0, &Control::lost(Rank(1), "closed"), &[]);
+    let line = not_joined.recv_timeout(LONG).unwrap().unwrap_err();
+    assert_eq!(line, "it has lost rank 1: closed");
+    // What it has said before it knows that changes nothing.
+    met_by_others(&ends, Rank(2), &[1]);
+    rig.no_event();
+
+    let three = joined(&rig, &ends, &[1]);
+    say(&ends[3], 0, &Control::lost(three, "no more"), &[]);
+    gone(&ends, three);
+    // Rank 4 is told of rank 3 among those that it connects with, which has left by the time it does.
+    let (four, four_joined) = seated(&rig);
+    say(&ends[4], 0, &Control::lost(three, "closed"), &[]);
+    met_by_others(&ends, four, &[1]);
+    rig.notes.tell(Note::Met(four));
+    assert_eq!(four_joined.recv_timeout(LONG), Ok(Ok(())));
+    rig.no_event();
+    rig.stop();
+}
+
+#[test]
+fn who_gives_a_rank_up_hears_whether_it_has_come() {
+    let (rig, ends) = first();
+    let (rank, not_joined) = seated(&rig);
+    assert!(!ask(&rig, |answer| Note::Abandon(rank, answer)));
+    assert!(not_joined.recv_timeout(LONG).unwrap().is_err());
+    assert!(!ask(&rig, |answer| Note::Abandon(rank, answer)), "it is gone");
+    let rank = joined(&rig, &ends, &[1]);
+    assert!(ask(&rig, |answer| Note::Abandon(rank, answer)));
+    assert_eq!(states(&rig)[2..], [MemberState::Left, MemberState::Running]);
+    rig.stop();
+}
+
+#[test]
+fn a_rank_comes_and_goes_only_while_no_processor_is_on_its_way() {
+    let (rig, ends) = first();
+    rig.notes.tell(Note::Move(3, Rank(1), channel().0));
+    wait_for(&ends[1], |message| matches!(message, Control::Move { vcpu: 3, .. }).then_some(()));
+    let (rank, has_joined) = seated(&rig);
+    met_by_others(&ends, rank, &[1]);
+    rig.notes.tell(Note::Met(rank));
+    assert_eq!(has_joined.recv_timeout(SHORT), Err(RecvTimeoutError::Timeout));
+    // An order that comes now waits, too: else there would always be one under way.
+    rig.notes.tell(Note::Move(4, Rank(1), channel().0));
+    say(&ends[1], 0, &Control::Arrived { vcpu: 3 }, &[]);
+    assert_eq!(has_joined.recv_timeout(LONG), Ok(Ok(())));
+    let (mut order, until) = (Vec::new(), Instant::now() + LONG);
+    while order.len() < 2 && Instant::now() < until {
+        order.extend(heard(&ends[1]).into_iter().filter_map(|(_, message)| match message {
+            Control::Come { .. } => Some("come"),
+            Control::Move { .. } => Some("move"),
+            _ => None,
+        }));
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(order, ["come", "move"]);
+    rig.stop();
+}
+
+#[test]
+fn before_it_takes_part_a_rank_ends_with_a_founder_and_tells_rank_0_of_others() {
+    let (rig, ends) = joiner();
+    // Rank 3 may just have left.
+    ends[3].lose(Rank(2), "closed");
+    let expected = Control::lost(Rank(3), "closed");
+    wait_for(&ends[0], |message| (*message == expected).then_some(()));
+    rig.no_event();
+    rig.notes.tell(Note::Lost(Rank(1), "closed".into()));
+    let expected = Control::lost(Rank(1), "closed");
+    wait_for(&ends[0], |message| (*message == expected).then_some(()));
+    assert_eq!(rig.lost(), (1, "closed".into()));
+    rig.stop();
+}
+
+#[test]
+fn a_rank_knows_whether_it_has_left_or_was_dropped() {
+    for (is_asked, event) in [(true, ClusterEvent::Left), (false, ClusterEvent::Dropped)] {
+        let (rig, ends) = joiner();
+        let places = vec![Rank(0); SEATS.into()];
+        say(&ends[0], 2, &Control::Come { rank: Rank(2), ranks: vec![Rank(0), Rank(1), Rank(2)], places }, &[]);
+        if is_asked {
+            say(&ends[0], 2, &Control::Drain, &[]);
+            say(&ends[0], 2, &Control::Parted, &[]);
+            say(&ends[1], 2, &Control::Parted, &[]);
+            wait_for(&ends[0], |message| (*message == Control::Drained).then_some(()));
+        }
+        say(&ends[0], 2, &Control::Gone { rank: Rank(2) }, &[]);
+        assert_eq!(rig.event(), event);
+        rig.stop();
+    }
+}
