@@ -103,11 +103,17 @@ impl Ranks {
         for processor in ranks.places.one_of_each() {
             places::at(processor, || ranks.control.free_all()).map_err(OpenError::Processor)?;
         }
+        ranks.places.stay_on_rank().map_err(OpenError::Processor)?;
         Ok(ranks)
     }
 
     fn slot_to_begin(&self) -> Slot<'_> {
         Slot::last(&self.control)
+    }
+
+    /// The processors that the program began with, in order.
+    pub(crate) fn processors(&self) -> Vec<usize> {
+        self.places.all()
     }
 
     /// The rank of a processor.

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::array::Element;
-use crate::ranks::TEAMS;
+use crate::ranks::{Device, TEAMS};
 use crate::sync::{Group, LockError};
 use crate::wait::{wait_while, wake_all};
 
@@ -85,6 +85,8 @@ impl Team {
     /// # Errors
     /// [`TeamError`]; no thread is left then.
     pub fn new(members: u32) -> Result<Self, TeamError> {
+        // Kept until the group has it: opened anew it would begin another program.
+        let _device = Device::for_team();
         let mut processors = processors()?;
         let there = u32::try_from(processors.len()).unwrap_or(u32::MAX);
         if !(1..=there).contains(&members) {
@@ -112,6 +114,7 @@ impl Team {
     /// # Errors
     /// [`TeamError`].
     pub fn on_all_processors() -> Result<Self, TeamError> {
+        let _device = Device::for_team();
         Self::new(u32::try_from(processors()?.len()).unwrap_or(u32::MAX))
     }
 
@@ -278,8 +281,11 @@ fn part(range: Range<usize>, number: u32, members: u32) -> Range<usize> {
     start..start + share + usize::from(number < more)
 }
 
-/// The processors that this thread may run on, in the order of their numbers.
+/// The processors for teams, in the order of their numbers: those that this thread may run on, on several ranks those that the program began with.
 fn processors() -> Result<Vec<usize>, TeamError> {
+    if let Some(ranks) = Device::for_team().as_ref().and_then(|device| device.ranks.as_ref()) {
+        return Ok(ranks.processors());
+    }
     let set = sched_getaffinity(None).map_err(|error| TeamError::Processor(error.into()))?;
     Ok((0..CpuSet::MAX_CPU).filter(|processor| set.is_set(*processor)).collect())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
@@ -14,6 +15,9 @@ const SETTLE_TIME: Duration = Duration::from_secs(60);
 /// How often that is looked at.
 const LOOK_TIME: Duration = Duration::from_millis(1);
 
+/// The processors that the program could run on when it first opened relaxed memory; since then its threads [stay on a rank](Places::stay_on_rank).
+static ALLOWED: OnceLock<CpuSet> = OnceLock::new();
+
 /// The rank of each processor that the program may run on.
 #[derive(Debug)]
 pub(super) struct Places(BTreeMap<usize, u32>);
@@ -21,7 +25,8 @@ pub(super) struct Places(BTreeMap<usize, u32>);
 impl Places {
     /// Goes to each processor to see, when they are where they stay.
     pub(super) fn find(control: &Control) -> Result<Self, OpenError> {
-        let allowed = sched_getaffinity(None).map_err(|error| OpenError::Processor(error.into()))?;
+        let now = sched_getaffinity(None).map_err(|error| OpenError::Processor(error.into()))?;
+        let allowed = *ALLOWED.get_or_init(|| now);
         let deadline = Instant::now() + SETTLE_TIME;
         let mut places = BTreeMap::new();
         for processor in (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)) {
@@ -42,6 +47,19 @@ impl Places {
 
     pub(super) fn rank_of(&self, processor: usize) -> Option<u32> {
         self.0.get(&processor).copied()
+    }
+
+    /// All of them, in order.
+    pub(super) fn all(&self) -> Vec<usize> {
+        self.0.keys().copied().collect()
+    }
+
+    /// Keeps the calling thread, and those that it starts, on the rank on which it is: what it writes and reads is on one rank then, whatever the kernel does.
+    pub(super) fn stay_on_rank(&self) -> io::Result<()> {
+        let rank = self.rank_of(sched_getcpu());
+        let mut set = CpuSet::new();
+        self.0.iter().filter(|(_, other)| Some(**other) == rank).for_each(|(processor, _)| set.set(*processor));
+        Ok(sched_setaffinity(None, &set)?)
     }
 
     /// A processor of each rank.
