@@ -2,12 +2,13 @@
 
 mod checks;
 mod devices;
+mod hand_overs;
 mod processors;
 mod windows;
 
 use std::collections::BTreeMap;
 
-use crate::id::{Access, Page, Rank, RankSet, Tick};
+use crate::id::{Access, Page, Rank, RankSet, Run, Tick};
 use crate::message::Message;
 use crate::node::{Action, Awaited, Config, Node, Stats};
 use crate::window::Seen;
@@ -62,6 +63,8 @@ enum Event {
     Nic { reader: Rank, id: u64 },
     /// A guarded read has ended.
     Brought { reader: Rank, id: u64 },
+    /// Rank 0 orders a hand-over.
+    HandOver { at: usize },
     /// A rank is gone.
     Crash { rank: Rank },
 }
@@ -85,6 +88,8 @@ pub enum Input {
     Collected(Page, RankSet),
     /// What a guarded read has brought.
     Brought(Page, Seen, Words),
+    /// Pages are to get this home.
+    HandOver(Run, Rank),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -121,6 +126,8 @@ pub struct Outcome {
     pub registers: Vec<Vec<u64>>,
     /// The last value of every page.
     pub last: Vec<Words>,
+    /// Hand-overs.
+    pub hand_overs: u64,
     /// How long faults took, where times were given.
     pub faults: Vec<FaultTime>,
 }
@@ -138,6 +145,10 @@ pub struct Machine<'a> {
     hosts: Vec<Host>,
     vcpus: Vec<Vcpu>,
     jobs: Vec<JobState>,
+    /// Pages that were ordered to move and have not said that they have.
+    moving: Vec<Run>,
+    /// Hand-overs that were ordered.
+    hand_overs: u64,
     network: Network,
     /// Guarded reads under way, and how many were begun.
     reads: BTreeMap<u64, GuardedRead>,
@@ -184,6 +195,8 @@ impl<'a> Machine<'a> {
             hosts: vec![Host::default(); scenario.ranks.into()],
             vcpus: vcpus.collect(),
             jobs: vec![JobState::Before; scenario.devices.len()],
+            moving: Vec::new(),
+            hand_overs: 0,
             network: Network::new(scenario.delays, scenario.partitions.clone()),
             reads: BTreeMap::new(),
             begun: 0,
@@ -208,6 +221,9 @@ impl<'a> Machine<'a> {
         let scenario = self.scenario;
         for (job, device) in scenario.devices.iter().enumerate() {
             self.schedule(device.at, Event::Hold { job });
+        }
+        for (at, hand_over) in scenario.hand_overs.iter().enumerate() {
+            self.schedule(hand_over.at, Event::HandOver { at });
         }
         if let Some((rank, at)) = scenario.crash {
             self.schedule(at, Event::Crash { rank });
@@ -242,6 +258,9 @@ impl<'a> Machine<'a> {
         if let Some(vcpu) = self.vcpus.iter().position(|vcpu| !vcpu.is_finished()) {
             return Err(Violation::of_rank(Checker::Progress, self.home_of(vcpu), format!("processor {vcpu} hangs")));
         }
+        if let Some(run) = self.moving.first() {
+            return Err(Violation::of_page(Checker::Progress, run.first, "it never gets to its new home".to_owned()));
+        }
         quiescence::check(&self.sites)
     }
 
@@ -252,6 +271,7 @@ impl<'a> Machine<'a> {
             accesses: self.truth.accesses,
             stats: self.sites.iter().flat_map(|site| &site.nodes).map(Node::stats).collect(),
             last: pages.map(|page| self.truth.last(page)).collect(),
+            hand_overs: self.hand_overs,
             registers: self.vcpus.into_iter().map(|vcpu| vcpu.registers).collect(),
             faults: self.timing.into_faults(),
         }
@@ -283,6 +303,7 @@ impl<'a> Machine<'a> {
             | Event::Nic { reader: rank, .. }
             | Event::Brought { reader: rank, .. }
             | Event::Crash { rank } => *rank,
+            Event::HandOver { .. } => Rank(0),
             Event::Step { vcpu, .. } | Event::Fault { vcpu, .. } | Event::Answered { vcpu, .. } => self.home_of(*vcpu),
             Event::Hold { job } | Event::GiveUp { job } | Event::Use { job, .. } | Event::HoldOver { job } => {
                 self.scenario.devices.get(*job).map_or(Rank(0), |device| device.rank)
@@ -316,6 +337,7 @@ impl<'a> Machine<'a> {
             | Event::Timer { .. }
             | Event::Sleep { .. }
             | Event::Brought { .. }
+            | Event::HandOver { .. }
             | Event::Hold { .. } => (true, false),
             Event::Step { .. } | Event::Use { .. } | Event::GiveUp { .. } => (false, true),
             // A NIC works whatever its rank does.
@@ -374,6 +396,7 @@ impl<'a> Machine<'a> {
                 Ok(())
             }
             Event::Brought { reader, id } => self.brought(reader, id),
+            Event::HandOver { at } => self.orders(at),
             Event::Hold { .. } | Event::GiveUp { .. } | Event::Use { .. } | Event::HoldOver { .. } => {
                 self.device(rank, &event)
             }
@@ -479,6 +502,10 @@ impl<'a> Machine<'a> {
                 held.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
             }
             Input::Release(job) => node.handle_release(now, hold_id(*job)),
+            Input::HandOver(run, to) => {
+                let ordered = node.handle_hand_over(now, *run, *to, RankSet::below(scenario.ranks));
+                ordered.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
+            }
             Input::Collected(page, marks) => {
                 touched.push(*page);
                 node.handle_collected(now, *page, *marks);
@@ -553,6 +580,7 @@ impl<'a> Machine<'a> {
             }
             Effect::Woken(_) => {}
             Effect::Ready(id) => self.hold_ready(rank, id)?,
+            Effect::Moved(run) => self.has_moved(rank, run)?,
             Effect::Shows { page, version, words } => self.shows(rank, page, version, words)?,
             Effect::Hides(page) => self.hides(rank, page)?,
             Effect::Reads { home, page } => self.reads(rank, home, page)?,
@@ -622,6 +650,7 @@ fn place_of(site: &Site, input: &Input) -> usize {
     let page = match input {
         Input::Fault(page, _) | Input::Collected(page, _) | Input::Brought(page, ..) => Some(*page),
         Input::Message(_, parcel) => Some(parcel.message.run().first),
+        Input::HandOver(run, _) => Some(run.first),
         Input::Timeout => {
             let timeouts = site.nodes.iter().map(Node::poll_timeout).enumerate();
             let due = timeouts.filter_map(|(place, due)| Some((due?, place))).min();
@@ -643,6 +672,7 @@ fn pages_of_action(action: &Action) -> Vec<Page> {
         | Action::Wake { run } => run.pages().collect(),
         Action::Send { message, .. } => message.run().pages().collect(),
         Action::Show { page, .. } | Action::Hide { page } | Action::GuardedRead { page, .. } => vec![*page],
+        Action::HandedOver { run, .. } => run.pages().collect(),
         Action::HoldReady { .. } => Vec::new(),
     }
 }

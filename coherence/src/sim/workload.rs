@@ -8,7 +8,7 @@ use super::guest::{Instruction, Op, Touch};
 use super::memory::WORDS;
 use super::network::{Delays, Partition};
 use super::rng::Rng;
-use super::scenario::{DeviceJob, LONGEST_STEP, Program, Scenario, Stall};
+use super::scenario::{DeviceJob, HandOver, LONGEST_STEP, Program, Scenario, Stall};
 
 /// Which mishaps happen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,6 +32,9 @@ enum Pattern {
 
 /// Pages that everybody wants in [`Pattern::Hot`].
 const HOT_PAGES: u32 = 3;
+
+/// Hand-overs that [`with_hand_overs`] adds, some of which find their pages where they are to go.
+const MOST_HAND_OVERS: usize = 20;
 
 /// Rounds of [`readers`].
 const ROUNDS: u32 = 36;
@@ -133,6 +136,21 @@ pub fn readers(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
         nic_pause: rng.pick(&[longest, 8 * longest, 30 * longest]).unwrap_or(longest),
         ..Scenario::calm(ranks, homes, delays, programs)
     })
+}
+
+/// The same machine, in which homes move at random moments: some pages at once or one after the other, to and fro or all over.
+#[must_use]
+pub fn with_hand_overs(rng: &mut Rng, scenario: Scenario) -> Scenario {
+    let pages = scenario.homes.pages();
+    let until = rng.pick(&[100, 500, 4000]).unwrap_or(100);
+    let few = if rng.one_in(2) { pages.min(HOT_PAGES) } else { pages };
+    let longest = rng.pick(&[1, 2, 16]).unwrap_or(1);
+    let hand_over = |_| {
+        let run = Run { first: Page(rng.below_u32(few)), count: 1 + rng.below_u16(longest) };
+        HandOver { at: rng.below(until), run, to: Rank(rng.below_u16(scenario.ranks)) }
+    };
+    let hand_overs = (0..MOST_HAND_OVERS).map(hand_over).collect();
+    Scenario { hand_overs, ..scenario }
 }
 
 /// Windows of random sizes, or none.

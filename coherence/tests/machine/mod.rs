@@ -38,6 +38,8 @@ pub(crate) struct Bounds {
     pub(crate) slots: Option<u32>,
     /// Pages that are shown with one that is read, itself included.
     pub(crate) near: u16,
+    /// Hand-overs that rank 0 orders at any time, one after the other: the pages and their new home.
+    pub(crate) hand_overs: Vec<(Run, Rank)>,
 }
 
 /// Something that may happen next.
@@ -59,6 +61,8 @@ pub(crate) enum Step {
     Nic(Rank, NicStep),
     /// A rank is told what its NIC has brought.
     Brought(Rank),
+    /// Rank 0 orders the next hand-over.
+    HandOver(Run, Rank),
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -96,6 +100,9 @@ pub(crate) struct State {
     /// Only those with messages.
     channels: BTreeMap<(Rank, Rank), VecDeque<Parcel>>,
     last: Vec<Words>,
+    /// Hand-overs ordered, and the pages of those that are not over.
+    ordered: usize,
+    moving: Vec<Run>,
     problem: Option<String>,
 }
 
@@ -158,6 +165,14 @@ impl State {
                 self.host(rank).device = Device::Over;
                 self.node(rank).handle_release(Tick(0), HoldId(0));
                 self.execute(rank, &[])
+            }
+            Step::HandOver(run, to) => {
+                self.ordered += 1;
+                self.moving.push(run);
+                let members = RankSet::below(u16::try_from(self.sites.len()).unwrap());
+                let node = self.node(Rank(0));
+                node.handle_hand_over(Tick(0), run, to, members).map_err(|error| error.to_string())?;
+                self.execute(Rank(0), &[])
             }
             Step::Work(rank) => self.work(rank),
             Step::Nic(rank, step) => {
@@ -256,6 +271,10 @@ impl State {
                 host.woken |= host.waiting.is_some_and(|(page, _)| run.contains(page));
             }
             Effect::Ready(_) => self.host(rank).device = Device::Has,
+            Effect::Moved(run) => {
+                let at = self.moving.iter().position(|other| *other == run).ok_or("pages moved unordered")?;
+                self.moving.remove(at);
+            }
             Effect::Shows { page, version, words } => {
                 self.host(rank).work = work(page, Some((version, words)), HomeStep::to_show());
             }
@@ -302,15 +321,15 @@ impl State {
         Ok(())
     }
 
-    fn check_between_steps(&self, homes: &HomeMap) -> Right {
+    fn check_between_steps(&self) -> Right {
         for page in self.all_pages().pages() {
+            // While actions are under way a node is ahead of its guest.
+            let is_busy = self.hosts.iter().any(|host| host.work.is_some());
             let agrees = || {
-                // While actions are under way a node is ahead of its guest.
-                let is_busy = self.hosts.iter().any(|host| host.work.is_some());
                 if is_busy { Ok(()) } else { agreement::check(&self.sites, page) }
             };
-            directory::check(&self.sites, homes, page)
-                .and_then(|()| marks::check(&self.sites, homes, page))
+            directory::check(&self.sites, page)
+                .and_then(|()| marks::check(&self.sites, page))
                 .and_then(|()| agrees())
                 .map_err(|violation| violation.to_string())?;
         }
@@ -335,6 +354,9 @@ impl State {
         let has_device = self.hosts.iter().any(|host| host.device == Device::Has);
         if has_device {
             return Ok(());
+        }
+        if let Some(run) = self.moving.first() {
+            return Err(format!("page {} never gets to its new home", run.first.0));
         }
         for (rank, host) in self.hosts.iter().enumerate() {
             if let Some((page, access)) = host.waiting {
@@ -408,6 +430,8 @@ impl Model for Machine {
             hosts: self.ranks().map(|rank| self.host(rank)).collect(),
             channels: BTreeMap::new(),
             last: vec![ZEROS; self.homes.pages() as usize],
+            ordered: 0,
+            moving: Vec::new(),
             problem: None,
         }]
     }
@@ -417,6 +441,12 @@ impl Model for Machine {
             return;
         }
         let is_busy = |rank: Rank| state.hosts[usize::from(rank.0)].work.is_some();
+        if let Some((run, to)) = self.bounds.hand_overs.get(state.ordered)
+            && !state.moving.contains(run)
+            && !is_busy(Rank(0))
+        {
+            steps.push(Step::HandOver(*run, *to));
+        }
         let deliveries = state.channels.keys().filter(|(_, to)| !is_busy(*to));
         steps.extend(deliveries.map(|(from, to)| Step::Deliver(*from, *to)));
         for ((rank, host), site) in self.ranks().zip(&state.hosts).zip(&state.sites) {
@@ -459,7 +489,7 @@ impl Model for Machine {
 
     fn next_state(&self, state: &State, step: Step) -> Option<State> {
         let mut next = state.clone();
-        let taken = next.take(step).and_then(|()| next.check_between_steps(&self.homes));
+        let taken = next.take(step).and_then(|()| next.check_between_steps());
         next.problem = taken.err();
         Some(next)
     }

@@ -58,6 +58,8 @@ pub struct Traffic {
     pub recall: Count,
     /// Pages given back.
     pub write_back: Count,
+    /// Everything that homes move by, with the bytes of their pages.
+    pub hand_over: Count,
 }
 
 /// A number of messages.
@@ -95,6 +97,12 @@ impl Traffic {
             Message::InvalidateAck { .. } => &mut self.invalidate_ack,
             Message::Recall { .. } => &mut self.recall,
             Message::WriteBack { .. } => &mut self.write_back,
+            Message::HandOver { .. }
+            | Message::Freeze { .. }
+            | Message::Frozen { .. }
+            | Message::Requests { .. }
+            | Message::Entries { .. }
+            | Message::Moved { .. } => &mut self.hand_over,
         };
         count.add(Count { messages: 1, bytes: bytes as u64 });
     }
@@ -102,15 +110,15 @@ impl Traffic {
     /// Messages of all types together.
     #[must_use]
     pub fn total(&self) -> Count {
-        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back } = *self;
+        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over } = *self;
         let mut sum = Count::default();
-        let all = [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back];
+        let all = [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over];
         all.into_iter().for_each(|count| sum.add(count));
         sum
     }
 
     fn add(&mut self, other: &Self) {
-        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back } = other;
+        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over } = other;
         self.acquire.add(*acquire);
         self.grant.add(*grant);
         self.refuse.add(*refuse);
@@ -118,6 +126,7 @@ impl Traffic {
         self.invalidate_ack.add(*invalidate_ack);
         self.recall.add(*recall);
         self.write_back.add(*write_back);
+        self.hand_over.add(*hand_over);
     }
 }
 
@@ -159,6 +168,8 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
         guarded_misses,
         shown,
         hidden,
+        homes_given,
+        homes_taken,
         queued,
     } = other;
     sum.read_faults += read_faults;
@@ -181,6 +192,8 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
     sum.guarded_misses += guarded_misses;
     sum.shown += shown;
     sum.hidden += hidden;
+    sum.homes_given += homes_given;
+    sum.homes_taken += homes_taken;
     sum.queued += queued;
 }
 
