@@ -19,7 +19,7 @@ FEATURES := --features vincs-launcher/rdma
 
 # Tests that boot emulated nodes, those that take longest first, and those that take minutes each. tests/Cargo.toml names them too: cargo runs them only
 # when asked for by name.
-NODE_TESTS := cluster hosts boot transport wide
+NODE_TESTS := cluster elastic hosts boot transport wide
 LONG_TESTS := long
 
 .PHONY: help setup build kernel demo test test-long testbed lint bench-boot bench-ranks bench-coherence bench-rdma bench-hlrc bench-npb cost-model $(NODE_TESTS:%=test-%)
@@ -63,7 +63,7 @@ lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
 	@$(STAGE) 'Clippy, tests of whole machines' $(CARGO) clippy --workspace $(FEATURES) --locked $(patsubst %,--test %,$(NODE_TESTS) $(LONG_TESTS)) -- -D warnings
 	@$(STAGE) 'Clippy of the launcher without RDMA' $(CARGO) clippy --package vincs-launcher --all-targets --locked -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items $(FEATURES) --locked
-	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/*/*.sh .ci/run
+	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/*/*.sh slurm/*.sh .ci/run
 
 testbed: build ## Run CMD='…' in an emulated node (TESTBED_OPTIONS='--cpus 4 …')
 	@target/release/testbed $(TESTBED_OPTIONS) run --sh "$$TESTBED_CMD"

@@ -84,7 +84,7 @@ look_for_packages() {
 	need acpica-tools 'iasl checks the ACPI tables in the tests' have iasl
 	need shellcheck 'checks the shell scripts in the tests' have shellcheck
 	need stress-ng 'puts a machine of several ranks under stress in the tests' have stress-ng
-	# srun, and both daemons of a Slurm that the tests bring up in a node; nothing of it is started here.
+	# srun, and both daemons of a Slurm that the tests bring up in a node, or here in namespaces of their own.
 	need slurm-client 'the tests start ranks by srun too' have srun
 	need slurmctld 'the tests start ranks by srun too' have slurmctld
 	need slurmd 'the tests start ranks by srun too' have slurmd

@@ -9,12 +9,14 @@
 //! | 5 | `InvalidateAck` | page 4 |
 //! | 6 | Recall | page 4, keep 1 |
 //! | 7 | `WriteBack` | page 4, version 8, keep 1, content 1 |
-//! | 8 | `HandOver` | first page 4, pages 2, rank 2, set of ranks 8 |
-//! | 9 | Freeze | first page 4, pages 2, rank 2, set of ranks 8 |
-//! | 10 | Frozen | first page 4, pages 2 |
-//! | 11 | Requests | page 4, begun 1, requests 2, for each rank 2, access 1, version 8 |
-//! | 12 | Entries | first page 4, pages 2, for each version 8, state 1, set of ranks 8, content 1 |
-//! | 13 | Moved | first page 4, pages 2 |
+//! | 8 | Leave | |
+//! | 9 | `LeaveAck` | |
+//! | 10 | `HandOver` | first page 4, pages 2, rank 2, set of ranks 8 |
+//! | 11 | Freeze | first page 4, pages 2, rank 2, set of ranks 8 |
+//! | 12 | Frozen | first page 4, pages 2 |
+//! | 13 | Requests | page 4, begun 1, requests 2, for each rank 2, access 1, version 8 |
+//! | 14 | Entries | first page 4, set of ranks 8, pages 2, for each version 8, state 1, set of ranks 8, content 1 |
+//! | 15 | Moved | first page 4, pages 2 |
 
 use crate::id::{Access, MAX_RANKS, MAX_RUN, Page, Rank, RankSet, Run, Version};
 use crate::message::{Content, Granted, Handed, HandedState, Keep, Message, Urgency, Waiting};
@@ -22,7 +24,7 @@ use crate::node::MAX_HAND_OVER_PAGES;
 use crate::transport::MAX_HEADER;
 
 /// Version of everything that ranks send each other about pages; another one is refused.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Longest encoded message in bytes, without its body.
 pub const MAX_ENCODED: usize = 4096;
@@ -103,19 +105,19 @@ pub fn encode(message: &Message, bytes: &mut Vec<u8>) {
             bytes.extend([keep_byte(*keep), content_byte(*content)]);
         }
         Message::HandOver { run, to, members } => {
-            bytes.push(8);
+            bytes.push(10);
             put_move(bytes, *run, *to, *members);
         }
         Message::Freeze { run, to, members } => {
-            bytes.push(9);
+            bytes.push(11);
             put_move(bytes, *run, *to, *members);
         }
         Message::Frozen { run } => {
-            bytes.push(10);
+            bytes.push(12);
             put_run(bytes, *run);
         }
         Message::Requests { page, is_begun, requests } => {
-            bytes.push(11);
+            bytes.push(13);
             bytes.extend(page.0.to_le_bytes());
             bytes.push((*is_begun).into());
             put_count(bytes, requests.len());
@@ -125,9 +127,10 @@ pub fn encode(message: &Message, bytes: &mut Vec<u8>) {
                 bytes.extend(have.0.to_le_bytes());
             }
         }
-        Message::Entries { first, pages } => {
-            bytes.push(12);
+        Message::Entries { first, gone, pages } => {
+            bytes.push(14);
             bytes.extend(first.0.to_le_bytes());
+            bytes.extend(gone.to_bits().to_le_bytes());
             put_count(bytes, pages.len());
             for Handed { version, state, content } in pages {
                 bytes.extend(version.0.to_le_bytes());
@@ -138,9 +141,11 @@ pub fn encode(message: &Message, bytes: &mut Vec<u8>) {
             }
         }
         Message::Moved { run } => {
-            bytes.push(13);
+            bytes.push(15);
             put_run(bytes, *run);
         }
+        Message::Leave => bytes.push(8),
+        Message::LeaveAck => bytes.push(9),
     }
 }
 
@@ -181,16 +186,16 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
             keep: reader.keep()?,
             content: reader.content()?,
         },
-        8 => {
+        10 => {
             let (run, to, members) = reader.moved()?;
             Message::HandOver { run, to, members }
         }
-        9 => {
+        11 => {
             let (run, to, members) = reader.moved()?;
             Message::Freeze { run, to, members }
         }
-        10 => Message::Frozen { run: reader.run()? },
-        11 => {
+        12 => Message::Frozen { run: reader.run()? },
+        13 => {
             let (page, is_begun, count) = (reader.page()?, reader.flag()?, reader.u16()?);
             if !(1..=MAX_RANKS).contains(&count) {
                 return Err(DecodeError::Value("number of requests"));
@@ -201,15 +206,17 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
                 requests: (0..count).map(|_| reader.waiting()).collect::<Result<_, _>>()?,
             }
         }
-        12 => {
-            let first = reader.page()?;
+        14 => {
+            let (first, gone) = (reader.page()?, reader.ranks()?);
             let count = reader.count(first)?;
             if count > MAX_HAND_OVER_PAGES {
                 return Err(DecodeError::Value("number of pages"));
             }
-            Message::Entries { first, pages: (0..count).map(|_| reader.handed()).collect::<Result<_, _>>()? }
+            Message::Entries { first, gone, pages: (0..count).map(|_| reader.handed()).collect::<Result<_, _>>()? }
         }
-        13 => Message::Moved { run: reader.run()? },
+        15 => Message::Moved { run: reader.run()? },
+        8 => Message::Leave,
+        9 => Message::LeaveAck,
         _ => return Err(DecodeError::Value("kind of message")),
     };
     if reader.rest.is_empty() { Ok(message) } else { Err(DecodeError::Long(reader.rest.len())) }

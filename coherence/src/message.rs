@@ -173,6 +173,8 @@ pub enum Message {
     Entries {
         /// The first page; the others follow it.
         first: Page,
+        /// Ranks that have left the machine, which homes know.
+        gone: RankSet,
         /// The pages in order.
         pages: Vec<Handed>,
     },
@@ -181,10 +183,14 @@ pub enum Message {
         /// Which.
         run: Run,
     },
+    /// To every home: the sender has no pages, waits for none, and will ask for none any more.
+    Leave,
+    /// From the home: it knows of no copy of the receiver's any more, and has no more to say to it.
+    LeaveAck,
 }
 
 impl Message {
-    /// The pages that it is about.
+    /// The pages that it is about; none for what is about a rank.
     #[must_use]
     pub fn run(&self) -> Run {
         match self {
@@ -197,7 +203,7 @@ impl Message {
             Self::Grant { first, pages, .. } => {
                 Run { first: *first, count: u16::try_from(pages.len()).unwrap_or(u16::MAX) }
             }
-            Self::Entries { first, pages } => {
+            Self::Entries { first, pages, .. } => {
                 Run { first: *first, count: u16::try_from(pages.len()).unwrap_or(u16::MAX) }
             }
             Self::Invalidate { page }
@@ -205,6 +211,7 @@ impl Message {
             | Self::Recall { page, .. }
             | Self::WriteBack { page, .. }
             | Self::Requests { page, .. } => Run::one(*page),
+            Self::Leave | Self::LeaveAck => Run { first: Page(0), count: 0 },
         }
     }
 
@@ -217,7 +224,7 @@ impl Message {
                 .filter(|(_, granted)| granted.content == Content::Data)
                 .map(|(page, _)| Page(page))
                 .collect(),
-            Self::Entries { first, pages } => (first.0..)
+            Self::Entries { first, pages, .. } => (first.0..)
                 .zip(pages)
                 .filter(|(_, handed)| handed.content == Content::Data)
                 .map(|(page, _)| Page(page))
@@ -233,7 +240,9 @@ impl Message {
             | Self::Freeze { .. }
             | Self::Frozen { .. }
             | Self::Requests { .. }
-            | Self::Moved { .. } => Vec::new(),
+            | Self::Moved { .. }
+            | Self::Leave
+            | Self::LeaveAck => Vec::new(),
         }
     }
 
@@ -247,7 +256,7 @@ impl Message {
                     }
                 }
             }
-            Self::Entries { first, pages } => {
+            Self::Entries { first, pages, .. } => {
                 for (page, handed) in (first.0..).zip(pages) {
                     if handed.content == Content::Data && is_zero(Page(page)) {
                         handed.content = Content::Zero;
@@ -268,7 +277,9 @@ impl Message {
             | Self::Freeze { .. }
             | Self::Frozen { .. }
             | Self::Requests { .. }
-            | Self::Moved { .. } => {}
+            | Self::Moved { .. }
+            | Self::Leave
+            | Self::LeaveAck => {}
         }
     }
 }

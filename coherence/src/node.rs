@@ -21,6 +21,7 @@ mod hints;
 mod holds;
 mod home;
 mod inspect;
+mod leave;
 mod moves;
 mod outbox;
 mod patience;
@@ -40,6 +41,7 @@ pub use config::{Config, ConfigError, MIN_CACHE_PAGES, WindowConfig};
 pub use hand_over::HandOverError;
 pub use holds::{MAX_HOLD_PAGES, MAX_HOLDS};
 pub use inspect::DirectoryView;
+pub use leave::{LEAVE_STEP, Leave, LeaveError};
 pub use moves::{MAX_HAND_OVER_PAGES, MAX_HAND_OVERS};
 pub use patience::Awaited;
 pub use stats::Stats;
@@ -100,6 +102,7 @@ pub struct Node {
     shown: window::Shown,
     hints: hints::Hints,
     moves: moves::Moves,
+    leaving: leave::Leaving,
 }
 
 impl Node {
@@ -125,12 +128,16 @@ impl Node {
             shown: window::Shown::default(),
             hints: hints::Hints::default(),
             moves: moves::Moves::default(),
+            leaving: leave::Leaving::default(),
         })
     }
 
     /// A processor of this rank wants a page. An action wakes it: [`Action::Map`], [`Action::Allow`] or [`Action::Wake`]; it may
-    /// have to ask again then. A page that does not exist is nobody's to grant: nothing happens.
+    /// have to ask again then. A page that does not exist is nobody's to grant: nothing happens. Nor does it on a rank that has left.
     pub fn handle_fault(&mut self, now: Tick, page: Page, access: Access) {
+        if self.leaving.has_told() {
+            return;
+        }
         let was_asked_for = self.is_asked_for(page);
         let wanted = if self.access(page) < Some(access) { self.access_to_ask_for(page, access) } else { access };
         match self.config.homes.home(page) {
@@ -156,6 +163,7 @@ impl Node {
             return Err(ProtocolError::new(from, "it is no other rank of this machine"));
         }
         self.check_still(from, message)?;
+        self.check_gone(from, message)?;
         match message {
             Message::Acquire { run, access, urgency, have } => {
                 self.handle_acquire(now, from, *run, *access, *urgency, have)
@@ -172,8 +180,10 @@ impl Node {
             Message::Freeze { run, to, members } => self.handle_freeze(from, *run, *to, *members),
             Message::Frozen { run } => self.handle_frozen(now, from, *run),
             Message::Requests { page, is_begun, requests } => self.handle_requests(from, *page, *is_begun, requests),
-            Message::Entries { first, pages } => self.handle_entries(now, from, *first, pages),
+            Message::Entries { first, gone, pages } => self.handle_entries(now, from, *first, *gone, pages),
             Message::Moved { run } => self.handle_moved(now, from, *run),
+            Message::Leave => self.handle_leave_of(from),
+            Message::LeaveAck => self.handle_leave_ack(from),
         }?;
         self.settle(now);
         Ok(())
@@ -302,12 +312,14 @@ impl PartialEq for Node {
             shown,
             hints,
             moves,
+            leaving,
         } = self;
         (hold, out, directory, cache, deferrals)
             == (&other.hold, &other.out, &other.directory, &other.cache, &other.deferrals)
             && (holds, streams, patience, companions)
                 == (&other.holds, &other.streams, &other.patience, &other.companions)
-            && (shown, hints, moves, &config.homes) == (&other.shown, &other.hints, &other.moves, &other.config.homes)
+            && (shown, hints, leaving) == (&other.shown, &other.hints, &other.leaving)
+            && (moves, &config.homes) == (&other.moves, &other.config.homes)
     }
 }
 
@@ -330,8 +342,9 @@ impl Hash for Node {
             shown,
             hints,
             moves,
+            leaving,
         } = self;
-        (directory, cache, deferrals, holds, streams, patience, companions, shown, hints).hash(state);
+        (directory, cache, deferrals, holds, streams, patience, companions, shown, hints, leaving).hash(state);
         (moves, &config.homes).hash(state);
     }
 }

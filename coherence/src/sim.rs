@@ -87,6 +87,39 @@ pub fn simulate_mutant(seed: u64, mutant: &Mutant) -> Result<Outcome, Box<Failur
     run(seed, &scenario, &rng, Some(mutant), None)
 }
 
+/// Runs a scenario of [`workload::leavers`].
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_leavers(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let scenario = workload::leavers(&mut rng, mishaps).map_err(|error| impossible(seed, &error))?;
+    run(seed, &scenario, &rng, None, None)
+}
+
+/// Runs a scenario of [`workload::leavers`] in which homes move.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_leavers_with_hand_overs(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let scenario = workload::leavers(&mut rng, mishaps).map_err(|error| impossible(seed, &error))?;
+    let scenario = workload::with_hand_overs(&mut rng, scenario);
+    run(seed, &scenario, &rng, None, None)
+}
+
+/// Runs a scenario of [`workload::readers`] in which ranks leave and homes move.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_leaving_readers_with_hand_overs(seed: u64) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let scenario = workload::readers(&mut rng).map_err(|error| impossible(seed, &error))?;
+    let scenario = workload::with_leavers(&mut rng, scenario);
+    let scenario = workload::with_hand_overs(&mut rng, scenario);
+    run(seed, &scenario, &rng, None, None)
+}
+
 /// Runs a scenario of [`workload::readers`].
 ///
 /// # Errors

@@ -13,7 +13,8 @@ use vincs_coherence::sim::rng::Rng;
 use vincs_coherence::sim::scenario::{Program, Scenario};
 use vincs_coherence::sim::workload::{Mishaps, random, readers, with_hand_overs};
 use vincs_coherence::sim::{
-    Failure, run_scenario, simulate_hand_overs, simulate_litmus_with_hand_overs, simulate_readers_with_hand_overs,
+    Failure, run_scenario, simulate_hand_overs, simulate_leavers_with_hand_overs,
+    simulate_leaving_readers_with_hand_overs, simulate_litmus_with_hand_overs, simulate_readers_with_hand_overs,
 };
 
 /// Simulations of each kind, unless `VINCS_SIM_RUNS` says otherwise.
@@ -76,6 +77,24 @@ fn readers_and_writers_meet_in_windows_that_pages_leave_for_other_homes() {
     for seed in Seeds::new(24, RUNS / 3) {
         passed(test, seed, simulate_readers_with_hand_overs(seed));
     }
+}
+
+/// Ranks without homes leave when no home moves, and homes move when no rank leaves.
+#[test]
+fn ranks_leave_between_hand_overs() {
+    let test = "ranks_leave_between_hand_overs";
+    let (mut seeds, mut hand_overs) = (0, 0);
+    for (stream, mishaps) in [(28, Mishaps::None), (29, Mishaps::Any)] {
+        for seed in Seeds::new(stream, RUNS / 2) {
+            let outcome = passed(test, seed, simulate_leavers_with_hand_overs(seed, mishaps));
+            (seeds, hand_overs) = (seeds + 1, hand_overs + outcome.hand_overs);
+        }
+    }
+    for seed in Seeds::new(30, RUNS / 5) {
+        passed(test, seed, simulate_leaving_readers_with_hand_overs(seed));
+    }
+    println!("{hand_overs} hand-overs");
+    assert!(seeds <= 2 || hand_overs > 3 * seeds, "{hand_overs} hand-overs in {seeds} simulations");
 }
 
 #[test]

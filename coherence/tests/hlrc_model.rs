@@ -95,6 +95,17 @@ fn three_ranks_use_two_pages_a_lock_and_a_barrier() {
     exhaust("two pages, a lock and a barrier", Machine::new(programs, true));
 }
 
+/// What has been told is seen by who hears, and what that one saw and wrote by the next.
+#[test]
+fn three_ranks_tell_each_other_what_they_have_written() {
+    let programs = vec![
+        vec![Step::Write(LEFT, 1), Step::Write(OTHER, 4), Step::Tell(0)],
+        vec![Step::Write(RIGHT_BYTE, 2), Step::Hear(0), Step::Add(LEFT), Step::Tell(1)],
+        vec![Step::Hear(1), Step::Read(LEFT), Step::Read(RIGHT_BYTE), Step::Read(OTHER)],
+    ];
+    exhaust("words that are told", Machine::new(programs, true));
+}
+
 #[test]
 fn a_planted_deadlock_is_found() {
     let programs =

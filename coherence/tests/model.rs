@@ -26,6 +26,7 @@ fn bounds() -> Bounds {
         slots: None,
         near: 1,
         hand_overs: Vec::new(),
+        leave: Vec::new(),
     }
 }
 
@@ -74,6 +75,23 @@ fn devices_and_processors_share_two_pages() {
     let devices = vec![Rank(0), Rank(1), Rank(2)];
     let bounds = Bounds { accesses: vec![0, 0, 1], devices, hold: Tick(1), ..bounds };
     exhaust("1 access and 3 devices, with hold times", bounds);
+}
+
+/// The rank without pages leaves at any moment between its accesses, with what it has then.
+#[test]
+fn a_rank_leaves_while_others_use_what_it_has() {
+    let bounds = Bounds { accesses: vec![2, 1, 2], leave: vec![Rank(2)], ..bounds() };
+    exhaust("2, 1 and 2 accesses, and a rank that leaves", bounds.clone());
+    let bounds = Bounds { cache_pages: Some(1), hold: Tick(1), accesses: vec![1, 1, 2], ..bounds };
+    exhaust("1, 1 and 2 accesses, with evictions and hold times, and a rank that leaves", bounds);
+}
+
+/// Two ranks without pages leave, with windows in which they have read.
+#[test]
+fn ranks_leave_that_have_read_in_windows() {
+    let leave = vec![Rank(1), Rank(2)];
+    let bounds = Bounds { pages: vec![1, 0, 0], slots: Some(1), accesses: vec![1, 2, 1], leave, ..bounds() };
+    exhaust("a window, 1, 2 and 1 accesses, and two ranks that leave", bounds);
 }
 
 /// Two pages are too few for a reader in order: two ranks and four pages.
@@ -158,6 +176,16 @@ fn pages_are_evicted_while_they_move() {
     let hand_overs = one_page_to(&[1]);
     let bounds = Bounds { pages: vec![2, 0], accesses: vec![2, 3], cache_pages: Some(1), hand_overs, ..bounds() };
     exhaust("a hand-over, 2 pages, 2 ranks, 2 and 3 accesses, with evictions", bounds);
+}
+
+/// A rank without pages leaves before or after a hand-over.
+#[test]
+fn a_rank_leaves_and_a_page_moves() {
+    let bounds = Bounds { pages: vec![1, 0, 0], hand_overs: one_page_to(&[1]), leave: vec![Rank(2)], ..bounds() };
+    let bounds = Bounds { accesses: vec![1, 1, 2], ..bounds };
+    exhaust("a hand-over of 1 page, 1, 1 and 2 accesses, and a rank that leaves", bounds.clone());
+    let bounds = Bounds { slots: Some(1), accesses: vec![1, 0, 1], hand_overs: one_page_to(&[1, 0]), ..bounds };
+    exhaust("2 hand-overs of a page in a window, 1, 0 and 1 accesses, and a rank that leaves", bounds);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod seeds;
 use seeds::{Seeds, replay};
 use vincs_coherence::sim::mutants::MUTANTS;
 use vincs_coherence::sim::simulate;
+use vincs_coherence::sim::simulate_leavers;
 use vincs_coherence::sim::simulate_mutant;
 use vincs_coherence::sim::simulate_readers;
 use vincs_coherence::sim::workload::Mishaps;
@@ -39,7 +40,10 @@ fn every_planted_bug_is_found_by_a_checker_that_is_meant_to() {
 #[test]
 fn without_a_bug_the_same_seeds_pass() {
     for seed in Seeds::new(STREAM, RUNS) {
-        if let Err(failure) = simulate(seed, Mishaps::None).and_then(|_| simulate_readers(seed)) {
+        if let Err(failure) = simulate(seed, Mishaps::None)
+            .and_then(|_| simulate_readers(seed))
+            .and_then(|_| simulate_leavers(seed, Mishaps::None))
+        {
             panic!("{failure}\n{}", replay("mutants", "without_a_bug_the_same_seeds_pass", seed));
         }
     }

@@ -12,7 +12,9 @@ use vincs_coherence::sim::network::Delays;
 use vincs_coherence::sim::rng::Rng;
 use vincs_coherence::sim::scenario::{Program, Scenario};
 use vincs_coherence::sim::workload::{Mishaps, random, readers};
-use vincs_coherence::sim::{run_scenario, simulate, simulate_hand_overs, simulate_readers, simulate_without_windows};
+use vincs_coherence::sim::{
+    run_scenario, simulate, simulate_hand_overs, simulate_leavers, simulate_readers, simulate_without_windows,
+};
 
 /// Simulations of each kind, unless `VINCS_SIM_RUNS` says otherwise: as many as take about ten seconds in a debug build.
 const RUNS: u64 = 3000;
@@ -85,6 +87,18 @@ fn readers_and_writers_meet_in_windows() {
     }
     println!("{hits} hits, {misses} misses");
     assert!(seeds == 1 || (hits > seeds && misses > seeds), "{hits} hits and {misses} misses in {seeds} simulations");
+}
+
+/// Ranks without homes come and leave under load, while processors move.
+#[test]
+fn ranks_leave_while_others_work() {
+    for (stream, mishaps) in [(14, Mishaps::None), (15, Mishaps::Any)] {
+        for seed in Seeds::new(stream, RUNS) {
+            if let Err(failure) = simulate_leavers(seed, mishaps) {
+                panic!("{failure}\n{}", replay("simulation", "ranks_leave_while_others_work", seed));
+            }
+        }
+    }
 }
 
 /// With several nodes at each rank, each with a window of its own.

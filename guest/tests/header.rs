@@ -8,10 +8,9 @@ use std::path::Path;
 fn the_header_is_that_of_the_sources() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = cbindgen::Config::from_file(folder.join("cbindgen.toml")).unwrap();
-    let sources = ["c.rs", "memory.rs", "team.rs"].iter();
-    let builder = sources.fold(cbindgen::Builder::new().with_config(config), |builder, source| {
-        builder.with_src(folder.join("src").join(source))
-    });
+    let sources = ["src/c.rs", "core/src/memory.rs", "core/src/team.rs"].iter();
+    let builder = sources
+        .fold(cbindgen::Builder::new().with_config(config), |builder, source| builder.with_src(folder.join(source)));
     let mut made = Vec::new();
     builder.generate().unwrap().write(&mut made);
     let made = String::from_utf8(made).unwrap();

@@ -67,7 +67,7 @@ Environment:
 #[command(name = "vincs", version, after_long_help = EXIT_STATUS_HELP, max_term_width = 120)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(
-    override_usage = "vincs [OPTIONS] -- CMD [ARGS]...\n       vincs [OPTIONS] --initrd INITRD | --disk FILE\n       vincs doctor\n       vincs ctl status|migrate|pause|resume|stop|stats"
+    override_usage = "vincs [OPTIONS] -- CMD [ARGS]...\n       vincs [OPTIONS] --initrd INITRD | --disk FILE\n       vincs doctor\n       vincs-rank --join FILE|HOST:PORT\n       vincs ctl status|top|migrate|remove|pause|resume|stop|stats"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -118,7 +118,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     pub(crate) mem: Option<u64>,
     /// Memory of the machine apart from --mem that programs reach as a DAX device, in multiples of 2M; CMD finds the device's path in
-    /// VINCS_RELAXED. On one rank only [default: none]
+    /// VINCS_RELAXED. On several ranks it is coherent where programs synchronise, and goes over TCP [default: none]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     pub(crate) relaxed: Option<u64>,
     /// Number of virtual NUMA nodes that processors and memory are split into [default: 1; always one for each rank]
@@ -161,6 +161,12 @@ impl RunArgs {
     pub(crate) fn boot_timeout(&self, ranks: u16) -> Duration {
         Duration::from_secs(self.boot_timeout.unwrap_or(DEFAULT_BOOT_TIMEOUT_SECS * u64::from(ranks)))
     }
+}
+
+/// Whether a command line, which may be wrong, has `--join` among vincs's own options.
+pub(crate) fn wants_to_join(arguments: impl Iterator<Item = OsString>) -> bool {
+    let own = arguments.take_while(|argument| argument != "--");
+    own.map(OsString::into_encoded_bytes).any(|argument| argument == b"--join" || argument.starts_with(b"--join="))
 }
 
 /// clap's report of a bad command line as one line, with what to do.
@@ -230,6 +236,22 @@ mod tests {
             assert!(
                 !line.contains('\n') && line.ends_with("see vincs --help") && !line.starts_with("error"),
                 "{bad:?}: {line}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_rank_that_joins_has_no_command_and_is_told_so() {
+        let joins = |arguments: &[&str]| wants_to_join(arguments.iter().map(OsString::from));
+        assert!(joins(&["vincs-rank", "--join", "a"]) && joins(&["vincs-rank", "--mem", "x", "--join=a"]));
+        assert!(!joins(&["vincs-rank", "--", "x", "--join", "a"]) && !joins(&["vincs-rank", "--joint"]));
+        let line = one_line(&Cli::try_parse_from(["vincs-rank", "--join", "a", "--", "x"]).unwrap_err());
+        assert!(line.contains("--join") && line.contains("cannot be used with"), "{line}");
+        for (grace, is_good) in [("0", false), ("1", true), ("86400", true), ("86401", false)] {
+            assert_eq!(
+                Cli::try_parse_from(["vincs-rank", "--join", "a", "--grace", grace]).is_ok(),
+                is_good,
+                "{grace}"
             );
         }
     }

@@ -1,22 +1,27 @@
 //! A run as one of several ranks: the wire-up, then this rank's share of the machine.
 
+pub(crate) mod gather;
+pub(crate) mod join;
 pub(crate) mod member;
 pub(crate) mod others;
 pub(crate) mod settings;
+pub(crate) mod steward;
+mod welcome;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-use vincs_vmm::cluster::Features;
+use vincs_slurm::Job;
+use vincs_vmm::cluster::{Cluster, Features};
 
 use crate::cli::RunArgs;
 use crate::cli::cluster::{TransportArg, default_wireup_timeout};
 use crate::host::{self, Place};
 use crate::input::machine_size::DEFAULT_MEMORY;
 use crate::prepare;
-use crate::rank::{Environment, RankInfo};
+use crate::rank::RankInfo;
 use crate::run::ending::STATUS_BAD_INPUT;
 use crate::stats::Clock;
 use crate::wireup::coordinator::Present;
@@ -26,33 +31,32 @@ use crate::wireup::message::{Argument, Hello, Settings};
 use crate::wireup::selection::{self, Candidate, Choice, Probe};
 use crate::wireup::{self, HEARD_TIME, Means, Own, Refusal, network, rdma};
 pub(crate) use others::Others;
+use steward::Entrance;
 
 /// A command line as far as it could be read: the options and what is compared, or what is wrong with it.
 pub(crate) type Asked = Result<(RunArgs, Vec<Argument>), String>;
 
 /// Runs this rank to its end; its exit status.
-pub(crate) fn run(info: RankInfo, environment: &Environment, asked: Asked, clock: &Arc<Clock>) -> ExitCode {
+pub(crate) fn run(info: RankInfo, job: Option<&Job>, asked: Asked, clock: &Arc<Clock>) -> ExitCode {
     let place = Place::here();
-    let means = means(&asked, environment);
+    let means = means(&asked, job);
     if info.rank == 0 { first(info, &place, &means, asked, clock) } else { member(info, &place, &means, asked) }
 }
 
 /// How the ranks find each other; by the defaults when the command line cannot be read, to tell the others.
-fn means(asked: &Asked, environment: &Environment) -> Means {
+fn means(asked: &Asked, job: Option<&Job>) -> Means {
     match asked {
         Ok((args, _)) => {
-            let address_file = args.cluster.address_file.clone().or_else(|| slurms_file(environment));
+            let address_file = args.cluster.address_file.clone().or_else(|| slurms_file(job));
             Means { address_file, timeout: args.cluster.wireup_timeout() }
         }
-        Err(_) => Means { address_file: slurms_file(environment), timeout: default_wireup_timeout() },
+        Err(_) => Means { address_file: slurms_file(job), timeout: default_wireup_timeout() },
     }
 }
 
 /// The address file of a Slurm step, of which there is one with this number only, in the directory that it was started in.
-fn slurms_file(environment: &Environment) -> Option<PathBuf> {
-    let value = |name: &str| environment.get(std::ffi::OsStr::new(name))?.to_str();
-    let restarts = value("SLURM_RESTART_COUNT").map(|count| format!(".{count}")).unwrap_or_default();
-    Some(PathBuf::from(format!(".vincs-{}.{}{restarts}", value("SLURM_JOB_ID")?, value("SLURM_STEP_ID")?)))
+fn slurms_file(job: Option<&Job>) -> Option<PathBuf> {
+    job?.step_name().map(|name| PathBuf::from(format!(".vincs-{name}")))
 }
 
 /// What this rank can do by RDMA; nothing if nobody wants to know. As many channel classes are tried as there are at most: rank 0 may
@@ -90,9 +94,32 @@ fn transport(asked: Option<TransportArg>, present: &[Present<'_>]) -> Result<Cho
     Ok(choice)
 }
 
+/// What is to connect a machine with so many bytes of relaxed memory, which does without a NIC's words for now.
+fn transport_for(asked: Option<TransportArg>, relaxed: u64) -> Result<Option<TransportArg>, String> {
+    match asked {
+        Some(TransportArg::Rdma) if relaxed > 0 => {
+            Err("--relaxed on several ranks goes over TCP only: use --transport tcp, or leave one of the two away"
+                .into())
+        }
+        Some(TransportArg::Auto) | None if relaxed > 0 => Ok(Some(TransportArg::Tcp)),
+        asked => Ok(asked),
+    }
+}
+
 /// What this rank says of itself. What is wrong here is said by rank 0.
 fn hello(info: RankInfo, place: &Place, asked: &Asked, problem: Option<String>) -> Hello {
     let (args, arguments) = asked.as_ref().map_or((None, Vec::new()), |(args, list)| (Some(args), list.clone()));
+    let rdma = args.and_then(|args| rdma_probe(info, args));
+    let hello = hello_by(args, place);
+    Hello { arguments, rdma, problem: problem.or(hello.problem), ..hello }
+}
+
+/// What a rank that joins a machine says of itself.
+pub(crate) fn hello_of(args: &RunArgs, place: &Place) -> Hello {
+    hello_by(Some(args), place)
+}
+
+fn hello_by(args: Option<&RunArgs>, place: &Place) -> Hello {
     let net_if = args.and_then(|args| args.cluster.net_if.as_deref()).map(network::chosen).transpose();
     let (net_if, no_network) = match net_if {
         Ok(address) => (address, None),
@@ -110,14 +137,14 @@ fn hello(info: RankInfo, place: &Place, asked: &Asked, problem: Option<String>) 
             ("control".to_owned(), vincs_vmm::cluster::VERSION.into()),
             ("transport".to_owned(), vincs_transport_tcp::auth::PROTOCOL_VERSION),
         ],
-        arguments,
+        arguments: Vec::new(),
         boot_id: place.boot_id.clone(),
         memory: host::total_memory(&meminfo).unwrap_or_default(),
         processors: host::available_cpus(),
         features,
         net_if,
-        rdma: args.and_then(|args| rdma_probe(info, args)),
-        problem: problem.or(no_network).or(no_kvm),
+        rdma: None,
+        problem: no_network.or(no_kvm),
     }
 }
 
@@ -130,7 +157,7 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
     let decide = |present: &[Present<'_>]| match (&asked, &prepared) {
         (Ok((args, _)), Ok(plan)) => {
             let settings = settings::decide(args, plan.machine.size, present).map_err(|error| error.to_string())?;
-            let transport = transport(args.cluster.transport, present)?;
+            let transport = transport(transport_for(args.cluster.transport, settings.relaxed)?, present)?;
             let slots = settings::window_slots(settings.memory, info.ranks, settings.shards);
             let window_slots = if matches!(transport, Choice::Rdma(_)) { slots } else { 0 };
             Ok(Settings { transport, window_slots, ..settings })
@@ -140,10 +167,14 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
     let met = wireup::as_rank_0(info, place, &own, means, crate::say, decide);
     match (met, asked, prepared) {
         (Ok(machine), Ok((args, _)), Ok(plan)) => {
-            let wireup::Machine { mesh, roster, channels, doorstep } = machine;
+            let wireup::Machine { mesh, roster, channels, doorstep, visitors } = machine;
             match others::cluster(0, &roster, mesh) {
-                Some(cluster) => {
-                    let others = Others::new(cluster, &roster, channels);
+                Some((cluster, latecomers)) => {
+                    let cluster = Cluster { placement: args.cluster.placement(), ..cluster };
+                    let others = Others::new(cluster, &roster, channels).gathering(args.cluster.gather);
+                    if let Some(visitors) = visitors {
+                        others.set_entrance(Entrance { visitors, own: own.hello, roster, latecomers });
+                    }
                     let status = crate::run_plan(&args, plan, Some(others), clock);
                     drop(doorstep);
                     status
@@ -170,9 +201,21 @@ fn without_a_machine(refusal: &Refusal) -> ExitCode {
 fn member(info: RankInfo, place: &Place, means: &Means, asked: Asked) -> ExitCode {
     let own = Own::new(info, place, hello(info, place, &asked, asked.as_ref().err().cloned()));
     match (wireup::as_member(info, place, &own, means), asked) {
-        (Ok(machine), Ok((args, _))) => member::run(u16::try_from(info.rank).unwrap_or(u16::MAX), args.kvm, machine),
+        (Ok(machine), Ok((args, _))) => started(u16::try_from(info.rank).unwrap_or(u16::MAX), args.kvm, machine),
         (Err(refusal), _) => without_a_machine(&refusal),
         // Rank 0 refuses a rank whose command line cannot be read.
         (Ok(_), Err(line)) => without_a_machine(&Refusal::new(line)),
+    }
+}
+
+/// Runs the share of a rank that has started the machine with the others.
+fn started(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode {
+    let wireup::Machine { mesh, roster, mut channels, .. } = machine;
+    match (channels.pop(), others::cluster(rank, &roster, mesh)) {
+        (Some(zero), Some((cluster, latecomers))) => {
+            let (settings, hosts) = (roster.settings, (0..).zip(roster.hosts).collect());
+            member::run(member::Share { rank, kvm, settings, hosts, cluster, latecomers }, zero, None)
+        }
+        _ => crate::refuse("there is no channel to the other ranks"),
     }
 }

@@ -3,14 +3,16 @@
 //! - `protocol`: what goes over the socket, a line of JSON each way, and the limits of that;
 //! - `place`: where sockets are, which of them are alive;
 //! - [`Server`]: rank 0's side, for a [`vincs_vmm::machine::Controller`];
-//! - `client`: the command's side; `text`: how it prints answers.
+//! - `client`: the command's side; `text`: how it prints answers; `top`: the machine, live on a terminal.
 
 mod client;
 mod place;
 mod protocol;
 mod server;
 mod text;
+mod top;
 
 pub(crate) use client::{CtlArgs, run};
 pub use place::PlaceError;
-pub use server::{Facts, Server};
+pub use server::{Facts, Hosts, Server};
+pub(crate) use text::numbers;

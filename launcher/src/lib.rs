@@ -30,10 +30,11 @@ use clap::{CommandFactory, FromArgMatches};
 use cli::{Action, Cli, DoctorArgs, RunArgs};
 use cluster::Others;
 use prepare::{Console, Plan};
-use rank::{Environment, RankError};
+use rank::RankError;
 use run::ending::{STATUS_BAD_INPUT, STATUS_OWN_FAILURE};
 use run::session::{self, Outcome, Terms};
 use stats::{Clock, Config, Stats};
+use vincs_slurm::Environment;
 
 /// Environment variable that turns logging on, as a filter of tracing-subscriber.
 const LOG_VARIABLE: &str = "VINCS_LOG";
@@ -77,15 +78,29 @@ pub fn main(program: Program) -> ExitCode {
         }
         Ok((Cli { run, .. }, arguments)) => (Some((run.cluster.rank, run.cluster.ranks)), Ok((run, arguments))),
     };
+    // Whatever started it: which rank it is the machine says.
+    let asked = match asked {
+        Ok((args, _)) if args.cluster.join.is_some() => {
+            let target = args.cluster.join.clone().unwrap_or_default();
+            return cluster::join::run(&target, &args);
+        }
+        // What is wrong with such a command line comes before that nothing says which rank it is.
+        Err(line) if cli::wants_to_join(std::env::args_os()) => return refuse(&line),
+        asked => asked,
+    };
     let environment: Environment = std::env::vars_os().collect();
     let (rank, ranks) = cli.unwrap_or_default();
-    let info = rank::from_options(rank, ranks).and_then(|info| match info {
-        Some(info) => Ok(Some(info)),
-        None => rank::discover(&environment),
+    let allocation = vincs_slurm::allocation(&environment);
+    let info = rank::from_options(rank, ranks).and_then(|info| match (info, &allocation) {
+        (Some(info), _) => Ok(Some(info)),
+        (None, Ok(allocation)) => rank::of_launcher(allocation),
+        (None, Err(error)) => Err(error.clone().into()),
     });
+    // What is wrong with it does not matter to who gives --rank.
+    let job = allocation.unwrap_or_default().job;
     match (info, asked) {
         (Ok(None), _) if program == Program::VincsRank => refuse(&RankError::None.to_string()),
-        (Ok(Some(info)), asked) if info.ranks > 1 => cluster::run(info, &environment, asked, &clock),
+        (Ok(Some(info)), asked) if info.ranks > 1 => cluster::run(info, job.as_ref(), asked, &clock),
         (Ok(_), Ok((args, _))) => run(&args, &clock),
         (_, Err(line)) => refuse(&line),
         (Err(error), _) => refuse(&error.to_string()),

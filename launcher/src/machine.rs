@@ -251,7 +251,7 @@ fn stop_event(reason: StopReason, tail: &SharedTail, others: Option<&Others>) ->
             Stopped::RankLost(others.map_or(reason.clone(), |others| others.loss(rank, &reason)))
         }
         // Only rank 0 ends a machine.
-        StopReason::Ended { .. } | StopReason::Stopped => return None,
+        StopReason::Ended { .. } | StopReason::Left | StopReason::Stopped => return None,
     };
     Some(Event::Stopped(stopped))
 }

@@ -141,7 +141,7 @@ impl Config {
             cmdline: machine.cmdline.clone(),
             initrd_bytes: machine.initrd.len(),
             shares: shares.collect(),
-            hosts: others.map(|others| others.hosts().to_vec()).unwrap_or_default(),
+            hosts: others.map(|others| others.hosts().into_values().collect()).unwrap_or_default(),
             transport: others.map(Others::transport),
         }
     }

@@ -28,6 +28,7 @@ pub(crate) mod selection;
 pub(crate) mod signs;
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use vincs_transport_tcp::secret::{MachineId, Secret};
@@ -38,7 +39,7 @@ use address_file::Published;
 use card::{Card, CardError};
 use channel::Channel;
 use coordinator::Present;
-use door::{Door, OpenDoor, Reach};
+use door::{Door, OpenDoor, Reach, Visitor};
 use mesh::Mesh;
 use message::{Hello, Introduction, Roster, Settings, VERSION};
 use mpi::{MPI_TIME, MpiError};
@@ -123,9 +124,11 @@ pub(crate) struct Machine {
     pub(crate) channels: Vec<Channel>,
     /// What rank 0 keeps for those that come late, as long as the machine runs.
     pub(crate) doorstep: Option<Doorstep>,
+    /// On rank 0: who comes late.
+    pub(crate) visitors: Option<Receiver<Visitor>>,
 }
 
-/// What tells those that come late that the machine is complete.
+/// What lets those that come late find the machine.
 #[derive(Debug)]
 pub(crate) struct Doorstep {
     /// The address file, removed when this is dropped.
@@ -182,12 +185,17 @@ pub(crate) fn as_rank_0(
     let card = Card::new(machine, keys.secret.clone(), place, door.addresses.clone());
     let published =
         match way(info, means, card.to_json().as_bytes(), &say).map_err(|error| said_of(own, &error.to_string()))? {
-            Way::Mpi(_) => None,
+            // Those that join later look there.
+            Way::Mpi(_) => means.address_file.as_deref().and_then(|path| {
+                let published = Published::write(path, &card);
+                published.inspect_err(|error| say(&format!("no rank can join by a file: {error}"))).ok()
+            }),
             Way::File(path) => Some(Published::write(&path, &card).map_err(|error| said_of(own, &error.to_string()))?),
         };
     let Door { visitors, open, .. } = door;
     let machine = coordinator::coordinate(&visitors, own, &keys, means.timeout, (&say, decide))?;
-    Ok(Machine { doorstep: Some(Doorstep { _published: published, _open: open }), ..machine })
+    let doorstep = Some(Doorstep { _published: published, _open: open });
+    Ok(Machine { doorstep, visitors: Some(visitors), ..machine })
 }
 
 /// Wires this rank up with its rank 0.
@@ -266,6 +274,8 @@ fn without_mpi(error: &MpiError, path: &Path) -> String {
 mod tests {
     use std::io;
 
+    use vincs_slurm::Launcher;
+
     use super::*;
 
     #[test]
@@ -278,7 +288,7 @@ mod tests {
         assert!(own.into_iter().all(|error| !WayError::Mpi(error).is_everywhere()));
         assert!(!WayError::Card(CardError::Malformed).is_everywhere(), "rank 0 can read its own");
         assert!(WayError::Mpi(MpiError::Nothing).is_everywhere());
-        assert!(WayError::NoFile(Source::Slurm).is_everywhere());
+        assert!(WayError::NoFile(Source::Launcher(Launcher::Slurm)).is_everywhere());
         assert!(!WayError::NoFile(Source::Options).is_everywhere(), "each has a terminal of its own");
     }
 

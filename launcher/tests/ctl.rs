@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write, stderr};
+use std::io::{BufRead, BufReader, Read, Write, stderr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 use tempfile::TempDir;
-use vincs_launcher::ctl::{Facts, Server};
+use vincs_launcher::ctl::{Facts, Hosts, Server};
 use vincs_micro_guest::{Program, Ranks, Session};
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
 
@@ -90,7 +92,7 @@ fn machine(test: &str) -> Option<Machine> {
     let facts = Facts {
         command: "self-check".into(),
         memory: 64 << 20,
-        hosts: vec!["n0".into(), "n1".into()],
+        hosts: Hosts::of(&["n0", "n1"]),
         transport: Some("tcp".into()),
     };
     let stopped = Arc::new(AtomicBool::new(false));
@@ -128,6 +130,8 @@ fn a_machine_is_found_asked_and_ordered_about() {
     assert!(place.refused(&["migrate", "2", "0"]).contains("no vCPU 2: this machine has 0 to 1"));
     assert!(place.refused(&["migrate", "0", "7"]).contains("no rank 7: this machine has 0 to 1"));
     assert!(place.refused(&["migrate", "x", "0"]).contains("'x'"));
+    assert!(place.refused(&["remove", "1"]).contains("rank 1 has started the machine"));
+    assert!(place.refused(&["remove", "2"]).contains("no rank 2"));
     assert_eq!(place.json(&["status"])["vcpus"], before);
 
     assert!(!stopped.load(Ordering::SeqCst));
@@ -144,6 +148,50 @@ fn a_machine_is_found_asked_and_ordered_about() {
     assert!(place.refused(&["status"]).contains("no machine of this user runs on this host"));
 }
 
+/// The command's side of a terminal, and ours.
+fn terminal() -> (fs::File, fs::File) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let theirs = fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    tcsetwinsize(&theirs, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    (theirs, ours.into())
+}
+
+#[test]
+fn top_shows_the_machine_on_a_terminal_until_it_is_left() {
+    let Some(Machine { place, session, server: _server, .. }) = machine("vincs ctl top") else { return };
+    assert!(place.refused(&["top"]).contains("a terminal"));
+    assert!(place.refused(&["--json", "top"]).contains("--json"));
+    let (theirs, mut ours) = terminal();
+    // A session of its own, so that it does not see the terminal that this test may have.
+    let mut command = Command::new("setsid");
+    command
+        .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_vincs"), "ctl", "top"])
+        .env("XDG_RUNTIME_DIR", place.dir.path());
+    command.env("TERM", "xterm").stdin(theirs.try_clone().unwrap()).stdout(theirs);
+    let mut top = command.spawn().unwrap();
+    drop(command);
+    let mut seen = String::new();
+    let mut until = |what: &str| {
+        while !seen.contains(what) {
+            let mut bytes = [0; 4096];
+            let read = ours.read(&mut bytes).unwrap();
+            seen.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+    };
+    until("self-check");
+    until("hottest");
+    place.done(&["migrate", "1", "1"]);
+    // It is drawn where it differs from what was there, so its words may come apart.
+    until("went");
+    ours.write_all(b"q").unwrap();
+    assert!(top.wait().unwrap().success());
+    session.ask_to_stop();
+    session.wait(LIMIT).unwrap();
+}
+
 #[test]
 fn lines_that_make_no_sense_are_answered_and_change_nothing() {
     let Some(Machine { place, session, server, .. }) = machine("bad lines") else { return };
@@ -157,9 +205,11 @@ fn lines_that_make_no_sense_are_answered_and_change_nothing() {
     let long = [&[b'x'; 4096][..], b"\n"].concat();
     for (line, what) in [
         (&b"nonsense\n"[..], "makes no sense"),
-        (b"{\"version\":1,\"do\":\"dance\"}\n", "dance"),
-        (b"{\"version\":1,\"do\":\"migrate\",\"vcpu\":-1,\"rank\":0}\n", "makes no sense"),
-        (b"{\"version\":2,\"do\":\"status\"}\n", "version 1"),
+        (b"{\"version\":2,\"do\":\"dance\"}\n", "dance"),
+        (b"{\"version\":2,\"do\":\"migrate\",\"vcpu\":-1,\"rank\":0}\n", "makes no sense"),
+        (b"{\"version\":3,\"do\":\"status\"}\n", "version 2"),
+        (b"{\"version\":3,\"do\":\"dance\",\"to\":7}\n", "version 2"),
+        (b"{\"do\":\"status\"}\n", "version"),
         (&long, "more than 4096 bytes"),
     ] {
         let answer = answer(line);

@@ -3,12 +3,17 @@
 //! A folder of `tests/tests/` has the script, `cases.sh`, which uses `tests/tests/cases.sh`. Each case leaves a folder with `status`,
 //! `stdout`, `stderr` and what else it keeps.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends by panicking, in its helpers too"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 use vincs_testbed::{End, Testbed};
@@ -46,10 +51,37 @@ impl Cases {
         let output = testbed.run(&format!("exec bash '{0}/cases.sh' '{0}'", folder.display())).unwrap();
         let progress = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.end, End::Exited(0), "{progress}\n{}", output.console_tail);
+        Self::unpacked(&progress, &output.stdout)
+    }
+
+    /// Runs `cases.sh` of this folder on this machine itself, as root and in namespaces of its own for processes, network, mounts and the host's name: it
+    /// has no network but its own loopback, and whatever it started ends with it, and it with this process. The release binaries come first on
+    /// its PATH.
+    ///
+    /// # Panics
+    /// When the script does not get to its end.
+    #[must_use]
+    pub fn run_here(folder: &str, arguments: &[&Path]) -> Self {
+        let folder = scripts().join(folder);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let release = vincs_testbed::release_dir().expect("release binaries: run `make build`");
+        let dirs = [release, "/usr/sbin".into(), "/sbin".into()];
+        let path = std::env::join_paths(dirs.into_iter().chain(std::env::split_paths(&path))).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--net", "--uts", "--pid", "--mount", "--mount-proc"]);
+        command.args(["--fork", "--kill-child=KILL", "bash"]).arg(folder.join("cases.sh")).arg(&folder);
+        let output = command.args(arguments).env("PATH", path).stdin(Stdio::null()).output().unwrap();
+        let progress = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {progress}", output.status);
+        Self::unpacked(&progress, &output.stdout)
+    }
+
+    /// The results in an archive.
+    fn unpacked(progress: &str, archived: &[u8]) -> Self {
         eprintln!("{progress}");
         let results = tempfile::tempdir().unwrap();
         let archive = results.path().join("results.tar");
-        fs::write(&archive, &output.stdout).unwrap();
+        fs::write(&archive, archived).unwrap();
         let tar = Command::new("tar").arg("-C").arg(results.path()).arg("-xf").arg(&archive).status().unwrap();
         assert!(tar.success());
         Self(results)

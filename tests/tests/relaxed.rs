@@ -21,6 +21,8 @@ use vincs_vmm::memory::hlrc::{Array, Ending, Member, Memory, Prepared, Settings}
 mod endings;
 #[path = "relaxed/sharing.rs"]
 mod sharing;
+#[path = "relaxed/teams.rs"]
+mod teams;
 
 const PAGE: usize = 4096;
 const LOCK: LockId = LockId(0);

@@ -1,22 +1,58 @@
-//! Machines of 4 and 8 ranks, end to end, as `cluster.rs` has those of 2. The ranks share the one processor of the emulated node. What takes
-//! minutes on them is in `long.rs`.
+//! Machines of 4 and 8 ranks, end to end, as `cluster.rs` has those of 2, and one of 2 with relaxed memory. The ranks share the one processor of the
+//! emulated node. What takes minutes on them is in `long.rs`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
+use std::fs;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use serde_json::Value;
 use vincs_testbed::Testbed;
 use vincs_tests::cases::Cases;
 
 /// Bounds a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+static CASES: LazyLock<Cases> =
+    LazyLock::new(|| Cases::run("wide", &Testbed { timeout: PATIENCE, ..Testbed::default() }));
+
 #[test]
 fn a_machine_of_several_ranks_has_a_processor_for_each() {
-    let cases = Cases::run("wide", &Testbed { timeout: PATIENCE, ..Testbed::default() });
     for ranks in [4, 8] {
-        let case = cases.case(&format!("ranks-{ranks}"), 0);
+        let case = CASES.case(&format!("ranks-{ranks}"), 0);
         assert_eq!(case.stdout, format!("{ranks}\n"));
         assert!(case.messages().is_empty(), "{}", case.stderr);
     }
+}
+
+#[test]
+fn programs_on_two_ranks_share_relaxed_memory_also_after_one_has_died_with_a_lock() {
+    let case = CASES.case("relaxed", 0);
+    for line in [" Total threads   =                        2", " VERIFICATION SUCCESSFUL", "died 137", "device 1"] {
+        assert!(case.stdout.lines().any(|said| said == line), "{line:?}: {}{}", case.stdout, case.stderr);
+    }
+    // What the library's own program finds, whose members are on both processors: so on both ranks.
+    for line in ["processors 0 1", "counted 2", "sum 333328333350000", "misuse 10 9 8"] {
+        assert!(case.stdout.lines().any(|said| said == line), "{line:?}: {}{}", case.stdout, case.stderr);
+    }
+    assert!(!case.stderr.contains("before all had"), "{}", case.stderr);
+    let text = fs::read_to_string(CASES.folder().join("stats-relaxed.json")).unwrap();
+    let stats: Value = serde_json::from_str(&text).unwrap();
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    for rank in [0, 1] {
+        let relaxed = &stats["ranks"][rank]["ranks"]["relaxed"];
+        let traffic = &relaxed["traffic"];
+        assert!(number(&relaxed["commands"]) > 1000 && number(&relaxed["faults"]) > 10, "rank {rank}: {relaxed}");
+        assert!(number(&traffic["bytes_got"]) > 4096 && number(&traffic["bytes_put"]) > 4096, "rank {rank}: {relaxed}");
+    }
+    let both: u64 = [0, 1].map(|rank| number(&stats["ranks"][rank]["ranks"]["relaxed"]["commands"])).iter().sum();
+    assert_eq!(number(&stats["machine"]["relaxed"]["commands"]), both);
+}
+
+#[test]
+fn relaxed_memory_that_ranks_cannot_share_is_refused() {
+    let [rdma, small] = ["relaxed-rdma", "relaxed-small"].map(|name| CASES.case(name, 2).stderr);
+    assert!(rdma.contains("--relaxed on several ranks goes over TCP only"), "{rdma}");
+    assert!(small.contains("--relaxed 2M: on 2 ranks it has at least 4M"), "{small}");
 }

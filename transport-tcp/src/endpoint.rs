@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -67,8 +67,8 @@ impl Timing {
 pub struct TcpTransport {
     rank: Rank,
     epoll: Arc<OwnedFd>,
-    /// By rank; none for this rank itself.
-    connections: Arc<Vec<Option<Connection>>>,
+    /// By place; none for this rank itself, and those where nobody has come yet. A place is used once: a connection that is lost stays, and is of no use.
+    connections: Arc<Vec<OnceLock<Connection>>>,
     /// Somebody polls: signs of life come from there.
     polled: Arc<AtomicBool>,
     segment: Option<Arc<dyn Segment>>,
@@ -83,7 +83,7 @@ pub struct TcpTransport {
 /// What only the poller uses.
 #[derive(Debug)]
 struct Receiving {
-    /// By rank; none for this rank itself and lost ones.
+    /// By place; none where there is no connection, or it is lost.
     peers: Vec<Option<Peer>>,
     /// Bytes of the segment on their way to a peer that has asked for them.
     scratch: Vec<u8>,
@@ -137,9 +137,10 @@ impl TcpTransport {
             let connect = |(address, socket)| Connection::new(Rank(index), address, socket, Arc::clone(&epoll));
             socket.map(connect).transpose()
         };
-        let connections = (0..).zip(sockets).map(connection).collect::<io::Result<Vec<_>>>()?;
-        let peer = |connection: &Option<Connection>| {
-            connection.as_ref().map(|_| Peer { inbox: Inbox::new(), silent_at: now + first_sign.max(timing.silence) })
+        let place = |socket| Ok(connection(socket)?.map_or_else(OnceLock::new, OnceLock::from));
+        let connections = (0..).zip(sockets).map(place).collect::<io::Result<Vec<OnceLock<_>>>>()?;
+        let peer = |connection: &OnceLock<Connection>| {
+            connection.get().map(|_| Peer { inbox: Inbox::new(), silent_at: now + first_sign.max(timing.silence) })
         };
         let receiving = Receiving {
             peers: connections.iter().map(peer).collect(),
@@ -178,13 +179,42 @@ impl TcpTransport {
         self.publish_next_look(receiving.next_look);
     }
 
+    /// A rank has come late, and is connected by this socket. From now on it can be sent to, and is lost if it is silent. It may take `first_sign` before it says anything.
+    ///
+    /// # Errors
+    /// There is no such place, somebody has used it, or the socket is of no use.
+    pub(crate) fn admit(
+        &self,
+        rank: Rank,
+        (address, socket): (SocketAddr, TcpStream),
+        first_sign: Duration,
+    ) -> io::Result<()> {
+        let index = usize::from(rank.0);
+        let place = self.connections.get(index).filter(|_| rank != self.rank).ok_or(io::ErrorKind::NotFound)?;
+        let now = Instant::now();
+        // Only the poller looks at the peer, so it is there before anything is found to have come from it.
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.get().is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let connection = Connection::new(rank, address, socket, Arc::clone(&self.epoll))?;
+        if let Some(peer) = receiving.peers.get_mut(index) {
+            *peer = Some(Peer { inbox: Inbox::new(), silent_at: now + first_sign.max(self.timing.silence) });
+        }
+        // Nobody else sets it while that is locked.
+        let _ = place.set(connection);
+        receiving.next_look = now;
+        self.publish_next_look(now);
+        Ok(())
+    }
+
     /// What shows its signs of life until it is polled.
     pub(crate) fn unpolled(&self) -> Unpolled {
         Unpolled::new(&self.connections, Arc::clone(&self.polled))
     }
 
     fn connection(&self, to: Rank) -> Result<&Connection, SendError> {
-        self.connections.get(usize::from(to.0)).and_then(Option::as_ref).ok_or(SendError::NoPeer(to))
+        self.connections.get(usize::from(to.0)).and_then(OnceLock::get).ok_or(SendError::NoPeer(to))
     }
 
     /// Sends a request of a one-sided operation.
@@ -207,7 +237,7 @@ impl TcpTransport {
 
     /// Ends the connection to a rank and tells so.
     fn lose(&self, peers: &mut [Option<Peer>], index: usize, reason: &str, sink: &mut dyn FnMut(Event<'_>)) {
-        let Some(connection) = self.connections.get(index).and_then(Option::as_ref) else { return };
+        let Some(connection) = self.connections.get(index).and_then(OnceLock::get) else { return };
         if let Some(peer) = peers.get_mut(index) {
             *peer = None;
         }
@@ -285,7 +315,7 @@ impl TcpTransport {
     /// Serves one peer: writes what is queued, receives, hands out. Says whether there was anything.
     fn serve(&self, receiving: &mut Receiving, index: usize, now: Instant, sink: &mut dyn FnMut(Event<'_>)) -> bool {
         let Receiving { peers, scratch, .. } = receiving;
-        let Some(connection) = self.connections.get(index).and_then(Option::as_ref) else { return false };
+        let Some(connection) = self.connections.get(index).and_then(OnceLock::get) else { return false };
         let Some(Some(peer)) = peers.get_mut(index) else { return false };
         let written = connection.flush();
         let reason = match peer.inbox.receive(&connection.socket) {
@@ -309,8 +339,9 @@ impl TcpTransport {
     fn find_turns(&self, receiving: &mut Receiving) {
         let Receiving { peers, turns, .. } = receiving;
         turns.clear();
-        if self.connections.len() <= TRIED_PEERS + 1 {
-            turns.extend(0..peers.len());
+        let connected = || (0..).zip(&*peers).filter(|(_, peer)| peer.is_some()).map(|(index, _)| index);
+        if connected().count() <= TRIED_PEERS {
+            turns.extend(connected());
             return;
         }
         let mut events = [const { MaybeUninit::uninit() }; EVENTS];
@@ -326,7 +357,7 @@ impl TcpTransport {
         let mut lost = false;
         let peers = &mut receiving.peers;
         for (index, connection) in self.connections.iter().enumerate() {
-            let (Some(connection), Some(Some(peer))) = (connection, peers.get(index)) else { continue };
+            let (Some(connection), Some(Some(peer))) = (connection.get(), peers.get(index)) else { continue };
             if now >= peer.silent_at {
                 lost = true;
                 let reason = format!("silent for {:?}", self.timing.silence);
@@ -457,7 +488,7 @@ impl Transport for TcpTransport {
 
     fn sign_of_life(&self) {
         if self.poll_within().is_zero() {
-            self.connections.iter().flatten().for_each(Connection::sign_of_life);
+            self.connections.iter().filter_map(OnceLock::get).for_each(Connection::sign_of_life);
             // Until then a poll has come, whose look is due in any case, or this is called again.
             self.publish_next_look(Instant::now() + self.timing.interval());
         }

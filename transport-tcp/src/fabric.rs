@@ -1,4 +1,5 @@
-//! Connects all ranks with each other: one connection per pair of ranks and channel class, made by the higher rank.
+//! Connects all ranks with each other: one connection per pair of ranks and channel class, made by the higher rank. A machine may have places for ranks
+//! that come while it runs ([`connect_open`], [`join`]); those are higher than all that are there.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -6,18 +7,19 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vincs_coherence::id::{MAX_RANKS, Rank};
+use vincs_coherence::id::{MAX_RANKS, Rank, RankSet};
 use vincs_coherence::transport::Segment;
 
 use crate::auth::{AUTH_TIME, AuthError, Authenticated, FrameError};
 use crate::endpoint::{TcpTransport, Timing};
 use crate::hello::{HELLO_BYTES, Hello, MAX_REFUSAL};
 use crate::herald;
-use crate::listener::Listener;
+use crate::latecomers::{self, Latecomers};
+use crate::listener::{Door, Listener};
 use crate::secret::{MachineId, Secret};
 
 /// Most channel classes of a machine.
-pub const MAX_CLASSES: usize = 16;
+pub const MAX_CLASSES: usize = 17;
 
 /// Time for all ranks to connect, if nothing else is said.
 pub const CONNECT_TIME: Duration = Duration::from_secs(30);
@@ -107,7 +109,7 @@ pub enum ConnectError {
 type Mesh = Vec<Vec<Option<(SocketAddr, TcpStream)>>>;
 
 /// What the threads of a connecting rank tell it.
-enum Arrival {
+pub(crate) enum Arrival {
     /// A connection to a lower rank for a class.
     Called(Rank, usize, TcpStream),
     /// There is no connection to a lower rank.
@@ -129,7 +131,91 @@ const ARRIVALS: usize = 64;
 /// # Errors
 /// [`ConnectError`] names the rank, its address and the cause.
 pub fn connect(config: &FabricConfig, listener: Listener) -> Result<Vec<TcpTransport>, ConnectError> {
-    let ours = hello(config)?;
+    let ranks = config.addresses.len();
+    let ours = hello(config, ranks)?;
+    let peers =
+        (0..).map(Rank).zip(config.addresses.iter().copied()).filter(|(rank, _)| *rank != config.rank).collect();
+    let Connected { mesh, .. } = meet(&Plan { config, ours, peers }, listener)?;
+    endpoints(config, mesh)
+}
+
+/// The same in a machine with so many places for ranks, of which the first are taken by those that connect now: others may come later, and are let in until what
+/// comes with the endpoints is dropped. It tells who has come.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_open(
+    config: &FabricConfig,
+    places: u16,
+    listener: Listener,
+) -> Result<(Vec<Arc<TcpTransport>>, Latecomers), ConnectError> {
+    let ours = hello(config, places.into())?;
+    let peers =
+        (0..).map(Rank).zip(config.addresses.iter().copied()).filter(|(rank, _)| *rank != config.rank).collect();
+    stay_open(config, ours, peers, listener)
+}
+
+/// Connects a rank that comes late with all that are there, at the given places and addresses; `config.addresses` does not matter. Others may come later still, as
+/// in [`connect_open`].
+///
+/// # Errors
+/// As [`connect`]; and when this rank's place is not higher than those of all others.
+pub fn join(
+    config: &FabricConfig,
+    places: u16,
+    peers: Vec<(Rank, SocketAddr)>,
+    listener: Listener,
+) -> Result<(Vec<Arc<TcpTransport>>, Latecomers), ConnectError> {
+    let ours = hello(config, places.into())?;
+    if peers.iter().any(|(rank, _)| *rank >= config.rank) {
+        let (ranks, classes) = (places.into(), config.segments.len());
+        return Err(ConnectError::Config { rank: config.rank.0, ranks, classes });
+    }
+    stay_open(config, ours, peers, listener)
+}
+
+fn stay_open(
+    config: &FabricConfig,
+    ours: Hello,
+    peers: Vec<(Rank, SocketAddr)>,
+    listener: Listener,
+) -> Result<(Vec<Arc<TcpTransport>>, Latecomers), ConnectError> {
+    let mut present = RankSet::one(config.rank);
+    for (rank, _) in &peers {
+        present.insert(*rank);
+    }
+    let Connected { mesh, arrivals, door } = meet(&Plan { config, ours, peers }, listener)?;
+    let endpoints: Vec<_> = endpoints(config, mesh)?.into_iter().map(Arc::new).collect();
+    let latecomers = latecomers::watch(door, arrivals, ours, present, config.connect_time, &endpoints)?;
+    Ok((endpoints, latecomers))
+}
+
+/// Who is connected with whom.
+struct Plan<'a> {
+    config: &'a FabricConfig,
+    ours: Hello,
+    /// All that this rank is to be connected with: it calls the lower ones.
+    peers: Vec<(Rank, SocketAddr)>,
+}
+
+/// Connections that are made, and the way in for others.
+struct Connected {
+    mesh: Mesh,
+    arrivals: mpsc::Receiver<Arrival>,
+    door: Door,
+}
+
+fn endpoints(config: &FabricConfig, mesh: Mesh) -> Result<Vec<TcpTransport>, ConnectError> {
+    let endpoint = |(sockets, segment): (_, &Option<Arc<dyn Segment>>)| {
+        TcpTransport::new(config.rank, sockets, segment.clone(), config.timing, config.connect_time)
+    };
+    let endpoints = mesh.into_iter().zip(&config.segments).map(endpoint).collect::<io::Result<Vec<_>>>()?;
+    herald::start(endpoints.iter().map(TcpTransport::unpolled).collect(), config.timing)?;
+    Ok(endpoints)
+}
+
+fn meet(plan: &Plan<'_>, listener: Listener) -> Result<Connected, ConnectError> {
+    let Plan { config, ours, ref peers } = *plan;
     let deadline = Instant::now() + config.connect_time;
     let (sender, arrivals) = mpsc::sync_channel(ARRIVALS);
     let door = {
@@ -137,8 +223,8 @@ pub fn connect(config: &FabricConfig, listener: Listener) -> Result<Vec<TcpTrans
         // Nobody waits any more if that fails.
         listener.open(&config.secret, move |result| drop(sender.send(came(result))))?
     };
-    for (to, address) in (0..config.rank.0).map(Rank).zip(&config.addresses) {
-        let (sender, secret, address) = (sender.clone(), config.secret.clone(), *address);
+    for (to, address) in peers.iter().copied().filter(|(to, _)| *to < config.rank) {
+        let (sender, secret) = (sender.clone(), config.secret.clone());
         let hello = Hello { to, ..ours };
         let call_all = move || {
             for class in 0..hello.classes {
@@ -155,21 +241,20 @@ pub fn connect(config: &FabricConfig, listener: Listener) -> Result<Vec<TcpTrans
         };
         thread::Builder::new().name(format!("vincs-call-{}", to.0)).spawn(call_all)?;
     }
-    let mesh = collect(config, ours, &arrivals, deadline);
-    // Whoever waits to bring something is let go before the door waits for it.
-    drop(arrivals);
-    drop(door);
-    let endpoint = |(sockets, segment): (_, &Option<Arc<dyn Segment>>)| {
-        TcpTransport::new(config.rank, sockets, segment.clone(), config.timing, config.connect_time)
-    };
-    let endpoints = mesh?.into_iter().zip(&config.segments).map(endpoint).collect::<io::Result<Vec<_>>>()?;
-    herald::start(endpoints.iter().map(TcpTransport::unpolled).collect(), config.timing)?;
-    Ok(endpoints)
+    match collect(plan, &arrivals, deadline) {
+        Ok(mesh) => Ok(Connected { mesh, arrivals, door }),
+        Err(error) => {
+            // Whoever waits to bring something is let go before the door waits for it.
+            drop(arrivals);
+            drop(door);
+            Err(error)
+        }
+    }
 }
 
 /// What this rank expects of a hello; its own are made of it.
-fn hello(config: &FabricConfig) -> Result<Hello, ConnectError> {
-    let (rank, ranks, classes) = (config.rank, config.addresses.len(), config.segments.len());
+fn hello(config: &FabricConfig, ranks: usize) -> Result<Hello, ConnectError> {
+    let (rank, classes) = (config.rank, config.segments.len());
     let wrong = || ConnectError::Config { rank: rank.0, ranks, classes };
     let count = u16::try_from(ranks).ok().filter(|ranks| *ranks <= MAX_RANKS && rank.0 < *ranks);
     Ok(Hello {
@@ -211,26 +296,33 @@ fn came(result: Result<Authenticated, AuthError>) -> Arrival {
 }
 
 /// Collects the connections until all are there: those made to lower ranks, and those that come from higher ones.
-fn collect(
-    config: &FabricConfig,
-    ours: Hello,
-    arrivals: &mpsc::Receiver<Arrival>,
-    deadline: Instant,
-) -> Result<Mesh, ConnectError> {
-    let mut mesh: Mesh = config.segments.iter().map(|_| config.addresses.iter().map(|_| None).collect()).collect();
+fn collect(plan: &Plan<'_>, arrivals: &mpsc::Receiver<Arrival>, deadline: Instant) -> Result<Mesh, ConnectError> {
+    let Plan { config, ours, .. } = *plan;
+    let places = || (0..ours.ranks).map(|_| None).collect();
+    let mut mesh: Mesh = config.segments.iter().map(|_| places()).collect();
     let mut refused = None;
-    while let Some((rank, address)) = absent(config, &mesh) {
+    while let Some((rank, address)) = absent(plan, &mesh) {
         let arrival = arrivals.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         let Ok(arrival) = arrival else {
             return Err(ConnectError::Missing { rank, address, time: config.connect_time, refused });
         };
         match arrival {
-            Arrival::Called(rank, class, stream) => enter(config, &mut mesh, rank, class, stream),
+            Arrival::Called(rank, class, stream) => enter(plan, &mut mesh, rank, class, stream),
             Arrival::Failed(error) => return Err(error),
-            Arrival::Came(connection, hello) => match welcome(connection, hello, ours, &mesh, deadline) {
-                Ok(stream) => enter(config, &mut mesh, hello.from, hello.class.into(), stream),
-                Err(reason) => refused = Some(reason),
-            },
+            Arrival::Came(connection, hello) => {
+                let (place, class) = (usize::from(hello.from.0), usize::from(hello.class));
+                let is_taken = mesh.get(class).and_then(|class| class.get(place)).is_some_and(Option::is_some);
+                let is_due = plan.peers.iter().any(|(peer, _)| *peer == hello.from);
+                let obstacle = match (is_taken, is_due) {
+                    (true, _) => Some(already(hello)),
+                    (false, false) => Some(format!("rank {place} is not expected now")),
+                    (false, true) => None,
+                };
+                match welcome(connection, hello, ours, obstacle, deadline) {
+                    Ok((_, stream)) => enter(plan, &mut mesh, hello.from, hello.class.into(), stream),
+                    Err(reason) => refused = Some(reason),
+                }
+            }
             Arrival::Refused(reason) => refused = Some(reason),
         }
     }
@@ -238,42 +330,41 @@ fn collect(
 }
 
 /// Puts a connection where it belongs.
-fn enter(config: &FabricConfig, mesh: &mut Mesh, rank: Rank, class: usize, stream: TcpStream) {
-    let rank = usize::from(rank.0);
-    let place = mesh.get_mut(class).and_then(|class| class.get_mut(rank));
-    if let (Some(place), Some(address)) = (place, config.addresses.get(rank)) {
+fn enter(plan: &Plan<'_>, mesh: &mut Mesh, rank: Rank, class: usize, stream: TcpStream) {
+    let place = mesh.get_mut(class).and_then(|class| class.get_mut(usize::from(rank.0)));
+    let address = plan.peers.iter().find(|(peer, _)| *peer == rank).map(|(_, address)| address);
+    if let (Some(place), Some(address)) = (place, address) {
         *place = Some((*address, stream));
     }
 }
 
-/// Answers a hello. Gives the connection, or says why it was not let in.
-fn welcome(
+/// In words why somebody is not let in twice.
+pub(crate) fn already(hello: Hello) -> String {
+    format!("rank {} is connected already for channel class {}", hello.from.0, hello.class)
+}
+
+/// Answers a hello, to which there may be an obstacle beside what is wrong with it. Gives the connection, or says why it was not let in.
+pub(crate) fn welcome(
     mut connection: Authenticated,
     hello: Hello,
     ours: Hello,
-    mesh: &Mesh,
+    obstacle: Option<String>,
     deadline: Instant,
-) -> Result<TcpStream, String> {
+) -> Result<(SocketAddr, TcpStream), String> {
     let peer = connection.peer();
-    let (rank, class) = (usize::from(hello.from.0), usize::from(hello.class));
-    let taken = mesh.get(class).and_then(|class| class.get(rank)).is_some_and(Option::is_some);
-    let again = || taken.then(|| format!("rank {rank} is connected already for channel class {class}"));
-    let difference = hello.difference(&ours).or_else(again).unwrap_or_default();
+    let difference = hello.difference(&ours).or(obstacle).unwrap_or_default();
     // Short enough for an empty socket to take it at once, whoever the other end is.
     connection.write_frame(difference.as_bytes(), deadline).map_err(|error| format!("{peer}: {error}"))?;
     if !difference.is_empty() {
         return Err(format!("{peer}: {difference}"));
     }
-    connection.into_stream().map_err(|error| format!("{peer}: {error}"))
+    connection.into_stream().map(|stream| (peer, stream)).map_err(|error| format!("{peer}: {error}"))
 }
 
 /// The lowest other rank that is not connected for every class, and its address.
-fn absent(config: &FabricConfig, mesh: &Mesh) -> Option<(Rank, SocketAddr)> {
-    let connected = |rank: Rank| {
-        rank == config.rank || mesh.iter().all(|class| class.get(usize::from(rank.0)).is_some_and(Option::is_some))
-    };
-    let mut ranks = (0..).map(Rank).zip(config.addresses.iter().copied());
-    ranks.find(|(rank, _)| !connected(*rank))
+fn absent(plan: &Plan<'_>, mesh: &Mesh) -> Option<(Rank, SocketAddr)> {
+    let connected = |rank: Rank| mesh.iter().all(|class| class.get(usize::from(rank.0)).is_some_and(Option::is_some));
+    plan.peers.iter().copied().find(|(rank, _)| !connected(*rank))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 
 use crate::endpoint::Timing;
@@ -12,13 +12,13 @@ use crate::outbound::Connection;
 /// An endpoint that is not polled yet. It may go away at any time: its connections are closed then.
 #[derive(Debug)]
 pub(crate) struct Unpolled {
-    connections: Weak<Vec<Option<Connection>>>,
+    connections: Weak<Vec<OnceLock<Connection>>>,
     polled: Arc<AtomicBool>,
 }
 
 impl Unpolled {
     /// For an endpoint with these connections, which says when it is polled.
-    pub(crate) fn new(connections: &Arc<Vec<Option<Connection>>>, polled: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(connections: &Arc<Vec<OnceLock<Connection>>>, polled: Arc<AtomicBool>) -> Self {
         Self { connections: Arc::downgrade(connections), polled }
     }
 
@@ -26,7 +26,7 @@ impl Unpolled {
     fn sign_of_life(&self) -> bool {
         let connections = self.connections.upgrade().filter(|_| !self.polled.load(Ordering::Relaxed));
         connections.is_some_and(|all| {
-            all.iter().flatten().for_each(Connection::sign_of_life);
+            all.iter().filter_map(OnceLock::get).for_each(Connection::sign_of_life);
             true
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! - [`secret`]: what the ranks of a machine know and nobody else does; [`auth`]: connections that have proved it, which the
 //!   launcher's rendezvous uses as well.
-//! - [`listener`]: where others connect to; [`fabric`]: all ranks connect with each other, and say `hello` on each connection.
+//! - [`listener`]: where others connect to; [`fabric`]: all ranks connect with each other, and say `hello` on each connection;
+//!   [`latecomers`]: those that come when all are connected.
 //! - [`endpoint`]: one rank's end of one channel class, the port itself. Below it `frame`: what is on the wire; `inbox`: what has been
 //!   received; `outbound`: what is to be sent; `herald`: signs of life before anybody polls.
 //!
@@ -20,6 +21,7 @@ mod frame;
 mod hello;
 mod herald;
 mod inbox;
+pub mod latecomers;
 pub mod listener;
 mod outbound;
 pub mod secret;

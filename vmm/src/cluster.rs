@@ -7,6 +7,7 @@
 //!
 //! - [`Cluster`]: a rank's place among the others and its channels; [`Features`]: whether a host fits the others.
 //! - moves: which rank has which vCPU, and how they go from one to another.
+//! - seats: who takes part, as ranks come and leave; placement: which vCPUs go where then.
 //! - messages: what goes over the control channel, and how it is encoded.
 //! - the link sends them, the control thread receives them; forwarding and serving are the two sides of device accesses.
 //! - [`Roll`]: who is there when rank 0 is not.
@@ -20,7 +21,9 @@ mod forward;
 mod link;
 mod message;
 mod moves;
+mod placement;
 mod roll;
+mod seats;
 mod serve;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,8 +33,8 @@ pub(crate) use clock::{Measured, boot_id, same_rate};
 pub use config::{Cluster, ClusterError};
 pub use control::Moved;
 pub(crate) use control::{
-    AppliedClock, ClusterEvent, ControlNotes, First, Member, Note, NoteBox, Residents, Side, StatisticsSource, notes,
-    spawn,
+    AppliedClock, ClusterEvent, ControlNotes, Elastic, First, Member, Note, NoteBox, Residents, Side, StatisticsSource,
+    notes, spawn,
 };
 pub use features::{Features, Leaf};
 pub(crate) use forward::{Closed, DEVICE_RANK, Forwarder};
@@ -41,5 +44,8 @@ pub use message::VERSION;
 pub(crate) use message::{Control, Place, VcpuFailure};
 pub use moves::RefusedMove;
 pub(crate) use moves::{Owner, Owners};
+pub use placement::Placement;
 pub use roll::Roll;
+pub(crate) use seats::Seats;
+pub use seats::{MemberState, RemoveError};
 pub(crate) use serve::{Devices, Server};

@@ -33,6 +33,8 @@ const _: () = assert!(MAX_MEMORY - DEVICE_GAP_START <= MAX_SLOT);
 pub const RELAXED_ALIGNMENT: u64 = 2 << 20;
 /// Before the relaxed memory that programs get: the block that makes it a DAX device, and nothing else.
 pub const RELAXED_HEADER: u64 = RELAXED_ALIGNMENT;
+/// The first part of the relaxed memory that programs get, for what they and vincs tell each other: no array is in it.
+pub const RELAXED_CONTROL: u64 = 2 << 20;
 /// Relaxed memory starts at a multiple of this: in no section of memory (128 MiB) that has RAM, and mapped by the largest pages.
 pub const RELAXED_START_ALIGNMENT: u64 = 1 << 30;
 /// Most relaxed memory of a machine: with its header it is one range.

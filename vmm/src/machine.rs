@@ -14,6 +14,6 @@ mod vcpus;
 
 pub use build::Machine;
 pub use config::{Equipment, MachineConfig, MachineError, PortDevice, Role};
-pub use controller::{ControlError, Controller, MigrateError, VcpuPlace};
-pub use ranks::RankStats;
+pub use controller::{ControlError, Controller, LeaveError, MigrateError, VcpuPlace};
+pub use ranks::{Greeter, RankStats};
 pub use running::{MachineStats, NumberedVcpu, Running, StopReason, Stopper};

@@ -4,7 +4,7 @@ mod device;
 pub mod engine;
 pub mod hlrc;
 mod ram;
-mod relaxed;
+pub mod relaxed;
 
 pub use device::{Access, DeviceMemory, GuestRange, Held, HoldError};
 pub use ram::{GuestRam, RamError};

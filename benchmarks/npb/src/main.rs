@@ -12,7 +12,7 @@ use vincs_npb::command::{Command, HELP, Members, parse};
 use vincs_npb::kernel::Kernel;
 use vincs_npb::report::Report;
 use vincs_npb::team::ranks::{self, Place, RANK_ARGUMENT, Sharing};
-use vincs_npb::team::threads;
+use vincs_npb::team::{guest, threads};
 
 /// Status on wrong arguments.
 const STATUS_ARGUMENTS: u8 = 2;
@@ -51,12 +51,13 @@ fn main() -> ExitCode {
 type Done = Result<Option<(String, bool)>, Box<dyn Error>>;
 
 fn on_threads(kernel: Kernel, class: Class, threads: Option<NonZeroUsize>) -> Done {
-    let members = match threads {
-        Some(threads) => threads,
-        None => available_parallelism()?,
+    let (members, outcome) = if guest::is_there() {
+        let (members, outcome) = guest::run(threads.map(NonZeroUsize::get), |team| kernel.run(team, class))?;
+        (members, outcome.ok_or("no member has an outcome")??)
+    } else {
+        let members = threads.map_or_else(available_parallelism, Ok)?.get();
+        (members, threads::run(members, |team| kernel.run(team, class))??)
     };
-    let members = members.get();
-    let outcome = threads::run(members, |team| kernel.run(team, class))??;
     let verified = outcome.verified;
     Ok(Some((Report { kernel, class, members, ranks: None, outcome }.to_string(), verified)))
 }

@@ -6,6 +6,7 @@
 //! machine's, a guest's, or memory that is made coherent at barriers alone. [`Claims`] refuse a kernel that does not keep to it.
 //!
 //! - [`threads`]: the members are the threads of one process, those of a rayon pool;
+//! - [`guest`]: the members are threads in a guest of vincs, on one rank or several;
 //! - [`ranks`]: the members are processes;
 //! - [`shared`]: arrays as a member sees them, all unsafe code of this crate;
 //! - [`claims`]: who may touch which bytes;
@@ -13,6 +14,7 @@
 
 pub mod barrier;
 pub mod claims;
+pub mod guest;
 pub mod ranks;
 pub mod shared;
 pub mod threads;

@@ -72,9 +72,9 @@ fn entries() -> impl Strategy<Value = Message> {
         ranks().prop_map(HandedState::Invalidating),
     ];
     let handed = (version(), state, content()).prop_map(|(version, state, content)| Handed { version, state, content });
-    (run(), vec(handed, 1..=usize::from(MAX_HAND_OVER_PAGES))).prop_map(|(run, mut pages)| {
+    (run(), ranks(), vec(handed, 1..=usize::from(MAX_HAND_OVER_PAGES))).prop_map(|(run, gone, mut pages)| {
         pages.truncate(run.count.into());
-        Message::Entries { first: run.first, pages }
+        Message::Entries { first: run.first, gone, pages }
     })
 }
 
@@ -97,6 +97,8 @@ fn message() -> impl Strategy<Value = Message> {
         run().prop_map(|run| Message::Refuse { run }),
         page().prop_map(|page| Message::Invalidate { page }),
         page().prop_map(|page| Message::InvalidateAck { page }),
+        Just(Message::Leave),
+        Just(Message::LeaveAck),
         (page(), keep()).prop_map(|(page, keep)| Message::Recall { page, keep }),
         (page(), version(), keep(), content()).prop_map(|(page, version, keep, content)| Message::WriteBack {
             page,
@@ -189,13 +191,13 @@ fn impossible_values_are_refused_field_by_field() {
     let waiting = Waiting { from: Rank(2), access, have: Version(0) };
     let requests = Message::Requests { page: Page(5), is_begun: true, requests: vec![waiting] };
     let handed = Handed { version: Version(1), state: HandedState::Owned(Rank(2)), content: Content::Data };
-    let entries = Message::Entries { first: Page(5), pages: vec![handed] };
+    let entries = Message::Entries { first: Page(5), gone: RankSet::EMPTY, pages: vec![handed] };
     let two_ranks = [3, 0, 0, 0, 0, 0, 0, 0];
     let last = (u32::MAX - 1).to_le_bytes();
     let too_many = (MAX_RUN + 1).to_le_bytes();
     let cases: &[(&Message, usize, &[u8], &'static str)] = &[
         (&acquire, 1, &[0], "kind of message"),
-        (&acquire, 1, &[14], "kind of message"),
+        (&acquire, 1, &[16], "kind of message"),
         (&acquire, 2, &last, "number of pages"),
         (&acquire, 6, &[0, 0], "number of pages"),
         (&acquire, 6, &too_many, "number of pages"),
@@ -220,13 +222,13 @@ fn impossible_values_are_refused_field_by_field() {
         (&requests, 7, &[65, 0], "number of requests"),
         (&requests, 9, &[64, 0], "rank"),
         (&requests, 11, &[2], "access"),
-        (&entries, 6, &[0, 0], "number of pages"),
-        (&entries, 6, &[129, 0], "number of pages"),
-        (&entries, 16, &[0], "state"),
-        (&entries, 16, &[5], "state"),
-        (&entries, 17, &[0; 8], "state"),
-        (&entries, 17, &two_ranks, "state"),
-        (&entries, 25, &[3], "content"),
+        (&entries, 14, &[0, 0], "number of pages"),
+        (&entries, 14, &[129, 0], "number of pages"),
+        (&entries, 24, &[0], "state"),
+        (&entries, 24, &[5], "state"),
+        (&entries, 25, &[0; 8], "state"),
+        (&entries, 25, &two_ranks, "state"),
+        (&entries, 33, &[3], "content"),
     ];
     for (message, at, new, field) in cases {
         assert_eq!(decode(&with(message, *at, new)), Err(DecodeError::Value(field)), "{message:?}, {new:?} at {at}");
@@ -245,7 +247,7 @@ fn the_longest_messages_fit() {
     let acquire = Message::Acquire { run, access: Access::Write, urgency: Urgency::Demand, have };
     let state = HandedState::Shared(RankSet::below(MAX_RANKS));
     let pages = vec![Handed { version, state, content }; MAX_HAND_OVER_PAGES.into()];
-    let entries = Message::Entries { first, pages };
+    let entries = Message::Entries { first, gone: RankSet::EMPTY, pages };
     let waiting = Waiting { from: Rank(MAX_RANKS - 1), access: Access::Write, have: version };
     let requests = Message::Requests { page: first, is_begun: true, requests: vec![waiting; MAX_RANKS.into()] };
     for message in [grant, acquire, entries, requests] {
@@ -261,7 +263,7 @@ fn the_bytes_of_a_message_are_these() {
     let run = Run { first: Page(0x0a0b_0c0d), count: 2 };
     let message = Message::Acquire { run, access: Access::Write, urgency: Urgency::Ahead, have };
     let expected =
-        [2, 1, 0x0d, 0x0c, 0x0b, 0x0a, 2, 0, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x01, 0, 0, 0, 0, 0, 0];
+        [VERSION, 1, 0x0d, 0x0c, 0x0b, 0x0a, 2, 0, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x01, 0, 0, 0, 0, 0, 0];
     assert_eq!(encoded(&message), expected);
 }
 
@@ -269,7 +271,9 @@ fn the_bytes_of_a_message_are_these() {
 fn the_bytes_of_a_page_that_moves_are_these() {
     let state = HandedState::Invalidating(RankSet::from_bits(0x8000_0000_0000_0005));
     let handed = Handed { version: Version(0x0102), state, content: Content::Zero };
-    let message = Message::Entries { first: Page(7), pages: vec![handed] };
-    let expected = [2, 12, 7, 0, 0, 0, 1, 0, 2, 1, 0, 0, 0, 0, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0x80, 1];
+    let message = Message::Entries { first: Page(7), gone: RankSet::from_bits(6), pages: vec![handed] };
+    let begin = [VERSION, 14, 7, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    let page = [2, 1, 0, 0, 0, 0, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0x80, 1];
+    let expected = [&begin[..], &page].concat();
     assert_eq!(encoded(&message), expected);
 }

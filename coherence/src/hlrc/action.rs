@@ -156,6 +156,10 @@ pub enum Outcome {
     },
     /// It no longer has the lock.
     Released,
+    /// What its rank has written is home, and others see it by the clock that goes with it.
+    Published,
+    /// Its rank sees what others have published up to the clock that it was told.
+    Seen,
     /// Everybody has come to the barrier; the result of a reduction.
     Passed(Option<u64>),
     /// It will not be.

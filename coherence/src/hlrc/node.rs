@@ -6,7 +6,8 @@
 //! done so before ([`Node::handle_words`]). Nothing depends on time.
 //!
 //! `pages.rs` has the copies and faults; `claim.rs` who writes a page; `flush.rs` how changes get home; `jobs.rs` what release and acquire have to do, one
-//! after the other; `acquire.rs` how notices are read; `locks.rs`, `barrier.rs` and `reduction.rs` the synchronisation; `threads.rs` who waits and who has ended.
+//! after the other; `acquire.rs` how notices are read; `locks.rs`, `barrier.rs` and `reduction.rs` the synchronisation, `told.rs` that of the driver's own; `threads.rs` who waits
+//! and who has ended.
 
 mod acquire;
 mod barrier;
@@ -21,12 +22,15 @@ mod reduction;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-pub use error::{AcquireError, BarrierError, CompletionError, FaultError, ReleaseError, ThreadError};
+pub use error::{
+    AcquireError, BarrierError, CompletionError, FaultError, ReleaseError, SeeError, ThreadError, TouchError,
+};
 pub use inspect::CopyView;
 pub use locks::LOCAL_TURNS;
 pub use pages::MAX_SCAN;
@@ -35,12 +39,12 @@ pub use threads::Ended;
 
 use crate::id::{Page, Rank};
 
-use super::LockId;
 use super::action::{Action, Completion, Failure, OpId, Watch};
 use super::clock::{Clock, Position};
 use super::config::{Config, ConfigError};
 use super::layout::Layout;
 use super::stats::Stats;
+use super::{LockId, ThreadId};
 use pages::Copy;
 
 /// Least cache and least number of written pages: what one instruction needs, many times over.
@@ -102,6 +106,8 @@ pub struct Node {
     locks: BTreeMap<LockId, locks::Lock>,
     barrier: barrier::Barrier,
     threads: Vec<threads::Thread>,
+    /// Clocks of what threads have published and nobody has taken yet.
+    published: BTreeMap<ThreadId, Clock>,
     failure: Option<Failure>,
 }
 
@@ -142,6 +148,7 @@ impl Node {
             locks: BTreeMap::new(),
             barrier: barrier::Barrier::new(config.ranks()),
             threads: vec![threads::Thread::Running; config.threads().into()],
+            published: BTreeMap::new(),
             failure: None,
             config: Arc::new(config),
         })
@@ -224,10 +231,10 @@ impl Node {
     fn state(&self) -> impl Eq + Hash {
         let Self { config: _, layout: _, stats: _, out, ops, copies, written, written_here, interval, mapped, .. } =
             self;
-        let Self { hand, clock, jobs, locks, barrier, threads, failure, .. } = self;
+        let Self { hand, clock, jobs, locks, barrier, threads, published, failure, .. } = self;
         (
             (out, ops, copies, written, written_here, interval, mapped),
-            (hand, clock, jobs, locks, barrier, threads, failure),
+            (hand, clock, jobs, locks, barrier, threads, published, failure),
         )
     }
 

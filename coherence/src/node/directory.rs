@@ -120,6 +120,11 @@ impl Directory {
         self.transactions.contains_key(&page)
     }
 
+    /// The first page that a rank has asked for and has no answer for yet.
+    pub(super) fn asked_for_by(&self, from: Rank) -> Option<Page> {
+        self.transactions.keys().copied().find(|page| self.has_request(*page, from))
+    }
+
     /// Who may have a copy of a page.
     pub(super) fn holders(&self, page: Page, home: Rank) -> RankSet {
         let (mut ranks, home_has) = match self.table.get(page).state {

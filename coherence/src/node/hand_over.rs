@@ -39,6 +39,9 @@ pub enum HandOverError {
     /// The new home is the old one.
     #[error("the pages have their home at rank {0} already")]
     Same(u16),
+    /// This rank knows of a rank of the machine that it leaves, or has left.
+    #[error("a hand-over with rank {0}, which leaves or has left; wait until it has, and leave it out")]
+    Leaves(u16),
     /// Some of the pages move already.
     #[error("pages from {0} on move already; wait until that is over")]
     UnderWay(u32),
@@ -88,6 +91,9 @@ impl Node {
         if let Some(missing) = [COORDINATOR, home, to].into_iter().find(|rank| !is_member(*rank)) {
             return Err(HandOverError::Member(missing.0));
         }
+        if let Some(leaves) = self.leaving.leaver(members) {
+            return Err(HandOverError::Leaves(leaves.0));
+        }
         if home == to {
             return Err(HandOverError::Same(to.0));
         }
@@ -129,6 +135,8 @@ impl Node {
             || ![to, self.rank(), COORDINATOR].iter().all(|rank| members.contains(*rank))
         {
             "without a rank that takes part in it, or with one that there is not"
+        } else if self.leaving.leaver(members).is_some() || self.leaving.has_begun() {
+            "while a rank leaves, or with one that has left"
         } else if self.moves.overlapping(run).next().is_some() {
             "which move already"
         } else {
@@ -204,7 +212,7 @@ impl Node {
         }
         let has_bytes = pages.iter().any(|handed| handed.content == Content::Data);
         let body = if has_bytes { Body::Own } else { Body::None };
-        self.out.send(to, Message::Entries { first, pages }, body);
+        self.out.send(to, Message::Entries { first, gone: self.leaving.gone(), pages }, body);
         gone.into_iter().for_each(|page| self.out.push(Action::Unmap { run: Run::one(page) }));
         // Devices that wait for what has gone ask the new home for it.
         run.pages().for_each(|page| self.page_changed(page));

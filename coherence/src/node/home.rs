@@ -303,6 +303,7 @@ impl Node {
             self.pass_on(now, page, request);
             self.serve_queue(now, page);
         }
+        self.owes_one_less(who);
     }
 
     /// Only the home and perhaps the requester have a copy: the requester owns the page from now on.

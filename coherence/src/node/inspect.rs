@@ -49,6 +49,16 @@ impl Node {
         Some(DirectoryView { owner, holders, is_busy: state.is_transient(), is_shown: self.is_shown(page) })
     }
 
+    /// The ranks that are homes of pages.
+    #[must_use]
+    pub fn homes(&self) -> RankSet {
+        let mut homes = RankSet::EMPTY;
+        for home in self.config.homes.ranks() {
+            homes.insert(home);
+        }
+        homes
+    }
+
     /// The slot of a page in windows, if there are any.
     #[must_use]
     pub fn slot(&self, page: Page) -> Option<u32> {
@@ -72,6 +82,9 @@ impl Node {
         }
         if self.moves != Moves::default() {
             found.push("hand-overs".to_owned());
+        }
+        if self.leaving.is_under_way() {
+            found.push("ranks that leave".to_owned());
         }
         if self.out != Outbox::default() {
             found.push("actions to do".to_owned());

@@ -91,6 +91,17 @@ impl Moves {
         before.map(|(_, moving)| moving).filter(|moving| moving.run.contains(page))
     }
 
+    /// Whether this rank knows of any that is not over.
+    pub(super) fn is_any(&self) -> bool {
+        !self.by_first.is_empty()
+    }
+
+    /// At a home: the first page of those that it is to hand over, and has not.
+    pub(super) fn begun_here(&self) -> Option<Page> {
+        let is_begun = |moving: &&Move| !matches!(moving.stage, Stage::Frozen { .. });
+        self.by_first.values().find(is_begun).map(|moving| moving.run.first)
+    }
+
     /// Hand-overs with pages of this run.
     pub(super) fn overlapping(&self, run: Run) -> impl Iterator<Item = &Move> {
         let before = self.by_first.range(..run.end()).rev().map(|(_, moving)| moving);
@@ -159,7 +170,10 @@ impl Node {
             | Message::Frozen { .. }
             | Message::Requests { .. }
             | Message::Entries { .. }
-            | Message::Moved { .. } => return Ok(()),
+            | Message::Moved { .. }
+            // They are about ranks.
+            | Message::Leave
+            | Message::LeaveAck => return Ok(()),
         }
         let is_wrong = |moving: &&Move| match moving.stage {
             Stage::Hiding => false,

@@ -34,6 +34,17 @@ impl<T: Copy + Default> Table<T> {
             .unwrap_or_default()
     }
 
+    /// The first page from this one on whose entry may not be as at the start.
+    pub(super) fn used_from(&self, page: Page) -> Option<Page> {
+        if page.0 >= self.pages {
+            return None;
+        }
+        let first = page.0 / BLOCK_PAGES;
+        let is_used = |number: &u32| self.blocks.get(*number as usize).is_some_and(|block| !block.is_empty());
+        let block = (first..self.pages.div_ceil(BLOCK_PAGES)).find(is_used)?;
+        Some(Page(page.0.max(block * BLOCK_PAGES)))
+    }
+
     /// Replaces the entry of a page. A page that does not exist has none.
     pub(super) fn set(&mut self, page: Page, entry: T) {
         let first = page.0 - page.0 % BLOCK_PAGES;
@@ -69,6 +80,19 @@ mod tests {
             table.set(Page(page), 7);
             assert_eq!(table.get(Page(page)), 0);
         }
+    }
+
+    #[test]
+    fn used_blocks_are_found_and_others_passed_over() {
+        let mut table = Table::<u8>::new(2 * BLOCK_PAGES + 3);
+        assert_eq!(table.used_from(Page(0)), None);
+        table.set(Page(BLOCK_PAGES + 1), 1);
+        assert_eq!(table.used_from(Page(0)), Some(Page(BLOCK_PAGES)));
+        assert_eq!(table.used_from(Page(BLOCK_PAGES + 2)), Some(Page(BLOCK_PAGES + 2)));
+        assert_eq!(table.used_from(Page(2 * BLOCK_PAGES)), None);
+        table.set(Page(2 * BLOCK_PAGES), 1);
+        assert_eq!(table.used_from(Page(2 * BLOCK_PAGES + 2)), Some(Page(2 * BLOCK_PAGES + 2)));
+        assert_eq!(table.used_from(Page(2 * BLOCK_PAGES + 3)), None);
     }
 
     #[test]

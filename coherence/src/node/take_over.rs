@@ -99,6 +99,7 @@ impl Node {
         now: Tick,
         from: Rank,
         first: Page,
+        gone: RankSet,
         pages: &[Handed],
     ) -> Result<(), ProtocolError> {
         let run = Run { first, count: u16::try_from(pages.len()).unwrap_or(u16::MAX) };
@@ -106,6 +107,10 @@ impl Node {
         let moving = self.moving(from, first, self.rank())?;
         if moving.run != run {
             return Err(ProtocolError::new(from, "it hands over others than those that move"));
+        }
+        let all = RankSet::below(self.config.ranks);
+        if !all.contains_all(gone) || gone.iter().any(|rank| moving.members.contains(rank)) {
+            return Err(ProtocolError::new(from, "it hands pages over to ranks of which it says that they have left"));
         }
         for (page, handed) in run.pages().zip(pages) {
             if let Some(fault) = self.handed_fault(moving, page, *handed) {
@@ -116,6 +121,7 @@ impl Node {
         let me = self.rank();
         self.stats.homes_taken += u64::from(run.count);
         self.config.homes.hand_over(run, me);
+        self.leaving.add_gone(gone);
         for ask in std::mem::take(&mut moving.held) {
             let request = Request { from: me, access: ask.access, have: Version::NONE };
             moving.brought.entry(ask.page).or_default().requests.push(request);

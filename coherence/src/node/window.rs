@@ -112,7 +112,9 @@ impl Node {
         let Some((_, layout)) = self.layout() else { return };
         let entry = self.directory.table.get(page);
         let DirectoryState::Collecting { mut sharers } = entry.state else { return };
-        for rank in marks.iter().filter(|rank| *rank != self.rank() && rank.0 < self.config.ranks) {
+        for rank in
+            self.leaving.without_gone(marks).iter().filter(|rank| *rank != self.rank() && rank.0 < self.config.ranks)
+        {
             sharers.insert(rank);
         }
         let slot = layout.slot(page);

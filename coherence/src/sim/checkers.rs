@@ -4,6 +4,7 @@ pub mod agreement;
 pub mod directory;
 pub mod exclusive;
 pub mod hold_time;
+pub mod leaving;
 pub mod linearizable;
 pub mod marks;
 pub mod pins;
@@ -33,6 +34,8 @@ pub enum Checker {
     HoldTime,
     /// [`pins`]: a device has its pages until it releases them.
     Pins,
+    /// [`leaving`]: who has left is known to nobody.
+    Leaving,
     /// [`versions`]: every grant to write makes a new version.
     Versions,
     /// [`agreement`]: the node's idea of what the guest may do is what the guest may do.

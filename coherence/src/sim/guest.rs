@@ -141,6 +141,12 @@ impl Vcpu {
         self.program.is_empty() && self.buffer.is_empty()
     }
 
+    /// Whether stores wait in its buffer: they leave it where they were made.
+    #[must_use]
+    pub fn has_stores(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// Does the next thing: an instruction, or a store that leaves the buffer.
     pub fn step(&mut self, memory: &mut Memory, rng: &mut Rng) -> Stepped {
         let must_drain = match self.program.front() {

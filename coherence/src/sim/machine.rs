@@ -2,7 +2,9 @@
 
 mod checks;
 mod devices;
+mod events;
 mod hand_overs;
+mod leaving;
 mod processors;
 mod windows;
 
@@ -10,7 +12,7 @@ use std::collections::BTreeMap;
 
 use crate::id::{Access, Page, Rank, RankSet, Run, Tick};
 use crate::message::Message;
-use crate::node::{Action, Awaited, Config, Node, Stats};
+use crate::node::{Action, Awaited, Config, Leave, Node, Stats};
 use crate::window::Seen;
 
 use super::checkers::hold_time::HoldTimes;
@@ -67,6 +69,12 @@ enum Event {
     HandOver { at: usize },
     /// A rank is gone.
     Crash { rank: Rank },
+    /// A processor is to go to another rank.
+    Relocate { vcpu: usize, to: Rank },
+    /// A rank is to leave, its processors to go to another.
+    Leave { rank: Rank, to: Rank },
+    /// A rank that leaves gives up more of its pages.
+    GiveUpPages { rank: Rank },
 }
 
 /// What a node is told.
@@ -88,8 +96,10 @@ pub enum Input {
     Collected(Page, RankSet),
     /// What a guarded read has brought.
     Brought(Page, Seen, Words),
-    /// Pages are to get this home.
-    HandOver(Run, Rank),
+    /// Pages are to get this home; these ranks are told.
+    HandOver(Run, Rank, RankSet),
+    /// Its rank is to leave, or to go on with it.
+    Leave,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -111,6 +121,10 @@ struct Host {
     asleep: bool,
     /// What its nodes are to be told before anything else.
     collected: Vec<Input>,
+    /// Whether it leaves.
+    departure: leaving::Departure,
+    /// How far its node says that it has left.
+    progress: Option<Leave>,
 }
 
 /// What a simulation has come to.
@@ -144,6 +158,9 @@ pub struct Machine<'a> {
     sites: Vec<Site>,
     hosts: Vec<Host>,
     vcpus: Vec<Vcpu>,
+    /// Where each processor is, and where it is to go.
+    places: Vec<Rank>,
+    goes: Vec<Option<Rank>>,
     jobs: Vec<JobState>,
     /// Pages that were ordered to move and have not said that they have.
     moving: Vec<Run>,
@@ -194,6 +211,8 @@ impl<'a> Machine<'a> {
             sites,
             hosts: vec![Host::default(); scenario.ranks.into()],
             vcpus: vcpus.collect(),
+            places: scenario.programs.iter().map(|program| program.rank).collect(),
+            goes: vec![None; scenario.programs.len()],
             jobs: vec![JobState::Before; scenario.devices.len()],
             moving: Vec::new(),
             hand_overs: 0,
@@ -228,6 +247,12 @@ impl<'a> Machine<'a> {
         if let Some((rank, at)) = scenario.crash {
             self.schedule(at, Event::Crash { rank });
         }
+        for relocation in &scenario.relocations {
+            self.schedule(relocation.at, Event::Relocate { vcpu: relocation.vcpu, to: relocation.to });
+        }
+        for departure in &scenario.leaves {
+            self.schedule(departure.at, Event::Leave { rank: departure.rank, to: departure.to });
+        }
     }
 
     /// Lets everything happen.
@@ -261,6 +286,7 @@ impl<'a> Machine<'a> {
         if let Some(run) = self.moving.first() {
             return Err(Violation::of_page(Checker::Progress, run.first, "it never gets to its new home".to_owned()));
         }
+        self.check_all_left()?;
         quiescence::check(&self.sites)
     }
 
@@ -295,25 +321,9 @@ impl<'a> Machine<'a> {
         self.rng.between(1, LONGEST_STEP) * slowness
     }
 
-    fn rank_of(&self, event: &Event) -> Rank {
-        match event {
-            Event::Arrival { to: rank, .. }
-            | Event::Timer { rank, .. }
-            | Event::Sleep { rank }
-            | Event::Nic { reader: rank, .. }
-            | Event::Brought { reader: rank, .. }
-            | Event::Crash { rank } => *rank,
-            Event::HandOver { .. } => Rank(0),
-            Event::Step { vcpu, .. } | Event::Fault { vcpu, .. } | Event::Answered { vcpu, .. } => self.home_of(*vcpu),
-            Event::Hold { job } | Event::GiveUp { job } | Event::Use { job, .. } | Event::HoldOver { job } => {
-                self.scenario.devices.get(*job).map_or(Rank(0), |device| device.rank)
-            }
-        }
-    }
-
     /// The rank of a processor.
     fn home_of(&self, vcpu: usize) -> Rank {
-        self.scenario.programs.get(vcpu).map_or(Rank(0), |program| program.rank)
+        self.places.get(vcpu).copied().unwrap_or(Rank(0))
     }
 
     fn host(&mut self, rank: Rank) -> &mut Host {
@@ -327,28 +337,6 @@ impl<'a> Machine<'a> {
     fn rank_tick(&self, rank: Rank) -> Tick {
         let clock = self.scenario.clocks.get(usize::from(rank.0)).copied().unwrap_or(0);
         Tick(self.now + clock)
-    }
-
-    /// Until when the event has to wait, because its rank stalls or its service thread is busy.
-    fn put_off(&self, rank: Rank, event: &Event) -> Option<u64> {
-        let (service, guest) = match event {
-            Event::Arrival { .. }
-            | Event::Fault { .. }
-            | Event::Timer { .. }
-            | Event::Sleep { .. }
-            | Event::Brought { .. }
-            | Event::HandOver { .. }
-            | Event::Hold { .. } => (true, false),
-            Event::Step { .. } | Event::Use { .. } | Event::GiveUp { .. } => (false, true),
-            // A NIC works whatever its rank does.
-            Event::Answered { .. } | Event::HoldOver { .. } | Event::Nic { .. } | Event::Crash { .. } => (false, false),
-        };
-        let stalls = |stall: &&super::scenario::Stall| {
-            stall.rank == rank && (stall.from..stall.until).contains(&self.now) && (service || (guest && stall.guest))
-        };
-        let stalled = self.scenario.stalls.iter().find(stalls).map(|stall| stall.until);
-        let busy = self.hosts.get(usize::from(rank.0)).filter(|host| service && host.free_at > self.now);
-        stalled.or(busy.map(|host| host.free_at))
     }
 
     fn handle(&mut self, event: Event) -> Checked {
@@ -400,6 +388,9 @@ impl<'a> Machine<'a> {
             Event::Hold { .. } | Event::GiveUp { .. } | Event::Use { .. } | Event::HoldOver { .. } => {
                 self.device(rank, &event)
             }
+            Event::Relocate { vcpu, to } => self.relocate(vcpu, to),
+            Event::Leave { rank, to } => self.leave(rank, to),
+            Event::GiveUpPages { rank } => self.give_up_pages(rank),
             Event::Crash { rank } => {
                 self.trace.note(self.now, || format!("rank {} crashes", rank.0));
                 self.host(rank).dead = true;
@@ -495,6 +486,11 @@ impl<'a> Machine<'a> {
                 handled.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
             }
             Input::Timeout => node.handle_timeout(now),
+            Input::Leave => {
+                let progress =
+                    node.handle_leave(now).map_err(|error| Violation::of_rank(Checker::Leaving, rank, error))?;
+                self.host(rank).progress = Some(progress);
+            }
             Input::Sleep(asleep) => node.handle_sleep(now, *asleep),
             Input::Hold(job) => {
                 let runs = scenario.devices.get(*job).map_or(&[][..], |device| &device.runs);
@@ -502,8 +498,8 @@ impl<'a> Machine<'a> {
                 held.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
             }
             Input::Release(job) => node.handle_release(now, hold_id(*job)),
-            Input::HandOver(run, to) => {
-                let ordered = node.handle_hand_over(now, *run, *to, RankSet::below(scenario.ranks));
+            Input::HandOver(run, to, members) => {
+                let ordered = node.handle_hand_over(now, *run, *to, *members);
                 ordered.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
             }
             Input::Collected(page, marks) => {
@@ -547,11 +543,11 @@ impl<'a> Machine<'a> {
         let tick = self.rank_tick(rank);
         let effect = self.site(rank).memory.execute(action, received);
         let effect = effect.map_err(|what| Violation::of_rank(Checker::Memory, rank, what))?;
-        let programs = &self.scenario.programs;
+        let places = &self.places;
         let wanted = |page, access| {
             let serves = |waiting: Waiting| waiting.told && waiting.page == page && waiting.access <= access;
             let waits = |vcpu: &Vcpu| vcpu.waiting.is_some_and(serves);
-            programs.iter().zip(&self.vcpus).any(|(program, vcpu)| program.rank == rank && waits(vcpu))
+            places.iter().zip(&self.vcpus).any(|(place, vcpu)| *place == rank && waits(vcpu))
         };
         self.hold_times.check(rank, tick, action, wanted)?;
         match effect {
@@ -609,6 +605,7 @@ impl<'a> Machine<'a> {
         if from == to || to.0 >= self.scenario.ranks {
             return Err(Violation::of_rank(Checker::Memory, from, format!("sends to rank {}", to.0)));
         }
+        self.check_left(from, to)?;
         self.versions.check(from, &message)?;
         if self.host(to).dead {
             return Ok(());
@@ -650,14 +647,14 @@ fn place_of(site: &Site, input: &Input) -> usize {
     let page = match input {
         Input::Fault(page, _) | Input::Collected(page, _) | Input::Brought(page, ..) => Some(*page),
         Input::Message(_, parcel) => Some(parcel.message.run().first),
-        Input::HandOver(run, _) => Some(run.first),
+        Input::HandOver(run, ..) => Some(run.first),
         Input::Timeout => {
             let timeouts = site.nodes.iter().map(Node::poll_timeout).enumerate();
             let due = timeouts.filter_map(|(place, due)| Some((due?, place))).min();
             return due.map_or(0, |(_, place)| place);
         }
-        // There is one node only when there are devices; when processors sleep all are told, and the first stands for them.
-        Input::Hold(_) | Input::Release(_) | Input::Sleep(_) => None,
+        // There is one node only when there are devices, or ranks leave; when processors sleep all are told, and the first stands for them.
+        Input::Hold(_) | Input::Release(_) | Input::Sleep(_) | Input::Leave => None,
     };
     page.map_or(0, |page| site.place_of(page))
 }

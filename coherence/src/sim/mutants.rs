@@ -11,6 +11,7 @@ mod device;
 mod driver;
 mod hand_over;
 mod home;
+mod leaving;
 mod window;
 
 use std::fmt::Debug;
@@ -27,7 +28,7 @@ use super::network::Parcel;
 use super::rng::Rng;
 use super::scenario::Scenario;
 use super::window::{HomeStep, NicStep};
-use super::workload::{Mishaps, random, readers, with_hand_overs};
+use super::workload::{Mishaps, leavers, random, readers, with_hand_overs, with_leavers};
 
 /// What a filter makes of an input.
 #[derive(Clone, Debug)]
@@ -120,6 +121,18 @@ fn moving(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
 fn moving_readers(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
     let scenario = readers(rng)?;
     Ok(with_hand_overs(rng, scenario))
+}
+
+/// Pages in windows of homes that move, and ranks that have read there and leave.
+fn leaving_readers(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
+    let scenario = readers(rng)?;
+    let scenario = with_leavers(rng, scenario);
+    Ok(with_hand_overs(rng, scenario))
+}
+
+/// Ranks that leave, without mishaps.
+fn ranks_leave(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
+    leavers(rng, Mishaps::None)
 }
 
 /// All bugs.
@@ -370,6 +383,42 @@ pub const MUTANTS: &[Mutant] = &[
         plant: || Box::new(hand_over::TellsLate),
         scenario: moving,
         found_by: &[Checker::Protocol],
+    },
+    Mutant {
+        name: "a home hands pages over and does not say who has left",
+        plant: || Box::new(hand_over::ForgetsGone),
+        scenario: leaving_readers,
+        found_by: &[Checker::Leaving],
+    },
+    Mutant {
+        name: "a rank leaves with a page that it owns",
+        plant: || Box::new(leaving::LeavesDirty::default()),
+        scenario: ranks_leave,
+        found_by: &[Checker::Protocol],
+    },
+    Mutant {
+        name: "a rank leaves while a home knows of a copy",
+        plant: || Box::new(leaving::KeepsKnowing),
+        scenario: ranks_leave,
+        found_by: &[Checker::Leaving],
+    },
+    Mutant {
+        name: "a home lets a rank go that owes an answer",
+        plant: || Box::new(leaving::LetsGoEarly::default()),
+        scenario: ranks_leave,
+        found_by: &[Checker::Leaving],
+    },
+    Mutant {
+        name: "a rank says that it leaves before it has given up its pages",
+        plant: || Box::new(leaving::TellsEarly::default()),
+        scenario: ranks_leave,
+        found_by: &[Checker::Protocol, Checker::Leaving],
+    },
+    Mutant {
+        name: "a rank leaves when one of the homes has let it go",
+        plant: || Box::new(leaving::GoesAfterOne::default()),
+        scenario: ranks_leave,
+        found_by: &[Checker::Leaving],
     },
 ];
 

@@ -108,6 +108,13 @@ impl Network {
         self.channels.get_mut(&(from, to))?.parcels.pop_front()
     }
 
+    /// A channel of a rank on which something is under way.
+    #[must_use]
+    pub fn busy_with(&self, rank: Rank) -> Option<(Rank, Rank)> {
+        let busy = self.channels.iter().filter(|(_, channel)| !channel.parcels.is_empty());
+        busy.map(|(pair, _)| *pair).find(|(from, to)| [*from, *to].contains(&rank))
+    }
+
     /// A rank is gone: what was on the way to it is lost, and of what was on the way from it a random end per channel.
     pub fn crash(&mut self, rng: &mut Rng, rank: Rank) {
         for ((from, to), channel) in &mut self.channels {

@@ -59,6 +59,28 @@ pub struct Stall {
     pub guest: bool,
 }
 
+/// A processor goes to another rank.
+#[derive(Clone, Copy, Debug)]
+pub struct Relocation {
+    /// When it is told to, in microseconds; it goes at its next instruction boundary.
+    pub at: u64,
+    /// Which: its program's place in the scenario.
+    pub vcpu: usize,
+    /// Where.
+    pub to: Rank,
+}
+
+/// A rank that is nobody's home, and has no devices, leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Departure {
+    /// When it is told to, in microseconds.
+    pub at: u64,
+    /// Which.
+    pub rank: Rank,
+    /// Where its processors go, a rank that stays.
+    pub to: Rank,
+}
+
 /// Everything about a simulation that is not chance on its way.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -102,6 +124,10 @@ pub struct Scenario {
     pub devices: Vec<DeviceJob>,
     /// Hand-overs of homes.
     pub hand_overs: Vec<HandOver>,
+    /// Processors that move.
+    pub relocations: Vec<Relocation>,
+    /// Ranks that leave; with one node for each rank only.
+    pub leaves: Vec<Departure>,
 }
 
 /// Longest wait of a rank between an input and its next, and of a processor between its steps, at slowness 1.
@@ -133,6 +159,8 @@ impl Scenario {
             programs,
             devices: Vec::new(),
             hand_overs: Vec::new(),
+            relocations: Vec::new(),
+            leaves: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use super::guest::{Instruction, Op, Touch};
 use super::memory::WORDS;
 use super::network::{Delays, Partition};
 use super::rng::Rng;
-use super::scenario::{DeviceJob, HandOver, LONGEST_STEP, Program, Scenario, Stall};
+use super::scenario::{Departure, DeviceJob, HandOver, LONGEST_STEP, Program, Relocation, Scenario, Stall};
 
 /// Which mishaps happen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -96,6 +96,42 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
     Ok(scenario)
 }
 
+/// A random machine with ranks beside the homes, some of whose processors move at random moments, and whose ranks without homes come
+/// and leave while the others work.
+///
+/// # Errors
+/// [`HomeMapError`] never, as what is made here has pages; it is passed on rather than ignored.
+pub fn leavers(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError> {
+    let scenario = random(rng, mishaps)?;
+    Ok(with_leavers(rng, scenario))
+}
+
+/// The same machine with such ranks.
+#[must_use]
+pub fn with_leavers(rng: &mut Rng, mut scenario: Scenario) -> Scenario {
+    let stay = scenario.ranks;
+    for _ in 0..rng.between(1, 2) {
+        scenario.ranks += 1;
+        scenario.slowness.push(1);
+        scenario.clocks.push(clock(rng));
+    }
+    let guest = |rng: &mut Rng, ranks| Rank(stay + rng.below_u16(ranks - stay));
+    let lasts = 60 * (scenario.delays.longest + LONGEST_STEP);
+    for vcpu in 0..scenario.programs.len() {
+        if let Some(program) = scenario.programs.get_mut(vcpu).filter(|_| rng.one_in(3)) {
+            program.rank = guest(rng, scenario.ranks);
+        }
+        for _ in 0..rng.below(3) {
+            let to = if rng.one_in(2) { guest(rng, scenario.ranks) } else { Rank(rng.below_u16(stay)) };
+            scenario.relocations.push(Relocation { at: rng.below(lasts), vcpu, to });
+        }
+    }
+    for rank in (stay..scenario.ranks).map(Rank) {
+        scenario.leaves.push(Departure { at: rng.below(lasts), rank, to: Rank(rng.below_u16(stay)) });
+    }
+    scenario
+}
+
 /// A machine in which many read a few pages again and again, and one or the other writes them: what windows are for, and what goes
 /// wrong in them if anything does.
 ///
@@ -143,11 +179,14 @@ pub fn readers(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
 pub fn with_hand_overs(rng: &mut Rng, scenario: Scenario) -> Scenario {
     let pages = scenario.homes.pages();
     let until = rng.pick(&[100, 500, 4000]).unwrap_or(100);
+    // Those that leave are the last.
+    let stay = (0..scenario.ranks).filter(|rank| scenario.leaves.iter().all(|leaves| leaves.rank.0 != *rank)).count();
+    let stay = u16::try_from(stay).unwrap_or(1);
     let few = if rng.one_in(2) { pages.min(HOT_PAGES) } else { pages };
     let longest = rng.pick(&[1, 2, 16]).unwrap_or(1);
     let hand_over = |_| {
         let run = Run { first: Page(rng.below_u32(few)), count: 1 + rng.below_u16(longest) };
-        HandOver { at: rng.below(until), run, to: Rank(rng.below_u16(scenario.ranks)) }
+        HandOver { at: rng.below(until), run, to: Rank(rng.below_u16(stay)) }
     };
     let hand_overs = (0..MOST_HAND_OVERS).map(hand_over).collect();
     Scenario { hand_overs, ..scenario }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use stateright::{Model, Property};
 use vincs_coherence::hlrc::action::{Action, OpId, Outcome};
+use vincs_coherence::hlrc::clock::Clock;
 use vincs_coherence::hlrc::node::Node;
 use vincs_coherence::hlrc::sim::checks::{self, Pair};
 use vincs_coherence::hlrc::sim::flight::{Flight, Purpose};
@@ -51,6 +52,8 @@ pub(crate) struct State {
     segments: Segments,
     reference: Reference,
     holder: Option<usize>,
+    /// Words that have been told, with what was published.
+    words: BTreeMap<u32, Clock>,
     problem: Option<String>,
 }
 
@@ -134,7 +137,7 @@ impl Machine {
     }
 
     fn execute_one(&self, state: &mut State, rank: usize, action: Action) -> Right {
-        let State { hosts, segments, holder, .. } = state;
+        let State { hosts, segments, holder, words, .. } = state;
         let host = &mut hosts[rank];
         match host.memory.execute(segments, action)? {
             Effect::None => {}
@@ -151,7 +154,14 @@ impl Machine {
                             return Err(format!("ranks {other} and {rank} have the lock"));
                         }
                     }
-                    Outcome::Released | Outcome::Passed(_) => host.at += 1,
+                    Outcome::Published => {
+                        let clock = host.node.take_published(THREAD).ok_or("nothing is published")?;
+                        if let Some(Instruction::Tell(word)) = self.programs[rank].get(host.at) {
+                            words.insert(*word, clock);
+                        }
+                        host.at += 1;
+                    }
+                    Outcome::Released | Outcome::Seen | Outcome::Passed(_) => host.at += 1,
                     Outcome::Failed(failure) => return Err(failure.to_string()),
                 }
                 if matches!(outcome, Outcome::Passed(_)) {
@@ -187,6 +197,11 @@ impl Machine {
             Instruction::Release(lock) => {
                 state.holder = None;
                 node.handle_release(THREAD, lock).map_err(|error| error.to_string())?;
+            }
+            Instruction::Tell(_) => node.handle_publish(THREAD).map_err(|error| error.to_string())?,
+            Instruction::Hear(word) => {
+                let clock = state.words.get(&word).ok_or("a word is heard that nobody has told")?;
+                node.handle_see(THREAD, clock.clone()).map_err(|error| error.to_string())?;
             }
             Instruction::Barrier | Instruction::Reduce(..) | Instruction::End => {
                 let members = u32::try_from(self.programs.len()).map_err(|error| error.to_string())?;
@@ -244,11 +259,20 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether a rank's thread can do its next instruction.
+    fn may_step(&self, state: &State, rank: usize) -> bool {
+        let Some(host) = state.hosts.get(rank).filter(|host| !host.waits) else { return false };
+        match self.programs[rank].get(host.at) {
+            Some(Instruction::Hear(word)) => state.words.contains_key(word),
+            next => next.is_some(),
+        }
+    }
+
     /// Nothing is under way: whoever waits, waits for a thread that can go on.
     fn check_rest(&self, state: &State) -> Right {
         let over = |rank: usize| state.hosts[rank].at == self.programs[rank].len();
         let ranks = 0..state.hosts.len();
-        if ranks.clone().any(|rank| !over(rank) && !state.hosts[rank].waits) {
+        if ranks.clone().any(|rank| self.may_step(state, rank)) {
             return Ok(());
         }
         if let Some(rank) = ranks.clone().find(|rank| !over(*rank)) {
@@ -279,6 +303,7 @@ impl Model for Machine {
             segments: Segments::default(),
             reference: Reference::default(),
             holder: None,
+            words: BTreeMap::new(),
             problem: None,
         }]
     }
@@ -288,7 +313,7 @@ impl Model for Machine {
             return;
         }
         for (rank, host) in state.hosts.iter().enumerate() {
-            if !host.waits && host.at < self.programs[rank].len() {
+            if self.may_step(state, rank) {
                 steps.push(Step::Thread(rank));
             }
             for (op, flight) in &host.flights {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use stateright::{Model, Property};
 use vincs_coherence::home::HomeMap;
 use vincs_coherence::id::{Access, Page, Rank, RankSet, Run, Tick};
-use vincs_coherence::node::{Action, Config, HoldId, Node, WindowConfig};
+use vincs_coherence::node::{Action, Config, HoldId, Leave, Node, WindowConfig};
 use vincs_coherence::sim::checkers::{agreement, directory, exclusive, marks, quiescence, values};
 use vincs_coherence::sim::memory::{Effect, Words, ZEROS};
 use vincs_coherence::sim::network::Parcel;
@@ -40,6 +40,8 @@ pub(crate) struct Bounds {
     pub(crate) near: u16,
     /// Hand-overs that rank 0 orders at any time, one after the other: the pages and their new home.
     pub(crate) hand_overs: Vec<(Run, Rank)>,
+    /// Ranks that leave at any moment; they have no pages. What accesses they have left they do not do then.
+    pub(crate) leave: Vec<Rank>,
 }
 
 /// Something that may happen next.
@@ -63,6 +65,16 @@ pub(crate) enum Step {
     Brought(Rank),
     /// Rank 0 orders the next hand-over.
     HandOver(Run, Rank),
+    /// A rank leaves, or goes on with it.
+    Leave(Rank),
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Stay {
+    Stays,
+    MayLeave,
+    Leaves,
+    Left,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -78,6 +90,7 @@ enum Device {
 struct Host {
     accesses_left: u8,
     waiting: Option<(Page, Access)>,
+    stay: Stay,
     device: Device,
     /// What the driver is doing at the window; it does nothing else meanwhile.
     work: Option<HomeWork>,
@@ -169,10 +182,25 @@ impl State {
             Step::HandOver(run, to) => {
                 self.ordered += 1;
                 self.moving.push(run);
-                let members = RankSet::below(u16::try_from(self.sites.len()).unwrap());
+                let mut members = RankSet::EMPTY;
+                for (rank, _) in (0..).map(Rank).zip(&self.hosts).filter(|(_, host)| host.stay != Stay::Left) {
+                    members.insert(rank);
+                }
                 let node = self.node(Rank(0));
                 node.handle_hand_over(Tick(0), run, to, members).map_err(|error| error.to_string())?;
                 self.execute(Rank(0), &[])
+            }
+            Step::Leave(rank) => {
+                self.host(rank).accesses_left = 0;
+                self.host(rank).stay = Stay::Leaves;
+                let node = self.node(rank);
+                // Nobody executes anything there.
+                node.handle_sleep(Tick(0), true);
+                let progress = node.handle_leave(Tick(0)).map_err(|error| error.to_string())?;
+                if progress == Leave::Left {
+                    self.host(rank).stay = Stay::Left;
+                }
+                self.execute(rank, &[])
             }
             Step::Work(rank) => self.work(rank),
             Step::Nic(rank, step) => {
@@ -333,20 +361,36 @@ impl State {
                 .and_then(|()| agrees())
                 .map_err(|violation| violation.to_string())?;
         }
+        for (rank, _) in (0..).map(Rank).zip(&self.hosts).filter(|(_, host)| host.stay == Stay::Left) {
+            if let Some((from, to)) = self.channels.keys().find(|(from, to)| [*from, *to].contains(&rank)) {
+                return Err(format!("a message from rank {} to rank {}, and rank {} has left", from.0, to.0, rank.0));
+            }
+            let knows = |page: Page| {
+                let homes = self.sites.iter().filter_map(|site| site.nodes[0].directory(page));
+                homes.into_iter().any(|known| known.owner == Some(rank) || known.holders.contains(rank))
+            };
+            if let Some(page) = self.all_pages().pages().find(|page| knows(*page)) {
+                return Err(format!("rank {} has left, and the home of page {} does not know", rank.0, page.0));
+            }
+        }
         for (rank, host) in self.hosts.iter().enumerate() {
             let has_all = |page| self.sites[rank].memory.permits(page, Access::Write);
             if host.device == Device::Has && !self.all_pages().pages().all(has_all) {
                 return Err(format!("the device of rank {rank} has lost a page"));
             }
         }
-        let is_at_rest = self.hosts.iter().all(|host| host.work.is_none() && host.read.is_none());
-        if is_at_rest
-            && self.channels.is_empty()
-            && self.sites.iter().all(|site| site.nodes[0].poll_timeout().is_none())
-        {
+        let leaves = self.hosts.iter().any(|host| host.stay == Stay::Leaves);
+        if !leaves && self.is_at_rest() {
             self.check_rest()?;
         }
         Ok(())
+    }
+
+    /// Nothing is under way, but perhaps a rank that leaves.
+    fn is_at_rest(&self) -> bool {
+        self.hosts.iter().all(|host| host.work.is_none() && host.read.is_none())
+            && self.channels.is_empty()
+            && self.sites.iter().all(|site| site.nodes[0].poll_timeout().is_none())
     }
 
     /// Nothing will happen by itself any more.
@@ -409,6 +453,7 @@ impl Machine {
         Host {
             accesses_left: self.bounds.accesses[usize::from(rank.0)],
             waiting: None,
+            stay: if self.bounds.leave.contains(&rank) { Stay::MayLeave } else { Stay::Stays },
             device,
             work: None,
             actions: VecDeque::new(),
@@ -444,6 +489,7 @@ impl Model for Machine {
         if let Some((run, to)) = self.bounds.hand_overs.get(state.ordered)
             && !state.moving.contains(run)
             && !is_busy(Rank(0))
+            && state.hosts.iter().all(|host| host.stay != Stay::Leaves)
         {
             steps.push(Step::HandOver(*run, *to));
         }
@@ -479,6 +525,11 @@ impl Model for Machine {
                 Device::Has => steps.push(Step::Release(rank)),
                 Device::None | Device::Asked | Device::Over => {}
             }
+            // While homes move, rank 0 lets nobody begin.
+            let may_leave = host.stay == Stay::Leaves || (host.stay == Stay::MayLeave && state.moving.is_empty());
+            if may_leave && host.waiting.is_none() && host.read.is_none() {
+                steps.push(Step::Leave(rank));
+            }
             if host.waiting.is_none() && host.accesses_left > 0 {
                 for page in state.all_pages().pages() {
                     steps.extend([Access::Read, Access::Write].map(|access| Step::Use(rank, page, access)));
@@ -491,6 +542,9 @@ impl Model for Machine {
         let mut next = state.clone();
         let taken = next.take(step).and_then(|()| next.check_between_steps());
         next.problem = taken.err();
+        if matches!(step, Step::Leave(_)) && next == *state && next.is_at_rest() {
+            next.problem = Some("a rank waits for ever to leave".to_owned());
+        }
         Some(next)
     }
 

@@ -140,6 +140,10 @@ extern "C" fn start() {
     }
     let settings = Settings::read(|name| std::env::var_os(name)).unwrap_or_else(|line| refuse(&line));
     let relaxed = match Relaxed::open() {
+        // What the runtime does by itself between threads is not told by OMPT in time for other ranks.
+        Ok(relaxed) if relaxed.is_on_ranks() => {
+            return say("this machine has several ranks; on those OpenMP programs have ordinary memory");
+        }
         Ok(relaxed) => relaxed,
         Err(error @ (OpenError::InUse(_) | OpenError::Map { .. })) => {
             return say(&format!("{error}; this one has ordinary memory"));

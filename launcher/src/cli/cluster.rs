@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use vincs_vmm::cluster::Placement;
 use vincs_vmm::memory::engine::DEFAULT_READ_AHEAD;
 
 use crate::input::size::parse_size;
@@ -28,13 +29,49 @@ pub(crate) enum TransportArg {
     Tcp,
 }
 
+/// How processors are dealt out when ranks come and leave.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum PlacementArg {
+    /// Over all ranks, as evenly as they go.
+    Spread,
+    /// They stay while no rank has more of them than processors.
+    Pack,
+    /// They stay where they are.
+    Manual,
+}
+
+/// Seconds within which a rank is to have left, if nothing else is said: what batch systems give a job between TERM and KILL at least.
+const DEFAULT_GRACE_SECS: u64 = 30;
+
+/// Most seconds of it: a day.
+const MAX_GRACE_SECS: u64 = 86_400;
+
+/// When virtual processors come together on rank 0.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum GatherArg {
+    /// Where a host has more than two ranks for each processor: those that wait for pages for a quarter of the time, for a while.
+    Auto,
+    /// Each stays at its rank.
+    Never,
+}
+
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Several ranks (mpirun -n N vincs ... -- CMD, srun vincs-rank ... -- CMD)")]
 pub(crate) struct ClusterArgs {
-    /// File by which ranks find rank 0 where MPI is of no use. Rank 0 writes it, for this user alone, and removes it at the end;
+    /// File by which ranks find rank 0 where MPI is of no use, and others that join later. Rank 0 writes it, for this user alone, and removes it at the end;
     /// all ranks have to see it [default: by MPI; for Slurm without MPI .vincs-JOB.STEP in the current directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) address_file: Option<PathBuf>,
+    /// Join a machine that runs, as a further rank: by its address file, or by its rank 0's host and port and a copy of that file as
+    /// --address-file. Takes no CMD. INT or TERM lets the rank leave
+    #[arg(long, value_name = "FILE|HOST:PORT", conflicts_with_all = ["command", "initrd", "disks", "shares", "rank", "ranks"])]
+    pub(crate) join: Option<String>,
+    /// Seconds within which a rank that has joined is to have left; when it has not, it says what is still there, and goes on. 86400 at most
+    #[arg(long, value_name = "SECS", default_value_t = DEFAULT_GRACE_SECS, value_parser = clap::value_parser!(u64).range(1..=MAX_GRACE_SECS))]
+    grace: u64,
+    /// How virtual processors are dealt out when ranks join and leave [default: spread]
+    #[arg(long, value_name = "HOW", value_enum)]
+    placement: Option<PlacementArg>,
     /// Network between the ranks: an interface, an address, or a network as in 10.1.0.0/16 [default: loopback when all ranks share
     /// a host, else the interface of the route to rank 0]
     #[arg(long, value_name = "IF|ADDRESS|CIDR")]
@@ -59,6 +96,9 @@ pub(crate) struct ClusterArgs {
     /// Shards of the memory, each with a thread and connections of its own [default: 1 on up to 4 processors, 2 on up to 8, else 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     pub(crate) shards: Option<u32>,
+    /// Whether virtual processors that wait for pages too much come to rank 0 for a while
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = GatherArg::Auto)]
+    pub(crate) gather: GatherArg,
     /// The guest kernel's System.map, to name in --stats the functions that share the hottest pages
     #[arg(long, value_name = "FILE")]
     pub(crate) system_map: Option<PathBuf>,
@@ -74,6 +114,20 @@ impl ClusterArgs {
     /// How long all ranks may take to come.
     pub(crate) fn wireup_timeout(&self) -> Duration {
         Duration::from_secs(self.wireup_timeout)
+    }
+
+    /// Within which time a rank that has joined is to have left.
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace)
+    }
+
+    /// How virtual processors are dealt out.
+    pub(crate) fn placement(&self) -> Placement {
+        match self.placement {
+            None | Some(PlacementArg::Spread) => Placement::Spread,
+            Some(PlacementArg::Pack) => Placement::Pack,
+            Some(PlacementArg::Manual) => Placement::Manual,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! A rank other than 0 once all are connected: its share of the machine runs until rank 0 ends it, or a rank is lost.
+//! A rank other than 0 once all are connected: its share of the machine runs until rank 0 ends it, or a rank is lost. One that has joined may leave before that.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -9,14 +10,19 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use vincs_coherence::id::Rank;
+use vincs_transport_tcp::latecomers::Latecomers;
+use vincs_vmm::cluster::Cluster;
 use vincs_vmm::machine::{Machine, MachineConfig, MachineError, Role, Running, StopReason};
 use vincs_vmm::topology::Topology;
 
-use crate::cluster::others;
-use crate::run::ending::{STATUS_OWN_FAILURE, STATUS_RANK_LOST};
-use crate::wireup;
+use crate::cluster::welcome::Welcome;
+use crate::run::ending::{STATUS_BAD_INPUT, STATUS_RANK_LOST};
 use crate::wireup::channel::{Channel, ChannelError};
-use crate::wireup::message::{ToCoordinator, ToMember};
+use crate::wireup::message::{Settings, ToCoordinator, ToMember};
+
+mod leaving;
+
+use leaving::{Guest, Stay};
 
 /// Signals that rank 0 takes for all: launchers send them to every rank.
 const RANK_0S: [i32; 6] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
@@ -57,38 +63,67 @@ enum End {
     Lost { rank: u16, reason: String },
     /// This rank could not take part.
     Failed(String),
+    /// It has left the machine, which goes on.
+    Left,
+    /// It was to join, and rank 0 does not want it.
+    Refused(String),
 }
 
-/// Runs this rank's share of the machine; its exit status, which is rank 0's.
-pub(crate) fn run(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode {
-    let wireup::Machine { mesh, roster, mut channels, doorstep: _ } = machine;
-    let Some(mut zero) = channels.pop() else { return ExitCode::from(STATUS_OWN_FAILURE) };
-    let cluster = others::cluster(rank, &roster, mesh);
-    let roll = cluster.as_ref().map(|cluster| cluster.roll.clone()).unwrap_or_default();
-    let running =
-        cluster.ok_or_else(|| End::Failed("there is no channel to the other ranks".to_owned())).and_then(|cluster| {
-            ignore_signals().map_err(|error| End::Failed(format!("signals cannot be taken: {error}")))?;
-            let nodes = u32::from(cluster.ranks);
-            let topology =
-                Topology::new(roster.settings.vcpus, nodes).map_err(|error| End::Failed(error.to_string()))?;
-            let role = Role::Member(cluster);
-            let config = MachineConfig { kvm, topology, memory: roster.settings.memory, relaxed: 0, role };
-            start(config)
-        });
+/// A rank's share of a machine, connected with all others.
+#[derive(Debug)]
+pub(crate) struct Share {
+    pub(crate) rank: u16,
+    pub(crate) kvm: PathBuf,
+    pub(crate) settings: Settings,
+    /// The names of hosts by rank, as far as they are known here.
+    pub(crate) hosts: BTreeMap<u16, String>,
+    pub(crate) cluster: Cluster,
+    /// Who joins later.
+    pub(crate) latecomers: Option<Latecomers>,
+}
+
+/// Runs this rank's share of the machine; its exit status, which is rank 0's, or 0 when it has left. `grace`: it joins, and may take so long to leave.
+pub(crate) fn run(share: Share, mut zero: Channel, grace: Option<Duration>) -> ExitCode {
+    let Share { rank, kvm, settings, hosts, cluster, latecomers } = share;
+    let roll = cluster.roll.clone();
+    let signals =
+        take_signals(grace.is_some()).map_err(|error| End::Failed(format!("signals cannot be taken: {error}")));
+    let running = signals.and_then(|to_leave| {
+        let nodes = u32::from(cluster.ranks);
+        let topology = Topology::new(settings.vcpus, nodes).map_err(|error| End::Failed(error.to_string()))?;
+        let role = Role::Member(cluster);
+        let config = MachineConfig { kvm, topology, memory: settings.memory, relaxed: settings.relaxed, role };
+        Ok((start(config)?, to_leave))
+    });
     let (end, noticed) = match running {
-        Ok(running) => {
-            let (end, noticed) = (wait(&running), Instant::now());
+        Ok((running, to_leave)) => {
+            let welcome = latecomers.zip(running.greeter()).map(|(late, greeter)| Welcome::start(late, greeter));
+            let stay = match grace {
+                Some(grace) => {
+                    running.ready();
+                    Stay::Guest(Guest::new(rank, to_leave, grace))
+                }
+                None => Stay::Founder,
+            };
+            let (end, noticed) = (wait(&running, stay, &mut zero), Instant::now());
+            drop(welcome);
             stop(running);
             (end, noticed)
         }
         Err(end) => (end, Instant::now()),
     };
-    if let End::Failed(cause) = &end {
+    match &end {
+        End::Left => return ExitCode::SUCCESS,
+        End::Refused(line) => {
+            crate::say(line);
+            return ExitCode::from(STATUS_BAD_INPUT);
+        }
         // Rank 0 says it.
-        let _ = zero.send(&ToCoordinator::Failed(cause.clone()), Instant::now() + TELL_TIME);
+        End::Failed(cause) => _ = zero.send(&ToCoordinator::Failed(cause.clone()), Instant::now() + TELL_TIME),
+        End::Ended | End::Lost { .. } => {}
     }
     let limit = if matches!(end, End::Lost { rank: 0, .. }) { LOSS_OF_RANK_0_TIME } else { LOSS_TIME };
-    let (status, line) = finish(rank, &roster.hosts, &end, &mut zero, noticed + limit);
+    let (status, line) = finish(rank, &hosts, &end, &mut zero, noticed + limit);
     let lost = if let End::Lost { rank, .. } = end { rank } else { 0 };
     if let Some(line) = line.filter(|_| roll.is_lowest(Rank(rank), Rank(lost))) {
         crate::say(&line);
@@ -105,17 +140,18 @@ fn start(config: MachineConfig) -> Result<Running, End> {
     })
 }
 
-/// Takes these signals and does nothing: rank 0 does, and this rank ends with it.
-fn ignore_signals() -> std::io::Result<()> {
-    let noticed = Arc::new(AtomicBool::new(false));
+/// Takes these signals and does nothing: rank 0 does, and this rank ends with it. One that joins leaves on INT and TERM: then what comes back is set.
+fn take_signals(joins: bool) -> std::io::Result<Arc<AtomicBool>> {
+    let (noticed, to_leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     for signal in RANK_0S {
-        signal_hook::flag::register(signal, Arc::clone(&noticed))?;
+        let leaves = joins && [SIGINT, SIGTERM].contains(&signal);
+        signal_hook::flag::register(signal, Arc::clone(if leaves { &to_leave } else { &noticed }))?;
     }
-    Ok(())
+    Ok(to_leave)
 }
 
 /// Waits for the end. Meanwhile what has been counted is kept at hand for rank 0, which asks for it while the machine still runs.
-fn wait(running: &Running) -> End {
+fn wait(running: &Running, mut stay: Stay, zero: &mut Channel) -> End {
     let counted: Arc<Mutex<Vec<u8>>> = Arc::default();
     let told = Arc::clone(&counted);
     running.set_statistics(Box::new(move || told.lock().unwrap_or_else(PoisonError::into_inner).clone()));
@@ -123,6 +159,12 @@ fn wait(running: &Running) -> End {
         match running.wait(Some(COUNT_TIME)) {
             Some(StopReason::RankLost { rank, reason }) => return End::Lost { rank, reason },
             Some(StopReason::Ended { .. }) => return End::Ended,
+            Some(StopReason::Left) => {
+                if let Stay::Guest(guest) = &mut stay {
+                    guest.has_left();
+                }
+                return End::Left;
+            }
             // A virtual processor that fails here is told to rank 0, which ends the machine; the rest is rank 0's alone.
             Some(
                 StopReason::PowerOff
@@ -132,6 +174,11 @@ fn wait(running: &Running) -> End {
                 | StopReason::Stopped,
             )
             | None => {}
+        }
+        if let Stay::Guest(guest) = &mut stay
+            && let Some(end) = guest.look(running, zero)
+        {
+            return end;
         }
         let stats = serde_json::to_vec(&running.stats()).unwrap_or_default();
         *counted.lock().unwrap_or_else(PoisonError::into_inner) = stats;
@@ -154,21 +201,30 @@ fn stop(running: Running) {
 
 /// Waits for rank 0's word, after a loss until `deadline`: the exit status, and what is to be said when there is no rank 0 to say it. A rank 0
 /// that is lost may live and have its word, too: one that is dead has closed the channel.
-fn finish(rank: u16, hosts: &[String], end: &End, zero: &mut Channel, deadline: Instant) -> (u8, Option<String>) {
+fn finish(
+    rank: u16,
+    hosts: &BTreeMap<u16, String>,
+    end: &End,
+    zero: &mut Channel,
+    deadline: Instant,
+) -> (u8, Option<String>) {
     let status = match end {
         End::Ended => said_goodbye(zero, || Instant::now() + BYE_TIME),
-        End::Lost { .. } | End::Failed(_) => said_goodbye(zero, || deadline),
+        End::Lost { .. } | End::Failed(_) | End::Left | End::Refused(_) => said_goodbye(zero, || deadline),
     };
     if let Some(status) = status {
         return (status, None);
     }
-    let host = |rank: u16| hosts.get(usize::from(rank)).map_or("", String::as_str);
-    let by = format!("(said by rank {rank} on {})", host(rank));
-    let lost = |lost: u16, reason: &str| format!("rank {lost} on {} is lost: {reason} {by}", host(lost));
+    // One that has joined after this rank is not known by its host here.
+    let who =
+        |rank: u16| hosts.get(&rank).map_or_else(|| format!("rank {rank}"), |host| format!("rank {rank} on {host}"));
+    let by = format!("(said by {})", who(rank));
+    let lost = |lost: u16, reason: &str| format!("{} is lost: {reason} {by}", who(lost));
     let line = match end {
         End::Ended => lost(0, "the machine has ended, but it does not say how"),
         End::Lost { rank, reason } => lost(*rank, reason),
         End::Failed(cause) => lost(0, &format!("it does not answer; rank {rank} failed: {cause}")),
+        End::Left | End::Refused(_) => return (STATUS_RANK_LOST, None),
     };
     (STATUS_RANK_LOST, Some(line))
 }
@@ -179,8 +235,10 @@ fn said_goodbye(zero: &mut Channel, deadline: impl Fn() -> Instant) -> Option<u8
     loop {
         match zero.receive(deadline()) {
             Ok(ToMember::Bye { status }) => return Some(status),
-            Ok(ToMember::Wait) => {}
-            Ok(ToMember::Refused { .. } | ToMember::Listen(_) | ToMember::Roster(_) | ToMember::Go)
+            Ok(ToMember::Wait | ToMember::Joined) => {}
+            Ok(
+                ToMember::Refused { .. } | ToMember::Listen(_) | ToMember::Roster(_) | ToMember::Go | ToMember::Seat(_),
+            )
             | Err(ChannelError::Frame(_) | ChannelError::Garbage | ChannelError::Silent(_)) => return None,
         }
     }
@@ -221,7 +279,7 @@ mod tests {
 
     #[test]
     fn rank_0s_word_comes_before_any_line() {
-        let hosts = ["a".to_owned(), "b".to_owned()];
+        let hosts = (0..).zip(["a".to_owned(), "b".to_owned()]).collect();
         let lost = |rank| End::Lost { rank, reason: "no memory".into() };
         for end in [End::Ended, lost(0), lost(2), End::Failed("no KVM".into())] {
             let (mut zero, mut member) = pair();

@@ -1,18 +1,23 @@
 //! The other ranks, as rank 0 sees them while the machine runs.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vincs_coherence::id::{PAGE_BYTES, Rank};
-use vincs_vmm::cluster::{Cluster, Roll};
+use vincs_coherence::id::{MAX_RANKS, PAGE_BYTES, Rank};
+use vincs_transport_tcp::latecomers::Latecomers;
+use vincs_vmm::cluster::{Cluster, Placement, Roll};
+use vincs_vmm::machine::Controller;
 use vincs_vmm::memory::engine::MemorySettings;
 
+use crate::cli::cluster::GatherArg;
 use crate::cluster::member;
+use crate::cluster::steward::{Entrance, Steward};
 use crate::wireup::channel::Channel;
-use crate::wireup::mesh::Mesh;
-use crate::wireup::message::{Roster, Settings, ToCoordinator, ToMember};
+use crate::wireup::mesh::{Mesh, Parts};
+use crate::wireup::message::{Roster, Seat, Settings, ToCoordinator, ToMember};
 
 /// How long a rank that is lost may take to have said why: it has said so before it went.
 const LAST_WORD_TIME: Duration = Duration::from_millis(200);
@@ -37,22 +42,28 @@ const CROWDED_HOLD: Duration = Duration::from_millis(10);
 pub(crate) struct Others {
     /// What the machine needs of them.
     pub(crate) cluster: Cluster,
-    hosts: Vec<String>,
+    /// The name of each rank's host, of those that have gone too.
+    hosts: Arc<Mutex<BTreeMap<u16, String>>>,
     lines: Arc<Mutex<Lines>>,
+    /// What lets others join, before the machine runs.
+    entrance: Arc<Mutex<Option<Entrance>>>,
+    /// This host has many more ranks than processors.
+    crowds: bool,
+    gather: GatherArg,
 }
 
 /// The connections to the other ranks.
 #[derive(Debug)]
 struct Lines {
-    /// To each, by rank without rank 0.
-    channels: Vec<Channel>,
+    /// To each, by rank; of one that has left there may still be a broken one.
+    channels: BTreeMap<u16, Channel>,
     /// The last word has been said.
     parted: bool,
 }
 
 impl Lines {
     fn tell_all(&mut self, message: &ToMember) {
-        for channel in &mut self.channels {
+        for channel in self.channels.values_mut() {
             if let Err(error) = channel.send(message, Instant::now() + BYE_TIME) {
                 tracing::info!(peer = %channel.peer(), %error, "a rank is gone before the end");
             }
@@ -61,18 +72,49 @@ impl Lines {
 }
 
 /// What the machine needs of the other ranks, as this rank sees them; nothing when there is no channel for control messages.
-pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<Cluster> {
-    let (endpoints, windows) = mesh.into_parts();
-    let mut endpoints = endpoints.into_iter();
-    let control = endpoints.next()?;
+pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<(Cluster, Option<Latecomers>)> {
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
-    let mut memory = memory(&roster.settings);
-    let ranks_here = ranks_here(rank, &roster.boots);
+    let (cluster, latecomers) =
+        connected(Rank(rank), ranks, &roster.settings, ranks_here(rank, &roster.boots), mesh.into_parts())?;
+    Some((Cluster { processors: roster.processors.clone(), ..cluster }, latecomers))
+}
+
+/// The same for a rank that joins.
+pub(crate) fn joined_cluster(rank: Rank, seat: &Seat, mesh: Mesh) -> Option<(Cluster, Option<Latecomers>)> {
+    let (started, here) = (u16::try_from(seat.started).ok()?, usize::try_from(seat.ranks_here).ok()?);
+    connected(rank, started, &seat.settings, here, mesh.into_parts())
+}
+
+fn connected(
+    rank: Rank,
+    ranks: u16,
+    settings: &Settings,
+    ranks_here: usize,
+    parts: Parts,
+) -> Option<(Cluster, Option<Latecomers>)> {
+    let Parts { ends, windows, relaxed, latecomers } = parts;
+    let mut endpoints = ends.into_iter();
+    let control = endpoints.next()?;
+    let mut memory = memory(settings);
     memory.hold = memory.hold.or_else(|| crowded_hold(ranks_here, available_processors()));
     // Ranks of one host would all choose the same processors.
     memory.bind = ranks_here == 1;
     memory.windows = windows;
-    Some(Cluster { rank: Rank(rank), ranks, coherence: endpoints.collect(), control, memory, roll: Roll::default() })
+    // Who cannot join needs no place.
+    let seats = if latecomers.is_some() { MAX_RANKS } else { ranks };
+    let cluster = Cluster {
+        rank,
+        ranks,
+        seats,
+        placement: Placement::default(),
+        processors: Vec::new(),
+        coherence: endpoints.collect(),
+        control,
+        memory,
+        relaxed,
+        roll: Roll::default(),
+    };
+    Some((cluster, latecomers))
 }
 
 /// How many ranks run on this rank's host.
@@ -91,6 +133,12 @@ fn crowded_hold(ranks: usize, processors: usize) -> Option<Duration> {
     is_crowded.then(|| CROWDED_HOLD.saturating_mul(u32::try_from(ranks).unwrap_or(u32::MAX)))
 }
 
+/// Whether so many ranks have to share processors so much that each would rather have its virtual processors elsewhere than wait for pages: two that
+/// take turns on a processor still get on.
+fn crowds(ranks: usize, processors: usize) -> bool {
+    ranks > 2 * processors
+}
+
 /// How memory is spread; what nobody has set is as this host has it.
 fn memory(settings: &Settings) -> MemorySettings {
     MemorySettings {
@@ -105,13 +153,45 @@ fn memory(settings: &Settings) -> MemorySettings {
 impl Others {
     /// The other ranks of this machine.
     pub(crate) fn new(cluster: Cluster, roster: &Roster, channels: Vec<Channel>) -> Self {
+        let channels = (1..).zip(channels).collect();
         let lines = Arc::new(Mutex::new(Lines { channels, parted: false }));
-        Self { cluster, hosts: roster.hosts.clone(), lines }
+        let hosts = Arc::new(Mutex::new((0..).zip(roster.hosts.iter().cloned()).collect()));
+        let crowds = crowds(ranks_here(cluster.rank.0, &roster.boots), available_processors());
+        Self { cluster, hosts, lines, entrance: Arc::default(), crowds, gather: GatherArg::Auto }
     }
 
-    /// The name of each rank's host, by rank.
-    pub(crate) fn hosts(&self) -> &[String] {
-        &self.hosts
+    /// The same, where virtual processors gather when they are asked to.
+    pub(crate) fn gathering(self, gather: GatherArg) -> Self {
+        Self { gather, ..self }
+    }
+
+    /// Whether virtual processors that wait too much come to rank 0. Those of a machine with relaxed memory stay.
+    pub(crate) fn gathers(&self) -> bool {
+        self.gather == GatherArg::Auto && self.crowds && self.cluster.relaxed.is_none()
+    }
+
+    /// Others may join by this entrance once the machine runs.
+    pub(crate) fn set_entrance(&self, entrance: Entrance) {
+        *lock(&self.entrance) = Some(entrance);
+    }
+
+    /// Lets others join from now on, until what comes back is dropped; nothing where none can.
+    pub(crate) fn open(&self, controller: &Controller) -> Option<Steward> {
+        let entrance = lock(&self.entrance).take()?;
+        let steward = Steward::start(entrance, controller.clone(), self.clone());
+        steward.inspect_err(|error| crate::say(&format!("no rank can join this machine: {error}"))).ok()
+    }
+
+    /// A rank has joined.
+    pub(crate) fn add(&self, rank: u16, host: String, channel: Channel) {
+        lock(&self.hosts).insert(rank, host);
+        let mut lines = lock(&self.lines);
+        lines.channels.insert(rank, channel);
+    }
+
+    /// The name of each rank's host, of those that have gone too.
+    pub(crate) fn hosts(&self) -> BTreeMap<u16, String> {
+        lock(&self.hosts).clone()
     }
 
     /// What connects the ranks, by its name.
@@ -122,9 +202,10 @@ impl Others {
     /// One line about a rank that is lost: why it said it goes, else what the others noticed.
     pub(crate) fn loss(&self, rank: u16, reason: &str) -> String {
         let unknown = String::new();
-        let host = self.hosts.get(usize::from(rank)).unwrap_or(&unknown);
+        let hosts = self.hosts();
+        let host = hosts.get(&rank).unwrap_or(&unknown);
         let mut lines = lock(&self.lines);
-        let channel = usize::from(rank).checked_sub(1).and_then(|at| lines.channels.get_mut(at));
+        let channel = lines.channels.get_mut(&rank);
         let deadline = Instant::now() + LAST_WORD_TIME;
         match channel.and_then(|channel| last_word(channel, deadline)) {
             Some(cause) => format!("rank {rank} on {host} failed: {cause}"),
@@ -175,8 +256,8 @@ fn last_word(channel: &mut Channel, deadline: Instant) -> Option<String> {
     }
 }
 
-fn lock(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
-    lines.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -189,6 +270,7 @@ mod tests {
         assert_eq!((crowded_hold(2, 4), crowded_hold(0, 1)), (None, None));
         assert_eq!(crowded_hold(2, 3), Some(Duration::from_millis(20)));
         assert_eq!(crowded_hold(8, 1), Some(Duration::from_millis(80)));
+        assert_eq!([crowds(2, 1), crowds(3, 1), crowds(8, 4), crowds(9, 4)], [false, true, false, true]);
     }
 
     use std::net::Ipv4Addr;
@@ -203,6 +285,7 @@ mod tests {
 
     fn roster(hosts: &[&str]) -> Roster {
         let settings = Settings {
+            relaxed: 0,
             vcpus: 2,
             memory: 1 << 30,
             cache: 1 << 28,
@@ -214,7 +297,7 @@ mod tests {
             window_slots: 0,
         };
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-        Roster { addresses: Vec::new(), hosts, boots: Vec::new(), settings }
+        Roster { addresses: Vec::new(), hosts, boots: Vec::new(), processors: Vec::new(), settings }
     }
 
     /// The mesh of a rank alone, with so many shards.
@@ -229,7 +312,8 @@ mod tests {
 
     #[test]
     fn the_first_channel_class_is_for_control_and_the_rest_for_pages() {
-        let place = cluster(0, &roster(&["a", "b"]), mesh(2)).unwrap();
+        let (place, latecomers) = cluster(0, &roster(&["a", "b"]), mesh(2)).unwrap();
+        assert!(latecomers.is_some() && place.seats == MAX_RANKS);
         assert_eq!((place.rank, place.ranks, place.coherence.len()), (Rank(0), 2, 2));
         let MemorySettings { hold, cache_pages, read_ahead, sample_every, .. } = place.memory;
         assert_eq!((hold, cache_pages), (Some(Duration::from_micros(70)), Some((1 << 28) / 4096)));
@@ -240,7 +324,7 @@ mod tests {
     fn what_a_rank_said_before_it_went_is_why() {
         let roster = roster(&["n0", "n1", "n2"]);
         let ((one, mut at_one), (two, at_two)) = (pair(), pair());
-        let place = cluster(0, &roster, mesh(1)).unwrap();
+        let (place, _late) = cluster(0, &roster, mesh(1)).unwrap();
         let others = Others::new(place, &roster, vec![one, two]);
         assert_eq!(others.transport(), "tcp");
         at_one.send(&ToCoordinator::Wait, soon()).unwrap();
@@ -257,7 +341,7 @@ mod tests {
     fn others_are_asked_to_wait_until_the_last_word() {
         let roster = roster(&["n0", "n1"]);
         let (one, mut at_one) = pair();
-        let others = Others::new(cluster(0, &roster, mesh(1)).unwrap(), &roster, vec![one]);
+        let others = Others::new(cluster(0, &roster, mesh(1)).unwrap().0, &roster, vec![one]);
         let step = Duration::from_millis(20);
         others.ask_to_wait_every(step);
         for _ in 0..3 {

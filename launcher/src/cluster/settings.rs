@@ -5,7 +5,7 @@ use vincs_vmm::memory::engine;
 
 use crate::cli::RunArgs;
 use crate::cli::cluster::ClusterArgs;
-use crate::input::machine_size::MachineSize;
+use crate::input::machine_size::{MachineSize, with_relaxed};
 use crate::input::size::Bytes;
 use crate::wireup::coordinator::Present;
 use crate::wireup::difference::who;
@@ -23,10 +23,10 @@ const PAGE: u64 = 4096;
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum SettingsError {
     #[error(
-        "{who}: --mem {}: {ranks} ranks on that host hold {} of it, and it has {}: ask for less, or use more hosts",
-        Bytes(*.memory), Bytes(*.share), Bytes(*.host)
+        "{who}: --mem {}{}: {ranks} ranks on that host hold {} of it, and it has {}: ask for less, or use more hosts",
+        Bytes(*.memory), with_relaxed(*.relaxed), Bytes(*.share), Bytes(*.host)
     )]
-    Memory { who: String, memory: u64, ranks: u64, share: u64, host: u64 },
+    Memory { who: String, memory: u64, relaxed: u64, ranks: u64, share: u64, host: u64 },
     #[error(
         "--cache {} is too small: with {shards} shards a rank needs at least {} for other ranks' pages",
         Bytes(*.asked), Bytes(*.least)
@@ -41,7 +41,8 @@ pub(crate) enum SettingsError {
 pub(crate) fn decide(args: &RunArgs, size: MachineSize, present: &[Present<'_>]) -> Result<Settings, SettingsError> {
     let cluster = &args.cluster;
     let ranks = u64::try_from(present.len()).unwrap_or(u64::MAX).max(1);
-    let share = size.memory.div_ceil(ranks);
+    // Relaxed memory is homed evenly too; what it takes besides for copies and shadows is only as much as is touched.
+    let share = size.memory.saturating_add(size.relaxed).div_ceil(ranks);
     let mut cache = size.memory.saturating_sub(size.memory / ranks);
     let mut processors = u32::MAX;
     for Present { introduction, hello, .. } in present {
@@ -49,8 +50,9 @@ pub(crate) fn decide(args: &RunArgs, size: MachineSize, present: &[Present<'_>])
         let on_host = u64::try_from(on_host).unwrap_or(u64::MAX).max(1);
         let shares = share.saturating_mul(on_host);
         if shares > hello.memory {
-            let (who, memory, host) = (who(introduction), size.memory, hello.memory);
-            return Err(SettingsError::Memory { who, memory, ranks: on_host, share: shares, host });
+            let (who, host) = (who(introduction), hello.memory);
+            let MachineSize { memory, relaxed, .. } = size;
+            return Err(SettingsError::Memory { who, memory, relaxed, ranks: on_host, share: shares, host });
         }
         cache = cache.min(hello.memory / 2 / on_host);
         processors = processors.min(hello.processors / u32::try_from(on_host).unwrap_or(u32::MAX));
@@ -64,6 +66,7 @@ pub(crate) fn decide(args: &RunArgs, size: MachineSize, present: &[Present<'_>])
     Ok(Settings {
         vcpus: size.vcpus,
         memory: size.memory,
+        relaxed: size.relaxed,
         cache,
         hold_us: cluster.hold_time,
         read_ahead: cluster.read_ahead,
@@ -143,7 +146,7 @@ mod tests {
         assert_eq!((settings.vcpus, settings.memory, settings.cache), (8, 4 * GIB, GIB / 2));
         let error = decided(&[], 4 * GIB + PAGE, &ranks).unwrap_err();
         let (who, memory, share) = ("rank 0 on n0".to_owned(), 4 * GIB + PAGE, GIB + PAGE / 4);
-        assert_eq!(error, SettingsError::Memory { who, memory, ranks: 1, share, host: GIB });
+        assert_eq!(error, SettingsError::Memory { who, memory, relaxed: 0, ranks: 1, share, host: GIB });
         let small = hosts(&[(2 * GIB, 2, 1), (GIB, 2, 2)]);
         let message = decided(&[], 3 * GIB, &small).unwrap_err().to_string();
         assert!(message.starts_with("rank 1 on n1: --mem 3G: 2 ranks on that host hold 2G"), "{message}");

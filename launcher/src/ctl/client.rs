@@ -13,7 +13,7 @@ use super::protocol::{
     ANSWER_TIME, Answer, Asked, LineError, MAX_ANSWER, Migrated, Request, Status, VERSION, WRITE_TIME, read_line,
     write_line,
 };
-use super::text;
+use super::{text, top};
 use crate::run::ending::STATUS_BAD_INPUT;
 
 /// Exit status when the machine could not do what it was asked.
@@ -42,12 +42,20 @@ enum Order {
         /// Number of the rank, from 0
         rank: u16,
     },
+    /// Lets a rank that has joined leave, and waits until it has: its virtual processors go to others, then what it has of the memory
+    Remove {
+        /// Number of the rank
+        rank: u16,
+    },
     /// Stops all virtual processors; the guest's clock runs on. Says when all have stopped
     Pause,
     /// Lets them go on
     Resume,
     /// Ends the machine, as a signal TERM that it cannot take: its status is 143
     Stop,
+    /// Shows the machine live on this terminal, once a second: ranks and their vCPUs, faults, traffic, the hottest pages, events. `q` quits, the arrow keys show
+    /// more ranks than there is room for
+    Top,
     /// Says what the machine has counted; `--json` has what `--stats` has
     Stats,
 }
@@ -63,6 +71,12 @@ pub(crate) enum CtlError {
     Dead(PathBuf, io::Error),
     #[error("{0}: the machine's answer is missing: {1}")]
     Answer(PathBuf, LineError),
+    #[error(
+        "vincs ctl top shows the machine on a terminal, and standard input or output is none; use `vincs ctl --json stats`"
+    )]
+    NoTerminal,
+    #[error("vincs ctl top has no --json: it is for people; use `vincs ctl --json stats`")]
+    NoJson,
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
@@ -72,7 +86,12 @@ pub(crate) enum CtlError {
 impl CtlError {
     fn status(&self) -> u8 {
         match self {
-            Self::NoMachine | Self::Several(_) | Self::Dead(..) | Self::Refused(_) => STATUS_BAD_INPUT,
+            Self::NoMachine
+            | Self::Several(_)
+            | Self::Dead(..)
+            | Self::NoTerminal
+            | Self::NoJson
+            | Self::Refused(_) => STATUS_BAD_INPUT,
             Self::Answer(..) | Self::Failed(_) => STATUS_FAILED,
         }
     }
@@ -144,10 +163,13 @@ fn say(args: &CtlArgs) -> Result<String, CtlError> {
     let request = match args.order {
         Order::Status => Request::Status,
         Order::Migrate { vcpu, rank } => Request::Migrate { vcpu, rank },
+        Order::Remove { rank } => Request::Remove { rank },
         Order::Pause => Request::Pause,
         Order::Resume => Request::Resume,
         Order::Stop => Request::Stop,
         Order::Stats => Request::Stats,
+        Order::Top if args.json => return Err(CtlError::NoJson),
+        Order::Top => return top::run(&mut machine).map(|()| String::new()),
     };
     let answer = machine.ask(request)?;
     if args.json {
@@ -156,13 +178,13 @@ fn say(args: &CtlArgs) -> Result<String, CtlError> {
     Ok(match args.order {
         Order::Status => text::status(&known::<Status>(answer)?),
         Order::Migrate { .. } => text::migrated(&known::<Migrated>(answer)?),
-        Order::Pause | Order::Resume | Order::Stop => String::new(),
+        Order::Remove { .. } | Order::Pause | Order::Resume | Order::Stop | Order::Top => String::new(),
         Order::Stats => text::stats(&answer),
     })
 }
 
 /// An answer as this vincs knows it.
-fn known<T: DeserializeOwned>(answer: Value) -> Result<T, CtlError> {
+pub(super) fn known<T: DeserializeOwned>(answer: Value) -> Result<T, CtlError> {
     serde_json::from_value(answer)
         .map_err(|error| CtlError::Failed(format!("the machine's answer makes no sense: {error}")))
 }

@@ -60,9 +60,16 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, PlaceError> {
     if is_alive(path) {
         return Err(PlaceError::InUse(path.to_owned()));
     }
-    let listener = UnixListener::bind(path).map_err(io)?;
+    // It gets its name when it listens: before that another machine would take it for a dead one's and remove it.
+    let unnamed = path.with_extension("new");
+    match fs::remove_file(&unnamed) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&unnamed).map_err(io)?;
     // Nobody else gets into the directory meanwhile.
-    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io)?;
+    fs::set_permissions(&unnamed, Permissions::from_mode(0o600)).map_err(io)?;
+    fs::rename(&unnamed, path).map_err(io)?;
     Ok(listener)
 }
 
@@ -113,6 +120,7 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
         assert!(matches!(bind(&path), Err(PlaceError::InUse(at)) if at == path));
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing but the socket");
         drop(listener);
         assert!(path.exists() && !is_alive(&path));
         let other = dir.path().join("own").join("8.sock");

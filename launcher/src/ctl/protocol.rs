@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use vincs_vmm::cluster::MemberState;
 
 /// Version of requests and answers; another one is refused.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Most bytes of a request, with its newline.
 pub(super) const MAX_REQUEST: u64 = 4 << 10;
@@ -44,6 +45,11 @@ pub(super) enum Request {
         /// The rank.
         rank: u16,
     },
+    /// Let a rank that has joined leave: null, when it has.
+    Remove {
+        /// The rank.
+        rank: u16,
+    },
     /// Stop all vCPUs: null.
     Pause,
     /// Let all vCPUs go on: null.
@@ -55,11 +61,26 @@ pub(super) enum Request {
 }
 
 /// A request with its version.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Asked {
     pub(super) version: u32,
     #[serde(flatten)]
     pub(super) request: Request,
+}
+
+/// What can be read of a request of any version: a newer one may ask for what this one has no word for.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Unread {
+    pub(super) version: u32,
+    #[serde(flatten)]
+    request: Value,
+}
+
+impl Unread {
+    /// The request, if it is one of this version.
+    pub(super) fn request(self) -> Result<Request, LineError> {
+        serde_json::from_value(self.request).map_err(|error| LineError::Json(error.to_string()))
+    }
 }
 
 /// What comes back.
@@ -97,6 +118,8 @@ pub(super) struct Status {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct RankStatus {
     pub(super) rank: u16,
+    /// `joining`, `running`, `leaving` or `left`.
+    pub(super) state: MemberState,
     /// The name of its host.
     pub(super) host: String,
     pub(super) vcpus: Vec<u32>,
@@ -168,16 +191,17 @@ mod tests {
     #[test]
     fn requests_are_lines_as_documented() {
         let lines = [
-            (Request::Status, r#"{"version":1,"do":"status"}"#),
-            (Request::Migrate { vcpu: 3, rank: 1 }, r#"{"version":1,"do":"migrate","vcpu":3,"rank":1}"#),
-            (Request::Stats, r#"{"version":1,"do":"stats"}"#),
+            (Request::Status, r#"{"version":2,"do":"status"}"#),
+            (Request::Migrate { vcpu: 3, rank: 1 }, r#"{"version":2,"do":"migrate","vcpu":3,"rank":1}"#),
+            (Request::Remove { rank: 2 }, r#"{"version":2,"do":"remove","rank":2}"#),
+            (Request::Stats, r#"{"version":2,"do":"stats"}"#),
         ];
         for (request, line) in lines {
             let mut bytes = Vec::new();
             write_line(&mut bytes, &Asked { version: VERSION, request }).unwrap();
             assert_eq!(bytes, format!("{line}\n").as_bytes());
-            let read: Asked = read_line(&mut &bytes[..], MAX_REQUEST).unwrap().unwrap();
-            assert_eq!((read.version, read.request), (VERSION, request));
+            let read: Unread = read_line(&mut &bytes[..], MAX_REQUEST).unwrap().unwrap();
+            assert_eq!((read.version, read.request().unwrap()), (VERSION, request));
         }
         let refused = serde_json::to_string(&Answer::Refused("no".into())).unwrap();
         assert_eq!(refused, r#"{"refused":"no"}"#);

@@ -1,5 +1,7 @@
 //! Rank 0's side of `vincs ctl`: answers at the machine's socket as long as the machine runs.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::{self, BufReader, PipeWriter};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,11 +13,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 use vincs_vmm::cluster::Moved;
-use vincs_vmm::machine::{Controller, MigrateError};
+use vincs_vmm::machine::{Controller, LeaveError, MigrateError};
 
 use super::place::{self, PlaceError};
 use super::protocol::{
-    ACT_TIME, Answer, Asked, GATHER_TIME, IDLE_TIME, LineError, MAX_REQUEST, Migrated, RankStatus, Request, Status,
+    ACT_TIME, Answer, GATHER_TIME, IDLE_TIME, LineError, MAX_REQUEST, Migrated, RankStatus, Request, Status, Unread,
     VERSION, VcpuStatus, WRITE_TIME, read_line, write_line,
 };
 use crate::stats::{Counters, hottest, ranks};
@@ -33,10 +35,40 @@ pub struct Facts {
     pub command: String,
     /// Bytes of guest memory.
     pub memory: u64,
-    /// The name of each rank's host, by rank.
-    pub hosts: Vec<String>,
+    /// The name of each rank's host.
+    pub hosts: Hosts,
     /// What connects its ranks, if there are several.
     pub transport: Option<String>,
+}
+
+/// The name of each rank's host, by rank, as it is when it is asked for.
+#[derive(Clone)]
+pub struct Hosts(Arc<dyn Fn() -> BTreeMap<u16, String> + Send + Sync>);
+
+impl Default for Hosts {
+    fn default() -> Self {
+        Self::of(&[])
+    }
+}
+
+impl fmt::Debug for Hosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hosts").field(&(self.0)()).finish()
+    }
+}
+
+impl Hosts {
+    /// Those of a machine whose ranks stay: rank 0's first.
+    #[must_use]
+    pub fn of(hosts: &[&str]) -> Self {
+        let hosts: BTreeMap<u16, String> = (0..).zip(hosts.iter().map(|host| (*host).to_owned())).collect();
+        Self(Arc::new(move || hosts.clone()))
+    }
+
+    /// Those that somebody tells.
+    pub fn told_by(tell: impl Fn() -> BTreeMap<u16, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
 }
 
 /// What each connection works with.
@@ -137,15 +169,17 @@ fn accept(listener: &UnixListener, machine: &Arc<Machine>) {
 fn serve(stream: UnixStream, machine: &Machine) {
     let mut stream = BufReader::new(stream);
     loop {
-        let (answer, goes_on) = match read_line::<Asked>(&mut stream, MAX_REQUEST) {
-            Ok(None) | Err(LineError::Silent | LineError::Cut | LineError::Io(_)) => return,
-            Ok(Some(Asked { version: VERSION, request })) => (machine.answer(request), true),
-            Ok(Some(Asked { version, .. })) => {
+        let asked = match read_line::<Unread>(&mut stream, MAX_REQUEST) {
+            Ok(Some(Unread { version, .. })) if version != VERSION => {
                 let what = format!("the machine speaks version {VERSION} of the control protocol, not {version}");
-                (Answer::Refused(format!("{what}; use the vincs that runs it")), false)
+                Err(format!("{what}; use the vincs that runs it"))
             }
-            Err(error @ (LineError::Long(_) | LineError::Json(_))) => (Answer::Refused(error.to_string()), false),
+            Ok(Some(asked)) => asked.request().map_err(|error| error.to_string()),
+            Ok(None) | Err(LineError::Silent | LineError::Cut | LineError::Io(_)) => return,
+            Err(error @ (LineError::Long(_) | LineError::Json(_))) => Err(error.to_string()),
         };
+        let goes_on = asked.is_ok();
+        let answer = asked.map_or_else(Answer::Refused, |request| machine.answer(request));
         if write_line(stream.get_mut(), &answer).is_err() || !goes_on {
             return;
         }
@@ -157,6 +191,11 @@ impl Machine {
         match request {
             Request::Status => done(&self.status()),
             Request::Migrate { vcpu, rank } => self.migrate(vcpu, rank),
+            Request::Remove { rank } => match self.controller.remove(rank, ACT_TIME) {
+                Ok(()) => Answer::Done(Value::Null),
+                Err(error @ LeaveError::Refused(_)) => Answer::Refused(error.to_string()),
+                Err(error @ (LeaveError::Slow { .. } | LeaveError::Ended)) => Answer::Failed(error.to_string()),
+            },
             Request::Pause => match self.controller.pause(ACT_TIME) {
                 Ok(()) => Answer::Done(Value::Null),
                 Err(error) => Answer::Failed(error.to_string()),
@@ -175,9 +214,11 @@ impl Machine {
 
     fn status(&self) -> Status {
         let places = self.controller.places();
-        let rank = |rank| RankStatus {
+        let hosts = (self.facts.hosts.0)();
+        let rank = |(rank, state)| RankStatus {
             rank,
-            host: self.facts.hosts.get(usize::from(rank)).cloned().unwrap_or_default(),
+            state,
+            host: hosts.get(&rank).cloned().unwrap_or_default(),
             vcpus: places.iter().filter(|place| place.rank == rank).map(|place| place.vcpu).collect(),
         };
         let vcpu = |place: &vincs_vmm::machine::VcpuPlace| VcpuStatus {
@@ -192,7 +233,7 @@ impl Machine {
             paused: self.controller.is_paused(),
             memory: self.facts.memory,
             transport: self.facts.transport.clone(),
-            ranks: (0..self.controller.ranks()).map(rank).collect(),
+            ranks: self.controller.members().into_iter().map(rank).collect(),
             vcpus: places.iter().map(vcpu).collect(),
         }
     }
@@ -208,7 +249,7 @@ impl Machine {
                 let microseconds = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
                 done(&Migrated { vcpu, from, rank, microseconds })
             }
-            Err(error @ MigrateError::Refused(_)) => Answer::Refused(error.to_string()),
+            Err(error @ (MigrateError::Refused(_) | MigrateError::Relaxed(_))) => Answer::Refused(error.to_string()),
             Err(error @ (MigrateError::Slow { .. } | MigrateError::Ended)) => Answer::Failed(error.to_string()),
         }
     }
@@ -216,7 +257,7 @@ impl Machine {
     /// As at the machine's end, but now.
     fn stats(&self) -> Value {
         let own = self.controller.stats();
-        if self.controller.ranks() == 1 {
+        if !self.controller.has_ranks() {
             return json!({ "machine": Counters::alone(&own).machine });
         }
         let Counters { machine, ranks } = ranks::counters(&own, &self.controller.gather_statistics(GATHER_TIME));

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::Value;
+use vincs_vmm::cluster::MemberState;
 
 use super::protocol::{Migrated, Status};
 
@@ -19,12 +20,19 @@ pub(super) fn status(status: &Status) -> String {
         status.command,
         status.vcpus.len(),
         status.memory >> 20,
-        status.ranks.len(),
+        status.ranks.iter().filter(|rank| rank.state != MemberState::Left).count(),
         status.seconds
     );
     for rank in &status.ranks {
         let vcpus = if rank.vcpus.is_empty() { "none".to_owned() } else { numbers(&rank.vcpus) };
-        let _ = writeln!(text, "rank {} on {}: {vcpus}", rank.rank, rank.host);
+        let host = if rank.host.is_empty() { String::new() } else { format!(" on {}", rank.host) };
+        let state = match rank.state {
+            MemberState::Running => "",
+            MemberState::Joining => ", joining",
+            MemberState::Leaving => ", leaving",
+            MemberState::Left => ", left",
+        };
+        let _ = writeln!(text, "rank {}{host}: {vcpus}{state}", rank.rank);
     }
     for vcpu in &status.vcpus {
         if let Some(to) = vcpu.moving_to {
@@ -35,7 +43,7 @@ pub(super) fn status(status: &Status) -> String {
 }
 
 /// Numbers in order as `0-3,7`.
-pub(super) fn numbers(numbers: &[u32]) -> String {
+pub(crate) fn numbers(numbers: &[u32]) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for &number in numbers {
         match runs.last_mut() {
@@ -83,7 +91,8 @@ mod tests {
 
     #[test]
     fn a_status_has_a_line_for_each_rank_and_each_move() {
-        let rank = |rank, host: &str, vcpus: &[u32]| RankStatus { rank, host: host.into(), vcpus: vcpus.into() };
+        let rank =
+            |rank, host: &str, vcpus: &[u32], state| RankStatus { rank, state, host: host.into(), vcpus: vcpus.into() };
         let vcpu = |vcpu, rank, moving_to| VcpuStatus { vcpu, rank, moving_to };
         let one = Status {
             pid: 7,
@@ -92,10 +101,16 @@ mod tests {
             paused: true,
             memory: 1 << 30,
             transport: Some("tcp".into()),
-            ranks: vec![rank(0, "n0", &[0, 1, 2, 4]), rank(1, "n1", &[])],
+            ranks: vec![
+                rank(0, "n0", &[0, 1, 2, 4], MemberState::Running),
+                rank(1, "n1", &[], MemberState::Running),
+                rank(2, "n2", &[], MemberState::Left),
+                rank(3, "n0", &[3], MemberState::Leaving),
+                rank(4, "", &[], MemberState::Joining),
+            ],
             vcpus: vec![vcpu(0, 0, None), vcpu(1, 0, Some(1))],
         };
-        let expected = "machine 7: make\n2 virtual processors and 1024 MiB on 2 ranks over tcp, for 12 s, paused\nrank 0 on n0: 0-2,4\nrank 1 on n1: none\nvirtual processor 1 is on its way from rank 0 to 1\n";
+        let expected = "machine 7: make\n2 virtual processors and 1024 MiB on 4 ranks over tcp, for 12 s, paused\nrank 0 on n0: 0-2,4\nrank 1 on n1: none\nrank 2 on n2: none, left\nrank 3 on n0: 3, leaving\nrank 4: none, joining\nvirtual processor 1 is on its way from rank 0 to 1\n";
         assert_eq!(status(&one), expected);
     }
 

@@ -1,6 +1,6 @@
 //! How many processors, NUMA nodes and bytes of memory the machine has, within what is possible.
 
-use vincs_vmm::layout::{MAX_MEMORY, MAX_RELAXED, RELAXED_ALIGNMENT, machine_end};
+use vincs_vmm::layout::{MAX_MEMORY, MAX_RELAXED, RELAXED_ALIGNMENT, RELAXED_CONTROL, machine_end};
 
 use crate::input::size::Bytes;
 
@@ -81,11 +81,15 @@ pub(crate) enum MachineSizeError {
         Bytes(*.asked), Bytes(*.memory), Bytes(*.host)
     )]
     RelaxedTooLarge { asked: u64, memory: u64, host: u64 },
-    #[error("--relaxed {}: a machine of {ranks} ranks has no relaxed memory yet: leave it away, or use one rank", Bytes(*.asked))]
+    #[error(
+        "--relaxed {}: on {ranks} ranks it has at least {}, of which the first {} are vincs's own: ask for more",
+        Bytes(*.asked), Bytes(2 * RELAXED_CONTROL), Bytes(RELAXED_CONTROL)
+    )]
     RelaxedRanks { asked: u64, ranks: u32 },
 }
 
-fn with_relaxed(bytes: u64) -> String {
+/// Words for relaxed memory beside guest memory.
+pub(crate) fn with_relaxed(bytes: u64) -> String {
     if bytes == 0 { String::new() } else { format!(" with --relaxed {}", Bytes(bytes)) }
 }
 
@@ -141,13 +145,14 @@ pub(crate) fn machine_size(asked: Asked, limits: Limits) -> Result<MachineSize, 
 /// Relaxed memory that was asked for, beside so much guest memory.
 fn relaxed_size(asked: u64, memory: u64, limits: Limits) -> Result<u64, MachineSizeError> {
     let (host, ranks) = (limits.host_memory, limits.ranks);
-    if ranks > 1 {
-        return Err(MachineSizeError::RelaxedRanks { asked, ranks });
-    }
     if asked == 0 || asked > MAX_RELAXED || !asked.is_multiple_of(RELAXED_ALIGNMENT) {
         return Err(MachineSizeError::Relaxed { asked });
     }
-    if asked > host.saturating_sub(memory) {
+    if ranks > 1 && asked < 2 * RELAXED_CONTROL {
+        return Err(MachineSizeError::RelaxedRanks { asked, ranks });
+    }
+    // Of several hosts that is checked when all are known.
+    if ranks == 1 && asked > host.saturating_sub(memory) {
         return Err(MachineSizeError::RelaxedTooLarge { asked, memory, host });
     }
     Ok(asked)
@@ -257,8 +262,11 @@ mod tests {
         let error = ask(asked).unwrap_err();
         assert_eq!(error, MachineSizeError::RelaxedTooLarge { asked, memory, host });
         assert!(error.to_string().starts_with("--relaxed 15362M on top of 1G of guest memory is more than"), "{error}");
-        let ranks = machine_size(Asked { relaxed: Some(2 << 20), ..NOTHING }, Limits { ranks: 2, ..LIMITS });
-        assert_eq!(ranks, Err(MachineSizeError::RelaxedRanks { asked: 2 << 20, ranks: 2 }));
+        let ranks = |asked| machine_size(Asked { relaxed: Some(asked), ..NOTHING }, Limits { ranks: 2, ..LIMITS });
+        assert_eq!(ranks(2 << 20), Err(MachineSizeError::RelaxedRanks { asked: 2 << 20, ranks: 2 }));
+        assert_eq!(ranks(4 << 20).unwrap().relaxed, 4 << 20);
+        assert_eq!(ranks(3 << 20), Err(MachineSizeError::Relaxed { asked: 3 << 20 }));
+        assert!(ranks(1 << 40).is_ok(), "whether the hosts have that is seen when all are known");
     }
 
     #[test]

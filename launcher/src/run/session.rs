@@ -10,7 +10,9 @@ use vincs_guest_protocol::{Stdio, ToGuest};
 use vincs_vmm::machine::Controller;
 
 use crate::cluster::Others;
-use crate::ctl::{self, Facts};
+use crate::cluster::gather::Gatherer;
+use crate::cluster::steward::Steward;
+use crate::ctl::{self, Facts, Hosts};
 use crate::machine::{Guest, Parts, Ports, StartError};
 use crate::prepare::{Command, Console, Machine};
 use crate::run::console::{self, ConsoleOutput, SharedTail};
@@ -77,8 +79,12 @@ struct Session {
     command_has_terminal: bool,
     raw: Option<RawTerminal>,
     stdout_copier: Option<Copier>,
+    /// Moves virtual processors to their pages until the end, where that is of use.
+    _gatherer: Option<Gatherer>,
     /// Answers `vincs ctl` until the end.
     _ctl: Option<ctl::Server>,
+    /// Lets ranks join until the end.
+    _steward: Option<Steward>,
 }
 
 /// Opens the machine's socket for `vincs ctl`. A machine without one is a machine all the same.
@@ -113,9 +119,13 @@ impl Session {
         let facts = Facts {
             command: command.map_or_else(|| "a guest without a command".to_owned(), |command| command.name.clone()),
             memory: machine.size.memory,
-            hosts: others.as_ref().map_or_else(|| vec![crate::host::name()], |others| others.hosts().to_vec()),
+            hosts: match others.clone() {
+                Some(others) => Hosts::told_by(move || others.hosts()),
+                None => Hosts::of(&[&crate::host::name()]),
+            },
             transport: others.as_ref().map(|others| others.transport().to_owned()),
         };
+        let gathers = others.as_ref().is_some_and(Others::gathers);
         let serial = serial(machine.console, tail, &sender)?;
         crate::host::serve_files().map_err(io::Error::from)?;
         let parts = Parts {
@@ -131,15 +141,28 @@ impl Session {
             ports,
             serial_output: serial.output,
             serial_input: serial.input,
-            others,
+            others: others.clone(),
         };
         let ordered = sender.clone();
         let guest = Guest::start(parts, tail.clone(), sender, || terms.clock.mark(Mark::KernelEntry))?;
         let ctl = guest.controller().and_then(|controller| listen(controller, facts, ordered));
+        let steward = guest.controller().zip(others).and_then(|(controller, others)| others.open(controller));
+        let gatherer = guest.controller().filter(|_| gathers).map(|controller| Gatherer::start(controller.clone()));
+        let gatherer = gatherer.transpose()?;
         let supervision = Supervision::new(has_command, terms.boot_timeout, Instant::now());
         let raw = serial.raw;
-        let mut session =
-            Self { guest, supervision, events, control, command_has_terminal, raw, stdout_copier, _ctl: ctl };
+        let mut session = Self {
+            guest,
+            supervision,
+            events,
+            control,
+            command_has_terminal,
+            raw,
+            stdout_copier,
+            _gatherer: gatherer,
+            _ctl: ctl,
+            _steward: steward,
+        };
         if spreads_at_once {
             session.guest.spread();
         }

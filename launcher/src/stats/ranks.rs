@@ -1,6 +1,7 @@
 //! Counters of several ranks, each by itself and added up.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,6 +32,8 @@ struct Vcpu {
 #[serde(default)]
 struct Dealings {
     memory: EngineStats,
+    /// Counters of relaxed memory, in groups; nothing if the machine has none.
+    relaxed: Value,
     control_sent: Vec<KindSent>,
     clock: Clock,
 }
@@ -59,6 +62,9 @@ struct Sum {
     all_vcpus: BTreeMap<String, u64>,
     /// Faults, messages and waits of the memory.
     memory: EngineStats,
+    /// Commands, faults and traffic of relaxed memory, if the machine has some.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    relaxed: Value,
     /// Control messages by kind.
     control_sent: Vec<KindSent>,
     /// The worst skew of a rank's clock against rank 0's.
@@ -78,22 +84,49 @@ pub(crate) fn counters(zero: &MachineStats, others: &[(u16, Vec<u8>)]) -> Counte
     Counters { machine, ranks }
 }
 
+/// How long the processors of each rank have waited for pages so far, of those that have told what they have counted.
+pub(crate) fn waited(told: &[(u16, Vec<u8>)]) -> BTreeMap<u16, Duration> {
+    let told = told.iter().filter_map(|(rank, told)| Some((*rank, serde_json::from_slice::<Rank>(told).ok()?)));
+    told.map(|(rank, told)| (rank, told.ranks.memory.waited())).collect()
+}
+
 fn sum(ranks: &[Value]) -> Sum {
     let mut sum = Sum::default();
     let mut vcpus: BTreeMap<u32, BTreeMap<String, u64>> = BTreeMap::new();
     for rank in ranks.iter().filter_map(|rank| Rank::deserialize(rank).ok()) {
-        let Dealings { memory, control_sent, clock } = rank.ranks;
+        let Dealings { memory, relaxed, control_sent, clock } = rank.ranks;
         for Vcpu { vcpu, counters } in rank.vcpus.iter().filter_map(|vcpu| Vcpu::deserialize(vcpu).ok()) {
             add_counters(&mut sum.all_vcpus, &counters);
             add_counters(vcpus.entry(vcpu).or_default(), &counters);
         }
         sum.memory.add(&memory);
+        add_values(&mut sum.relaxed, relaxed);
         add(&mut sum.control_sent, control_sent);
         sum.worst_skew_nanoseconds = sum.worst_skew_nanoseconds.max(clock.worst_skew_nanoseconds);
         sum.uncertainty_nanoseconds = sum.uncertainty_nanoseconds.max(clock.uncertainty_nanoseconds);
     }
     sum.vcpus = vcpus.into_iter().map(|(vcpu, counters)| Vcpu { vcpu, counters }).collect();
     sum
+}
+
+/// Adds numbers to those of the same names, in all groups.
+fn add_values(sum: &mut Value, more: Value) {
+    match (sum, more) {
+        (Value::Object(sum), Value::Object(more)) => {
+            for (name, value) in more {
+                add_values(sum.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (sum @ Value::Number(_), Value::Number(more)) => {
+            let (known, more) = (sum.as_u64().unwrap_or_default(), more.as_u64().unwrap_or_default());
+            *sum = known.saturating_add(more).into();
+        }
+        (sum @ Value::Null, more) => *sum = more,
+        (
+            _,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_),
+        ) => {}
+    }
 }
 
 fn add_counters(sum: &mut BTreeMap<String, u64>, counters: &BTreeMap<String, u64>) {
@@ -117,8 +150,6 @@ fn add(sum: &mut Vec<KindSent>, more: Vec<KindSent>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::json;
 
     use super::*;
@@ -131,7 +162,8 @@ mod tests {
         let clock = json!({"worst_skew_nanoseconds": skew, "uncertainty_nanoseconds": 3});
         let vcpus: Vec<_> =
             vcpus.iter().map(|(vcpu, forwarded)| json!({"vcpu": vcpu, "forwarded": forwarded})).collect();
-        json!({"vcpus": vcpus, "ranks": {"memory": memory, "control_sent": control_sent, "clock": clock}})
+        let relaxed = json!({"rings": faults, "traffic": {"gets": interrupts}});
+        json!({"vcpus": vcpus, "ranks": {"memory": memory, "relaxed": relaxed, "control_sent": control_sent, "clock": clock}})
     }
 
     #[test]
@@ -142,8 +174,18 @@ mod tests {
         assert_eq!(serde_json::to_value(&sum.vcpus).unwrap(), expected);
         assert_eq!(sum.all_vcpus, [("forwarded".into(), 7)].into());
         assert_eq!((sum.memory.protocol.read_faults, sum.memory.read_faults.count()), (5, 5));
+        assert_eq!(sum.relaxed, json!({"rings": 5, "traffic": {"gets": 9}}));
         assert_eq!(sum.control_sent, [KindSent { kind: "interrupt".into(), messages: 9, bytes: 63 }]);
         assert_eq!((sum.worst_skew_nanoseconds, sum.uncertainty_nanoseconds), (90, 3));
+    }
+
+    #[test]
+    fn what_ranks_have_waited_is_known_of_those_that_tell() {
+        let told = |faults| serde_json::to_vec(&rank(&[], faults, 0, 0)).unwrap();
+        let waited = waited(&[(1, told(3)), (2, b"no JSON".to_vec()), (4, told(0))]);
+        assert_eq!(waited.keys().copied().collect::<Vec<_>>(), [1, 4]);
+        assert!((29..=31).contains(&waited[&1].as_micros()), "to two digits: {waited:?}");
+        assert_eq!(waited[&4], Duration::ZERO);
     }
 
     #[test]

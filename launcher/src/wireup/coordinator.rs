@@ -74,7 +74,7 @@ pub(crate) fn coordinate(
         match assemble(&mut gathering, own, keys, decide) {
             Ok((mesh, roster)) => {
                 let channels = gathering.members.into_values().map(|member| member.channel).collect();
-                return Ok(Machine { mesh, roster, channels, doorstep: None });
+                return Ok(Machine { mesh, roster, channels, doorstep: None, visitors: None });
             }
             Err(line) => gathering.verdict = Some(line),
         }
@@ -146,6 +146,9 @@ fn missing_line(gathering: &Gathering, zero: &Introduction, timeout: Duration) -
 /// away and changes nothing.
 fn admit(gathering: &mut Gathering, own: &Own, visitor: Visitor) {
     let zero = &own.introduction;
+    if visitor.introduction.joins() {
+        return show_out(visitor, "the machine does not run yet: join it when it does".to_owned());
+    }
     let rank = visitor.introduction.rank;
     let difference = difference::of_introductions(zero, &visitor.introduction);
     if difference.is_none() {
@@ -232,7 +235,8 @@ fn connect(
     let roster = Roster {
         addresses,
         hosts: hosts.map(|introduction| introduction.host.clone()).collect(),
-        boots: boots.map(|hello| hello.boot_id.clone()).collect(),
+        boots: boots.clone().map(|hello| hello.boot_id.clone()).collect(),
+        processors: boots.map(|hello| hello.processors).collect(),
         settings,
     };
     for member in gathering.members.values_mut() {

@@ -43,6 +43,27 @@ pub(crate) fn of_hellos(zero: &Hello, introduction: &Introduction, other: &Hello
     Some(format!("{who} has another processor than rank 0: {difference}; use hosts of one kind"))
 }
 
+/// Why a rank cannot join rank 0's machine, which runs. What it was started with does not matter.
+pub(crate) fn of_joiner(zero: &Hello, introduction: &Introduction, other: &Hello) -> Option<String> {
+    let ours = env!("CARGO_PKG_VERSION");
+    if introduction.vincs != ours {
+        let theirs = &introduction.vincs;
+        return Some(format!("the machine runs vincs {ours}, this host vincs {theirs}: use the same everywhere"));
+    }
+    if introduction.version != VERSION {
+        let theirs = introduction.version;
+        return Some(format!(
+            "the machine speaks version {VERSION} of the wire-up, this host version {theirs}: use the same vincs"
+        ));
+    }
+    if other.protocols != zero.protocols {
+        let (theirs, ours) = (versions(&other.protocols), versions(&zero.protocols));
+        return Some(format!("the machine speaks {ours}, this host {theirs}: use the same vincs everywhere"));
+    }
+    let difference = zero.features.as_ref()?.difference(other.features.as_ref()?)?;
+    Some(format!("this host has another processor than rank 0's: {difference}; use hosts of one kind"))
+}
+
 /// A rank as messages name it.
 pub(crate) fn who(introduction: &Introduction) -> String {
     format!("rank {} on {}", introduction.rank, introduction.host)
@@ -74,6 +95,7 @@ mod tests {
     use vincs_vmm::cluster::Features;
 
     use super::*;
+    use crate::wireup::message::JOINS;
 
     fn introduction(rank: u32) -> Introduction {
         Introduction { version: VERSION, rank, ranks: 4, host: format!("n{rank}"), vincs: "0.1.0".into() }
@@ -132,6 +154,25 @@ mod tests {
             assert!(text.starts_with("rank 3 on n3") && words.iter().all(|word| text.contains(word)), "{text}");
             assert!(!text.contains('\n'));
         }
+    }
+
+    #[test]
+    fn a_rank_that_joins_has_to_be_like_rank_0_but_for_its_arguments() {
+        let vincs = env!("CARGO_PKG_VERSION").to_owned();
+        let joins = Introduction { rank: JOINS, ranks: JOINS, vincs, ..introduction(1) };
+        let refused = |introduction: &Introduction, change: fn(&mut Hello)| {
+            let mut other = hello();
+            change(&mut other);
+            of_joiner(&hello(), introduction, &other).unwrap_or_default()
+        };
+        assert!(joins.joins() && !introduction(1).joins());
+        assert_eq!(refused(&joins, |hello| hello.arguments.clear()), "");
+        let old = Introduction { vincs: "0.0.1".into(), ..joins.clone() };
+        assert!(refused(&old, |_| {}).contains("this host vincs 0.0.1"));
+        let other = Introduction { version: 9, ..joins.clone() };
+        assert!(refused(&other, |_| {}).contains("this host version 9"));
+        assert!(refused(&joins, |hello| hello.protocols[0].1 = 7).contains("this host coherence 7"));
+        assert!(refused(&joins, |hello| hello.features.as_mut().unwrap().msrs.clear()).contains("MSR 0x10"));
     }
 
     #[test]

@@ -52,6 +52,14 @@ pub(crate) fn reach(
     }
 }
 
+/// Connects to the rank 0 of a card, which is there now or not at all.
+///
+/// # Errors
+/// Why it is not reached.
+pub(crate) fn connect_once(card: &Card, boot_id: &str) -> Result<Channel, String> {
+    connect(card, boot_id, Instant::now() + AUTH_TIME).map_err(|(cause, _)| cause)
+}
+
 /// Tries each address once; why none is rank 0's, and whether it is no use to try again.
 fn connect(card: &Card, boot_id: &str, deadline: Instant) -> Result<Channel, (String, bool)> {
     let mut causes = Vec::new();
@@ -87,7 +95,12 @@ pub(crate) fn join(mut channel: Channel, own: &Own, keys: &Keys, limit: Duration
     match channel.receive(Instant::now() + limit + PATIENCE).map_err(lost)? {
         ToMember::Refused { line, said } => Err(Refusal { line, said }),
         ToMember::Listen(address) => assemble(channel, own, keys, address),
-        ToMember::Roster(_) | ToMember::Go | ToMember::Bye { .. } | ToMember::Wait => Err(out_of_turn()),
+        ToMember::Roster(_)
+        | ToMember::Go
+        | ToMember::Bye { .. }
+        | ToMember::Wait
+        | ToMember::Seat(_)
+        | ToMember::Joined => Err(out_of_turn()),
     }
 }
 
@@ -128,9 +141,11 @@ fn assemble(mut channel: Channel, own: &Own, keys: &Keys, address: IpAddr) -> Re
                 let (connecting, roster) = connecting.ok_or_else(out_of_turn)?;
                 // Rank 0 has heard of it.
                 let mesh = connecting.mesh(SIGN_OF_LIFE).map_err(|fault| Refusal::new(fault.into_line()))?;
-                return Ok(Machine { mesh, roster, channels: vec![channel], doorstep: None });
+                return Ok(Machine { mesh, roster, channels: vec![channel], doorstep: None, visitors: None });
             }
-            ToMember::Listen(_) | ToMember::Bye { .. } | ToMember::Wait => return Err(out_of_turn()),
+            ToMember::Listen(_) | ToMember::Bye { .. } | ToMember::Wait | ToMember::Seat(_) | ToMember::Joined => {
+                return Err(out_of_turn());
+            }
         }
     }
 }

@@ -8,43 +8,66 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use vincs_coherence::id::Rank;
+use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::{Segment, Transport, WordSegment};
 use vincs_transport_tcp::endpoint::{TcpTransport, Timing};
 use vincs_transport_tcp::fabric::{self, CONNECT_TIME, ConnectError, FabricConfig, MAX_CLASSES};
+use vincs_transport_tcp::latecomers::Latecomers;
 use vincs_transport_tcp::listener::Listener;
 use vincs_vmm::memory::engine::windows;
+use vincs_vmm::memory::hlrc::Prepared;
+use vincs_vmm::memory::relaxed::{self, RelaxedShare};
 
 use crate::cli::cluster::MAX_SHARDS;
-use crate::wireup::message::{Roster, Settings, ToCoordinator};
+use crate::wireup::message::{Roster, Seat, Settings, ToCoordinator};
 use crate::wireup::selection::Choice;
 use crate::wireup::{Keys, rdma};
 
 /// Channel classes besides one for each shard of the memory: that of control messages, which comes first.
 pub(crate) const CONTROL_CLASSES: usize = 1;
+/// And that of relaxed memory, which comes last where there is one.
+const RELAXED_CLASSES: usize = 1;
 
-const _: () = assert!(CONTROL_CLASSES + MAX_SHARDS as usize == MAX_CLASSES);
+const _: () = assert!(CONTROL_CLASSES + MAX_SHARDS as usize + RELAXED_CLASSES == MAX_CLASSES);
 
-/// One endpoint per channel class: control, then the shards.
+/// One endpoint per channel class: control, then the shards, then relaxed memory.
 #[derive(Debug)]
 pub(crate) enum Mesh {
-    /// The connections themselves.
-    Tcp(Vec<TcpTransport>),
+    /// The connections themselves, this rank's relaxed memory, if the machine has some, and the way in for ranks that join later, if they may.
+    Tcp(Vec<Arc<TcpTransport>>, Option<Box<Prepared>>, Option<Latecomers>),
     /// What goes over others, and has heard of all ranks already; and this rank's windows, the segments of all classes but that of control.
     Other(Vec<Arc<dyn Transport>>, Vec<Arc<WordSegment>>),
 }
 
 impl Mesh {
-    /// The endpoints, once all ranks are known to be connected, and the windows, if there are any.
-    pub(crate) fn into_parts(self) -> (Vec<Arc<dyn Transport>>, Vec<Arc<WordSegment>>) {
+    /// What it is made of, once all ranks are known to be connected.
+    pub(crate) fn into_parts(self) -> Parts {
         match self {
-            Self::Tcp(ends) => {
-                ends.iter().for_each(TcpTransport::expect_signs);
-                (ends.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect(), Vec::new())
+            Self::Tcp(ends, prepared, latecomers) => {
+                ends.iter().for_each(|end| end.expect_signs());
+                let mut ends: Vec<_> = ends.into_iter().map(|end| end as Arc<dyn Transport>).collect();
+                let relaxed = prepared.and_then(|prepared| {
+                    let channel = ends.pop()?;
+                    Some(RelaxedShare { prepared: *prepared, channel })
+                });
+                Parts { ends, windows: Vec::new(), relaxed, latecomers }
             }
-            Self::Other(ends, windows) => (ends, windows),
+            Self::Other(ends, windows) => Parts { ends, windows, relaxed: None, latecomers: None },
         }
     }
+}
+
+/// What a mesh is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// Control, then the shards.
+    pub(crate) ends: Vec<Arc<dyn Transport>>,
+    /// This rank's windows, if the machine has some.
+    pub(crate) windows: Vec<Arc<WordSegment>>,
+    /// This rank's relaxed memory, if the machine has some.
+    pub(crate) relaxed: Option<RelaxedShare>,
+    /// The way in for ranks that join later, if they may.
+    pub(crate) latecomers: Option<Latecomers>,
 }
 
 /// Why a rank is not connected with the others.
@@ -112,38 +135,79 @@ impl Listening {
         self.0.address()
     }
 
-    /// Connects with all ranks of the roster, which do the same.
+    /// Connects a rank that joins with all who are there.
     ///
     /// # Errors
     /// Which rank is not connected, and why.
-    pub(crate) fn connect(self, rank: u32, roster: &Roster, keys: &Keys) -> Result<Mesh, MeshFault> {
-        let classes = CONTROL_CLASSES + usize::try_from(roster.settings.shards).unwrap_or(usize::MAX);
-        let no_rank = || MeshFault::Own(format!("{rank} is no rank"));
-        let rank = Rank(u16::try_from(rank).map_err(|_| no_rank())?);
+    pub(crate) fn join(self, seat: &Seat, keys: &Keys) -> Result<Mesh, MeshFault> {
+        let classes = CONTROL_CLASSES + usize::try_from(seat.settings.shards).unwrap_or(usize::MAX);
+        let no_rank = |_| MeshFault::Own(format!("{} is no rank", seat.rank));
         let config = FabricConfig {
-            rank,
-            addresses: roster.addresses.clone(),
+            rank: Rank(u16::try_from(seat.rank).map_err(no_rank)?),
+            addresses: Vec::new(),
             machine: keys.machine,
             secret: keys.secret.clone(),
             segments: (0..classes).map(|_| None).collect(),
             connect_time: CONNECT_TIME,
             timing: Timing::default(),
         };
-        let ends = fabric::connect(&config, self.0)?;
+        let peers = seat.peers.iter().map(|(rank, address)| (Rank(*rank), *address)).collect();
+        let (ends, latecomers) = fabric::join(&config, MAX_RANKS, peers, self.0)?;
+        Ok(Mesh::Tcp(ends, None, Some(latecomers)))
+    }
+
+    /// Connects with all ranks of the roster, which do the same.
+    ///
+    /// # Errors
+    /// Which rank is not connected, and why.
+    pub(crate) fn connect(self, rank: u32, roster: &Roster, keys: &Keys) -> Result<Mesh, MeshFault> {
+        let strict = CONTROL_CLASSES + usize::try_from(roster.settings.shards).unwrap_or(usize::MAX);
+        let no_rank = || MeshFault::Own(format!("{rank} is no rank"));
+        let rank = Rank(u16::try_from(rank).map_err(|_| no_rank())?);
+        let relaxed = relaxed_of(&roster.settings, rank, roster.addresses.len())?;
+        let segments = std::iter::repeat_n(None, strict).chain(relaxed.iter().map(|relaxed| Some(relaxed.segment())));
+        let config = FabricConfig {
+            rank,
+            addresses: roster.addresses.clone(),
+            machine: keys.machine,
+            secret: keys.secret.clone(),
+            segments: segments.collect(),
+            connect_time: CONNECT_TIME,
+            timing: Timing::default(),
+        };
         match &roster.settings.transport {
-            Choice::Tcp => Ok(Mesh::Tcp(ends)),
+            // Its parts are those of the ranks that start it.
+            Choice::Tcp if relaxed.is_some() => {
+                let ends = fabric::connect(&config, self.0)?.into_iter().map(Arc::new).collect();
+                Ok(Mesh::Tcp(ends, relaxed.map(Box::new), None))
+            }
+            Choice::Tcp => {
+                let (ends, latecomers) = fabric::connect_open(&config, MAX_RANKS, self.0)?;
+                Ok(Mesh::Tcp(ends, None, Some(latecomers)))
+            }
             Choice::Rdma(offers) => {
+                let ends = fabric::connect(&config, self.0)?;
                 let offer = offers.get(usize::from(rank.0)).ok_or_else(no_rank)?;
                 let ranks = u16::try_from(roster.addresses.len()).unwrap_or(u16::MAX);
                 let windows = windows_of(&roster.settings)?;
                 // Nobody reads what is controlled.
                 let own = windows.iter().map(|window| Some(Arc::clone(window) as Arc<dyn Segment>));
                 let segments = [None; CONTROL_CLASSES].into_iter().chain(own);
-                let segments = segments.chain(std::iter::repeat_with(|| None)).take(classes).collect();
+                let segments = segments.chain(std::iter::repeat_with(|| None)).take(strict).collect();
                 Ok(Mesh::Other(rdma::connect(rank, ranks, offer, ends, segments)?, windows))
             }
         }
     }
+}
+
+/// This rank's relaxed memory, if the machine has any. Rank 0 sees to it that TCP connects a machine that has.
+fn relaxed_of(settings: &Settings, rank: Rank, ranks: usize) -> Result<Option<Prepared>, MeshFault> {
+    if settings.relaxed == 0 || settings.transport != Choice::Tcp {
+        return Ok(None);
+    }
+    let ranks = u16::try_from(ranks).unwrap_or(u16::MAX);
+    let prepared = relaxed::prepare(rank, ranks, settings.relaxed);
+    prepared.map(Some).map_err(|error| MeshFault::Own(format!("there is no relaxed memory: {error}")))
 }
 
 /// This rank's windows, if the machine has any.

@@ -8,7 +8,10 @@ use vincs_vmm::cluster::Features;
 use crate::wireup::selection::{Choice, Probe};
 
 /// Version of everything here but the [`Introduction`].
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
+
+/// The rank, and the number of ranks, of one that joins a machine that runs: it knows neither.
+pub(crate) const JOINS: u32 = u32::MAX;
 
 /// A rank's first word. Its form never changes, so that every version can tell who came.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -22,6 +25,13 @@ pub(crate) struct Introduction {
     pub(crate) host: String,
     /// The version of its vincs.
     pub(crate) vincs: String,
+}
+
+impl Introduction {
+    /// Whether it wants to join a machine that runs.
+    pub(crate) fn joins(&self) -> bool {
+        self.ranks == JOINS
+    }
 }
 
 /// What a rank is, as far as the machine depends on it.
@@ -65,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) vcpus: u32,
     /// Bytes of guest memory.
     pub(crate) memory: u64,
+    /// Bytes of relaxed memory, apart from that; 0 for none.
+    pub(crate) relaxed: u64,
     /// Bytes of other ranks' memory that a rank keeps.
     pub(crate) cache: u64,
     /// Least time in microseconds that a rank keeps a page it was given; nothing to measure it at the start.
@@ -90,6 +102,24 @@ pub(crate) struct Roster {
     pub(crate) hosts: Vec<String>,
     /// The boot of each one's host, by rank: equal ones share a time stamp counter.
     pub(crate) boots: Vec<String>,
+    /// Processors that each may use, by rank.
+    pub(crate) processors: Vec<u32>,
+    pub(crate) settings: Settings,
+}
+
+/// The place of a rank that joins.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Seat {
+    /// Its number, higher than all others that are there.
+    pub(crate) rank: u32,
+    /// How many ranks have started the machine, rank 0 on.
+    pub(crate) started: u32,
+    /// All that are there, and where they listen.
+    pub(crate) peers: Vec<(u16, SocketAddr)>,
+    /// The hosts of all that are or were there, and its own.
+    pub(crate) hosts: Vec<(u16, String)>,
+    /// How many ranks are on its host, itself among them.
+    pub(crate) ranks_here: u32,
     pub(crate) settings: Settings,
 }
 
@@ -116,6 +146,10 @@ pub(crate) enum ToMember {
     },
     /// Rank 0 is alive but not done: what the rank waits for comes later.
     Wait,
+    /// Join with this seat: connect to all who are there.
+    Seat(Box<Seat>),
+    /// The rank takes part in the machine.
+    Joined,
 }
 
 /// To rank 0, after the hello.

@@ -56,6 +56,15 @@ pub enum Program {
         /// Start of the pseudo-random choices.
         seed: u64,
     },
+    /// Walks of memory again and again, and additions to memory that all share, until told to stop.
+    Work {
+        /// Mebibytes per vCPU.
+        megabytes: u64,
+        /// Steps per vCPU and round.
+        steps: u64,
+        /// Start of the pseudo-random choices.
+        seed: u64,
+    },
     /// A page fault, to show how failures are told.
     Fault,
 }
@@ -72,7 +81,7 @@ impl Program {
             Self::Timer { interrupts: count, period } | Self::SelfCheck { rounds: count, period } => {
                 format!(" {KEY_ITERATIONS}={count} {KEY_PERIOD}={period}")
             }
-            Self::MemoryWalk { megabytes, steps, seed } => {
+            Self::MemoryWalk { megabytes, steps, seed } | Self::Work { megabytes, steps, seed } => {
                 format!(" {KEY_MEGABYTES}={megabytes} {KEY_ITERATIONS}={steps} {KEY_SEED}={seed}")
             }
             Self::Litmus { test, iterations, patience, seed } => {
@@ -88,7 +97,7 @@ impl Program {
     #[must_use]
     pub fn memory(self, vcpus: u32) -> u64 {
         match self {
-            Self::MemoryWalk { megabytes, .. } => {
+            Self::MemoryWalk { megabytes, .. } | Self::Work { megabytes, .. } => {
                 let walked = megabytes.saturating_mul(1 << 20).saturating_mul(vcpus.into());
                 walked.saturating_add(REGION_BASE as u64).max(BASE_MEMORY)
             }
@@ -109,6 +118,7 @@ impl Program {
             Self::SelfCheck { .. } => ProgramName::SelfCheck,
             Self::ExitLatency { .. } => ProgramName::ExitLatency,
             Self::Litmus { .. } => ProgramName::Litmus,
+            Self::Work { .. } => ProgramName::Work,
             Self::Fault => ProgramName::Fault,
         }
     }

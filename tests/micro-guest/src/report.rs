@@ -1,6 +1,7 @@
 //! What comes out of a program.
 
 use vincs_micro_guest_payload::litmus::{Litmus, OUTCOMES};
+use vincs_micro_guest_payload::protocol::{LINE_DONE, LINE_FAILED};
 use vincs_micro_guest_payload::statistics::{SUMMARY_WORDS, Summary};
 use vincs_micro_guest_payload::walk::walk;
 
@@ -19,6 +20,12 @@ pub enum ReportError {
         /// Words that came.
         found: usize,
     },
+    /// The guest has failed, or has faulted.
+    #[error("the guest says: {0}")]
+    Failed(String),
+    /// There is no last line.
+    #[error("the guest has not come to its end; it says: {0}")]
+    Unfinished(String),
     /// A memory walk went wrong: the guest's memory lost something.
     #[error("vCPU {vcpu} walked its memory to checksum {found:#x} instead of {expected:#x}: guest memory is corrupt")]
     Checksum {
@@ -75,6 +82,11 @@ pub enum Report {
         /// Inter-processor interrupts that were sent meanwhile, all of which arrived.
         processor_interrupts: u64,
     },
+    /// Each vCPU came to the same checksum in each round, which the host has checked.
+    Work {
+        /// Rounds of each vCPU.
+        rounds: Vec<u64>,
+    },
     /// How often each outcome of a litmus test was seen; none of those that x86 forbids.
     Litmus {
         /// By outcome, as [`Litmus::forbidden`] numbers them.
@@ -90,6 +102,25 @@ pub enum Report {
 }
 
 impl Report {
+    /// The report in what the guest has written on the serial port, for machines without the host's device.
+    ///
+    /// # Errors
+    /// [`ReportError`] when it is not there, is not whole or says that something is wrong.
+    pub fn from_serial(program: Program, vcpus: u32, text: &str) -> Result<Self, ReportError> {
+        let mut words = Vec::new();
+        let mut said = Vec::new();
+        for line in text.lines().map(str::trim) {
+            let word = line.strip_prefix("word 0x").and_then(|word| u64::from_str_radix(word, 16).ok());
+            match (word, line) {
+                (Some(word), _) => words.push(word),
+                (None, LINE_DONE) => return Self::from_words(program, vcpus, &words),
+                (None, LINE_FAILED) => return Err(ReportError::Failed(said.join(" "))),
+                (None, line) => said.push(line),
+            }
+        }
+        Err(ReportError::Unfinished(said.join(" ")))
+    }
+
     /// The report in these words.
     ///
     /// # Errors
@@ -133,6 +164,17 @@ impl Report {
                 check_outcomes(test, &outcomes)?;
                 Ok(Self::Litmus { outcomes })
             }
+            Program::Work { megabytes, steps, seed } => {
+                let vcpus = usize::try_from(vcpus).unwrap_or(usize::MAX);
+                let (pairs, []) = words.as_chunks() else { return Err(length(2 * vcpus)) };
+                if pairs.len() != vcpus {
+                    return Err(length(2 * vcpus));
+                }
+                let (rounds, checksums): (Vec<_>, Vec<_>) =
+                    pairs.iter().map(|&[rounds, checksum]| (rounds, checksum)).unzip();
+                check_walks(megabytes, steps, seed, &checksums)?;
+                Ok(Self::Work { rounds })
+            }
             Program::Fault => Err(length(0)),
         }
     }
@@ -174,10 +216,11 @@ mod tests {
             Program::SelfCheck { rounds: 1, period: 1 },
             Program::ExitLatency { exits: 1 },
             Program::Litmus { test: Litmus::ALL[0], iterations: 1, patience: 1, seed: 1 },
+            Program::Work { megabytes: 1, steps: 1, seed: 1 },
             Program::Fault,
         ];
         for program in programs {
-            let lengths = [0, 1, 4, SUMMARY_WORDS - 1, SUMMARY_WORDS + 2, 3 * SUMMARY_WORDS + 1];
+            let lengths = [0, 1, 3, SUMMARY_WORDS - 1, SUMMARY_WORDS + 2, 3 * SUMMARY_WORDS + 1];
             for words in lengths.map(|length| vec![0; length]) {
                 let error = Report::from_words(program, 2, &words).unwrap_err();
                 assert!(matches!(error, ReportError::Length { .. }), "{program:?}: {error}");
@@ -192,6 +235,20 @@ mod tests {
         assert!(Report::from_words(program, 2, &right).is_ok());
         let error = Report::from_words(program, 2, &[right[0], right[1] ^ 1]).unwrap_err();
         assert_eq!(error, ReportError::Checksum { vcpu: 1, expected: right[1], found: right[1] ^ 1 });
+    }
+
+    #[test]
+    fn a_report_on_the_serial_port_has_a_last_line() {
+        let program = Program::Work { megabytes: 1, steps: 100, seed: 5 };
+        let right = [5, 6].map(|seed| walk(&mut vec![0; (1 << 20) / 8], seed, 100));
+        let words = [3, right[0], 4, right[1]].map(|word| format!("word {word:#x}\n")).concat();
+        let read = |text: &str| Report::from_serial(program, 2, text);
+        assert_eq!(read(&format!("{words}done\n")), Ok(Report::Work { rounds: vec![3, 4] }));
+        assert_eq!(read(&words), Err(ReportError::Unfinished(String::new())));
+        assert_eq!(read("processor 1: bad\nfailed\n"), Err(ReportError::Failed("processor 1: bad".into())));
+        let wrong = [3, right[1], 4, right[1]].map(|word| format!("word {word:#x}\n")).concat();
+        assert!(matches!(read(&format!("{wrong}done\n")), Err(ReportError::Checksum { vcpu: 0, .. })));
+        assert!(matches!(read("word 0x1\ndone\n"), Err(ReportError::Length { .. })));
     }
 
     #[test]

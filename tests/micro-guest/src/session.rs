@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use vincs_micro_guest_payload::protocol::{MAX_CPUS, PORT_BASE, PORT_COUNT};
 use vincs_vmm::boot::{KernelError, KernelImage};
+use vincs_vmm::cluster::MemberState;
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
 use vincs_vmm::machine::{
     Controller, Equipment, Machine, MachineConfig, MachineError, PortDevice, Role, Running, StopReason,
@@ -18,7 +19,7 @@ use vincs_vmm::machine::{
 use vincs_vmm::topology::{Topology, TopologyError};
 use vincs_vmm::vcpu::VcpuHandle;
 
-use crate::ranks::{self, Ranks, RanksError};
+use crate::ranks::{self, MEET_TIME, Ranks, RanksError, Way};
 use crate::{End, HostDevice, PAYLOAD, Program, Report, ReportError};
 
 /// How often a waiting session looks whether the machine has failed. (The guest's own end it notices at once.)
@@ -57,6 +58,9 @@ pub enum RunError {
         /// Where each vCPU was.
         where_: String,
     },
+    /// A rank does not join or leave.
+    #[error("a rank does not join or leave: {0}")]
+    Join(String),
     /// Its ranks are not connected.
     #[error(transparent)]
     Ranks(#[from] RanksError),
@@ -80,8 +84,11 @@ pub struct Session {
     vcpus: u32,
     device: Arc<HostDevice>,
     machine: Running,
-    /// Ranks other than 0.
+    /// Ranks other than 0 that have started the machine.
     others: Vec<Running>,
+    /// Those that have joined, and how others may.
+    joined: BTreeMap<u16, Running>,
+    way: Option<Way>,
 }
 
 fn topology(vcpus: u32, nodes: u32) -> Result<Topology, RunError> {
@@ -118,7 +125,7 @@ impl Session {
         let device = Arc::new(HostDevice::default());
         let role = Role::Whole(equipment(program, vcpus, &device)?);
         let machine = Machine::new(config(program, topology, role))?.start()?;
-        Ok(Self { program, vcpus, device, machine, others: Vec::new() })
+        Ok(Self { program, vcpus, device, machine, others: Vec::new(), joined: BTreeMap::new(), way: None })
     }
 
     /// Builds a machine of several ranks, all in this process, starts the program on it and spreads its vCPUs. The guest wants
@@ -140,7 +147,8 @@ impl Session {
         let topology = topology(vcpus, ranks.ranks.into())?;
         let device = Arc::new(HostDevice::default());
         let mut configs = Vec::new();
-        for cluster in ranks::connected(ranks)? {
+        let (clusters, way) = ranks::connected(ranks)?;
+        for cluster in clusters {
             let role = match cluster.rank.0 {
                 0 => Role::First(equipment(program, vcpus, &device)?, cluster),
                 _ => Role::Member(cluster),
@@ -149,7 +157,8 @@ impl Session {
         }
         let mut running = ranks::start(configs)?.into_iter();
         let machine = running.next().ok_or(RunError::Vcpus(vcpus))?;
-        Ok(Self { program, vcpus, device, machine, others: running.collect() })
+        let (others, joined, way) = (running.collect(), BTreeMap::new(), Some(way));
+        Ok(Self { program, vcpus, device, machine, others, joined, way })
     }
 
     /// What orders the machine about.
@@ -170,13 +179,71 @@ impl Session {
 
     /// The machine as rank 0 has it, and the other ranks' shares.
     pub fn machines(&self) -> impl Iterator<Item = &Running> {
-        std::iter::once(&self.machine).chain(&self.others)
+        std::iter::once(&self.machine).chain(&self.others).chain(self.joined.values())
+    }
+
+    /// Lets a further rank join while the program runs; its number. It gets its part of the vCPUs once they are spread.
+    ///
+    /// # Errors
+    /// [`RunError`] when it does not take part within the time that it has.
+    pub fn join(&mut self) -> Result<u16, RunError> {
+        let no_join = |why: &str| RunError::Join(why.to_owned());
+        let controller = self.machine.controller().ok_or_else(|| no_join("there is no rank 0"))?;
+        let way = self.way.as_mut().ok_or_else(|| no_join("there is one rank"))?;
+        let rank = controller.reserve().ok_or_else(|| no_join("all seats are used"))?;
+        let members = controller.members().into_iter();
+        let there: Vec<u16> =
+            members.filter(|(_, state)| *state == MemberState::Running).map(|(rank, _)| rank).collect();
+        let cluster = way.join(rank, &there)?;
+        let machines = std::iter::once((0, &self.machine)).chain((1..).zip(&self.others));
+        for (other, machine) in machines.chain(self.joined.iter().map(|(rank, machine)| (*rank, machine))) {
+            let met = way.latecomers.get(&other).and_then(|late| late.next_within(MEET_TIME));
+            match (met, machine.greeter()) {
+                (Some(met), Some(greeter)) => greeter.met(met.0),
+                _ => return Err(no_join("a rank does not meet it")),
+            }
+        }
+        let joined = controller.admit(rank, 1);
+        let role = Role::Member(cluster);
+        let topology = topology(self.vcpus, u32::try_from(self.others.len() + 1).unwrap_or(u32::MAX))?;
+        let running = Machine::new(config(self.program, topology, role))?.start()?;
+        running.ready();
+        let taken = joined.recv_timeout(MEET_TIME).map_err(|error| RunError::Join(error.to_string()))?;
+        taken.map_err(RunError::Join)?;
+        self.joined.insert(rank, running);
+        Ok(rank)
+    }
+
+    /// A rank that has joined leaves; gives its share of the machine when it has.
+    ///
+    /// # Errors
+    /// [`RunError`] when it does not leave within `limit`.
+    pub fn leave(&mut self, rank: u16, limit: Duration) -> Result<Running, RunError> {
+        let controller = self.machine.controller().ok_or_else(|| RunError::Join("there is no rank 0".to_owned()))?;
+        controller.remove(rank, limit).map_err(|error| RunError::Join(error.to_string()))?;
+        let running = self.joined.remove(&rank).ok_or_else(|| RunError::Join(format!("there is no rank {rank}")))?;
+        if let Some(way) = &mut self.way {
+            way.latecomers.remove(&rank);
+        }
+        match running.wait(Some(limit)) {
+            Some(StopReason::Left) => Ok(running),
+            Some(other) => Err(RunError::Stopped(other)),
+            None => Err(RunError::Join(format!("rank {rank} does not hear that it has left"))),
+        }
     }
 
     /// Takes a rank other than 0 away from the machine, without a word to the others.
     pub fn lose(&mut self, rank: u16) {
         if let Some(index) = usize::from(rank).checked_sub(1).filter(|index| *index < self.others.len()) {
             self.others.remove(index);
+        }
+    }
+
+    /// Takes a rank that has joined away from the machine, without a word to the others.
+    pub fn lose_joined(&mut self, rank: u16) {
+        self.joined.remove(&rank);
+        if let Some(way) = &mut self.way {
+            way.latecomers.remove(&rank);
         }
     }
 

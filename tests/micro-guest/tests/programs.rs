@@ -64,6 +64,19 @@ fn memory_holds_what_was_written() {
 }
 
 #[test]
+fn work_goes_on_until_it_is_told_to_stop() {
+    let Some(_turn) = turn("work") else { return };
+    for vcpus in VCPUS {
+        let session = Session::start(Program::Work { megabytes: 1, steps: 50_000, seed: 7 }, vcpus).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!session.has_ended());
+        session.ask_to_stop();
+        let Report::Work { rounds } = session.wait(LIMIT).unwrap() else { panic!("a report of another program") };
+        assert!(rounds.len() == vcpus as usize && rounds.iter().all(|rounds| *rounds > 0), "{rounds:?}");
+    }
+}
+
+#[test]
 fn the_self_check_runs_until_it_is_told_to_stop() {
     let Some(_turn) = turn("self-check") else { return };
     for vcpus in VCPUS {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use common::{LIMIT, turn};
 use vincs_coherence::node::Stats as Protocol;
 use vincs_micro_guest::{Litmus, Order, Program, Ranks, Report, Session, Shape};
+use vincs_vmm::cluster::MemberState;
 use vincs_vmm::machine::{MachineStats, Running, StopReason};
 use vincs_vmm::memory::engine::{HOLD_LIMITS, MemorySettings};
 
@@ -157,6 +158,105 @@ fn the_harness_sees_stores_that_are_buffered() {
     assert!(seen.is_some(), "this processor reorders a store and a younger load");
     let fenced = Litmus { order: Order::Fenced, ..buffering };
     println!("{fenced:?}: {:?}", litmus(fenced, MILLION, 1, None).0);
+}
+
+/// Two ranks to which others may join.
+fn open_ranks() -> Ranks {
+    Ranks { seats: 16, ..Ranks::new(2) }
+}
+
+fn entries(machine: &Running) -> u64 {
+    machine.stats().vcpus.iter().map(|vcpu| vcpu.counters.entries).sum()
+}
+
+/// Waits until no vCPU is on its way.
+fn rest(session: &Session) {
+    let until = Instant::now() + LIMIT;
+    while session.controller().unwrap().places().iter().any(|place| place.moving_to.is_some()) {
+        assert!(Instant::now() < until, "a vCPU does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn processors_keep_their_state_while_ranks_join_and_leave() {
+    let Some(_turn) = turn("joining and leaving under the self-check") else { return };
+    let program = Program::SelfCheck { rounds: 20_000, period: 5_000_000 };
+    let mut session = Session::start_on(program, 4, &open_ranks()).unwrap();
+    for round in 0..4 {
+        let first = session.join().unwrap();
+        let second = session.join().unwrap();
+        rest(&session);
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!session.has_ended());
+        // In either order.
+        let order = if round % 2 == 0 { [first, second] } else { [second, first] };
+        for rank in order {
+            let machine = session.leave(rank, LIMIT).unwrap();
+            assert!(entries(&machine) > 0, "it has run a vCPU");
+            let stats = machine.stats().ranks.unwrap().memory;
+            assert!(stats.sent.leave.messages > 0 && stats.received.leave.messages > 0, "{stats:?}");
+            assert_eq!(machine.remains(), (Vec::new(), 0), "nothing is left there");
+        }
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!session.has_ended());
+    session.ask_to_stop();
+    let Report::SelfCheck { windows, timer_interrupts, processor_interrupts } = session.wait(LIMIT).unwrap() else {
+        panic!("a report of another program")
+    };
+    assert!(windows >= 16 && timer_interrupts > 0 && processor_interrupts > 0, "{windows} windows");
+}
+
+#[test]
+fn memory_holds_what_was_written_while_ranks_join_and_leave() {
+    let Some(_turn) = turn("joining and leaving under a memory walk") else { return };
+    let program = Program::MemoryWalk { megabytes: 2, steps: 600_000, seed: 42 };
+    let checksums = |report| {
+        let Report::MemoryWalk { checksums } = report else { panic!("a report of another program") };
+        checksums
+    };
+    let undisturbed = Session::start_on(program, 4, &Ranks::new(2)).unwrap();
+    let expected = checksums(undisturbed.wait(LIMIT).unwrap());
+    let mut session = Session::start_on(program, 4, &Ranks { shards: 2, ..open_ranks() }).unwrap();
+    let mut times = 0;
+    while !session.has_ended() && times < 5 {
+        let rank = session.join().unwrap();
+        rest(&session);
+        drop(session.leave(rank, LIMIT).unwrap());
+        times += 1;
+    }
+    assert!(times > 0);
+    assert_eq!(checksums(session.wait(LIMIT).unwrap()), expected, "after {times} ranks");
+}
+
+#[test]
+fn a_rank_that_has_joined_and_goes_without_a_word_ends_the_machine_only_if_it_had_a_processor() {
+    let Some(_turn) = turn("joined ranks that are lost") else { return };
+    let program = Program::SelfCheck { rounds: 20_000, period: 5_000_000 };
+    // Not spread yet, nobody gets a vCPU.
+    let mut session = Session::start_gathered(program, 2, &open_ranks()).unwrap();
+    let rank = session.join().unwrap();
+    session.lose_joined(rank);
+    let until = Instant::now() + LIMIT;
+    let is_gone = |session: &Session| {
+        let members = session.controller().unwrap().members();
+        members.iter().any(|(other, state)| (*other, *state) == (rank, MemberState::Left))
+    };
+    while !is_gone(&session) {
+        assert!(Instant::now() < until, "its loss is not noticed");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(session.machines().all(|machine| machine.wait(Some(Duration::from_millis(500))).is_none()), "all go on");
+    let next = session.join().unwrap();
+    session.spread();
+    let controller = session.controller().unwrap();
+    controller.migrate(1, next, LIMIT).unwrap();
+    session.lose_joined(next);
+    for machine in session.machines() {
+        let reason = machine.wait(Some(LIMIT));
+        assert!(matches!(reason, Some(StopReason::RankLost { rank, .. }) if rank == next), "{reason:?}");
+    }
 }
 
 #[test]

@@ -8,7 +8,8 @@ limit=900
 cp "$here/../stress.sh" "$work/"
 case_ stress-2 mpirun -n 2 vincs --transport tcp -- bash stress.sh 9 2 "--affinity 2"
 for ranks in 4 8; do
-    case_ stress-$ranks mpirun -n $ranks vincs --transport tcp -- bash stress.sh 9 2
+    # Where they are: it is about pages that all ranks want.
+    case_ stress-$ranks mpirun -n $ranks vincs --transport tcp --gather never -- bash stress.sh 9 2
 done
 # build NAME RANKS TRANSPORT
 build() {

@@ -94,7 +94,9 @@ fn mistakes_are_errors_at_once_and_change_nothing() {
     assert_eq!(member.acquire(LockId(2)), Err(beyond));
     assert_eq!(member.acquire(LockId(1)), Ok(false));
     assert_eq!(member.acquire(LockId(1)), Err(SyncError::Acquire(AcquireError::Held(1))));
-    assert_eq!(machine.memories[0].join(0).unwrap_err(), JoinError::Taken(0));
+    assert_eq!(machine.memories[0].join(0).unwrap_err(), JoinError::Twice { thread: 0, before: 0 });
+    let taken = thread::scope(|scope| scope.spawn(|| machine.memories[0].join(0).unwrap_err()).join().unwrap());
+    assert_eq!(taken, JoinError::Taken(0));
     assert_eq!(machine.memories[0].join(1).unwrap_err(), JoinError::None { thread: 1, threads: 1 });
     let array = |parts: &[u32]| machine.memories[0].array(parts).unwrap_err();
     assert!(matches!(array(&[1]), ArrayError::Ranks { given: 1, ranks: 2 }));

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::Transport;
 
+use super::placement::Placement;
 use super::roll::Roll;
 use crate::memory::engine::MemorySettings;
+use crate::memory::relaxed::RelaxedShare;
 use crate::topology::Topology;
 
 /// A rank's place in a machine of several, and its channels to the others, all connected.
@@ -14,14 +16,22 @@ use crate::topology::Topology;
 pub struct Cluster {
     /// This rank.
     pub rank: Rank,
-    /// How many there are. The machine has one NUMA node for each, and the vCPUs of a node run on its rank.
+    /// How many start the machine, rank 0 on. It has one NUMA node for each, and the vCPUs of a node run on its rank. A rank beyond these joins it while it runs.
     pub ranks: u16,
+    /// Most ranks that the machine has in its life; as many as start it when none can join.
+    pub seats: u16,
+    /// How vCPUs are dealt out when ranks come and leave: rank 0's.
+    pub placement: Placement,
+    /// Processors that each of the ranks which start the machine may use; empty when that is not known. Rank 0's.
+    pub processors: Vec<u32>,
     /// Channels for pages, one per shard of memory.
     pub coherence: Vec<Arc<dyn Transport>>,
     /// The channel for everything else.
     pub control: Arc<dyn Transport>,
     /// How memory is spread.
     pub memory: MemorySettings,
+    /// This rank's share of relaxed memory, if the machine has some.
+    pub relaxed: Option<RelaxedShare>,
     /// Learns who is there when rank 0 is not; complete when the machine has stopped on this rank.
     pub roll: Roll,
 }
@@ -54,10 +64,16 @@ pub enum ClusterError {
 }
 
 impl Cluster {
+    /// Whether this rank comes while the machine runs.
+    pub(crate) fn joins(&self) -> bool {
+        self.rank.0 >= self.ranks
+    }
+
     /// Whether the place is one; `first` is what the role says.
     pub(crate) fn check(&self, topology: &Topology, first: bool) -> Result<(), ClusterError> {
         let (rank, ranks) = (self.rank.0, self.ranks);
-        if !(1..=MAX_RANKS).contains(&ranks) || rank >= ranks {
+        let seats = self.seats;
+        if !(1..=MAX_RANKS).contains(&ranks) || rank >= ranks.max(seats) || seats > MAX_RANKS {
             return Err(ClusterError::Rank { rank, ranks });
         }
         if topology.nodes() != u32::from(ranks) {
@@ -82,7 +98,9 @@ mod tests {
         let end = || Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
         let coherence = (0..shards).map(|_| end()).collect();
         let (memory, roll) = (MemorySettings::default(), Roll::default());
-        let cluster = Cluster { rank: Rank(rank), ranks, coherence, control: end(), memory, roll };
+        let (seats, placement, processors, relaxed) = (ranks, Placement::default(), Vec::new(), None);
+        let (rank, control) = (Rank(rank), end());
+        let cluster = Cluster { rank, ranks, seats, placement, processors, coherence, control, memory, relaxed, roll };
         cluster.check(&Topology::new(64, nodes).unwrap(), first)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! It never waits for anything but messages, so signs of life are answered whatever devices and vCPUs do.
 
+mod elastic;
 mod first;
 mod member;
 mod pause;
@@ -22,7 +23,10 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::link::ControlLink;
 use super::message::{Control, VcpuFailure};
 use super::moves::{Owner, RefusedMove};
+use super::seats::{MemberState, RemoveError};
+use crate::memory::engine::Vitals;
 
+pub(crate) use elastic::{Elastic, Joined};
 pub(crate) use first::First;
 pub(crate) use member::{AppliedClock, Member, StatisticsSource};
 pub(crate) use residence::Residents;
@@ -46,6 +50,8 @@ pub(crate) enum ClusterEvent {
     Lost(Rank, String),
     /// On other ranks: rank 0 has ended the machine.
     Ended(i32),
+    /// On a rank that leaves: it has left.
+    Left,
 }
 
 /// What other threads of this rank tell the control thread.
@@ -68,6 +74,20 @@ pub(crate) enum Note {
     Resume,
     /// On rank 0: its own vCPUs have stopped for the pause with this number.
     Paused(u32),
+    /// On rank 0: it can send to a rank that joins.
+    Met(Rank),
+    /// On rank 0: a seat for a rank that joins; none when all are used.
+    Reserve(Sender<Option<Rank>>),
+    /// On rank 0: the rank with this seat may use so many processors; the answer comes when it takes part, or when it will not.
+    Admit(Rank, u32, Sender<Joined>),
+    /// On rank 0: the rank with this seat does not come.
+    Abandon(Rank),
+    /// On rank 0: a rank is to leave; the answer comes when it has, or at once when it does not.
+    Remove(Rank, Sender<Result<(), RemoveError>>),
+    /// On rank 0: what all ranks are.
+    Members(Sender<Vec<(Rank, MemberState)>>),
+    /// On a rank that leaves: its memory has given up all pages of others.
+    PagesGivenUp,
     /// End the thread.
     Stop,
 }
@@ -129,7 +149,14 @@ pub(crate) fn spawn(
     events: impl Fn(ClusterEvent) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let mut thread = ControlThread {
-        core: Core { link, residents, events: Box::new(events), suspect: None, over: false },
+        core: Core {
+            link,
+            vitals: residents.vitals(),
+            residents,
+            events: Box::new(events),
+            suspect: None,
+            over: false,
+        },
         side,
         notes: notes.notes,
         wake: notes.wake,
@@ -141,6 +168,8 @@ pub(crate) fn spawn(
 struct Core {
     link: Arc<ControlLink>,
     residents: Residents,
+    /// Ranks that may have pages.
+    vitals: Vitals,
     events: Box<dyn Fn(ClusterEvent) + Send>,
     /// A rank that is lost as far as is known.
     suspect: Option<Suspect>,
@@ -157,6 +186,13 @@ impl Core {
             (self.events)(event);
         }
         first
+    }
+
+    /// All ranks that take part.
+    fn present(&self) -> impl Iterator<Item = Rank> + Clone + use<> {
+        let own = self.link.rank();
+        let (lower, higher): (Vec<_>, Vec<_>) = self.link.others().partition(|rank| *rank < own);
+        lower.into_iter().chain([own]).chain(higher)
     }
 
     fn suspect(&mut self, rank: Rank, reason: String, basis: Basis) {
@@ -237,9 +273,21 @@ impl ControlThread {
                     | Note::Places(_)
                     | Note::Pause(_)
                     | Note::Resume
-                    | Note::Paused(_)) => {
+                    | Note::Paused(_)
+                    | Note::Met(_)
+                    | Note::Reserve(_)
+                    | Note::Admit(..)
+                    | Note::Abandon(_)
+                    | Note::Remove(..)
+                    | Note::Members(_)) => {
                         if let Side::First(first) = &mut self.side {
                             first.order_from_here(&mut self.core, order);
+                            first.settle(&mut self.core);
+                        }
+                    }
+                    Note::PagesGivenUp => {
+                        if let Side::Member(member) = &mut self.side {
+                            member.pages_given_up(&self.core);
                         }
                     }
                 }
@@ -282,7 +330,15 @@ impl ControlThread {
                             Ok(())
                         }
                         (Control::Repointed { vcpu }, _) => self.core.repointed(from, vcpu),
-                        (message, Side::First(first)) => first.handle(&mut self.core, from, message, body),
+                        (Control::Parting, _) => {
+                            self.core.link.send(from, &Control::Parted, &[]);
+                            Ok(())
+                        }
+                        (message, Side::First(first)) => {
+                            let handled = first.handle(&mut self.core, from, message, body);
+                            first.settle(&mut self.core);
+                            handled
+                        }
                         (message, Side::Member(member)) => member.handle(&mut self.core, from, message, body),
                     };
                     if let Err(Breach(what)) = handled {
@@ -299,7 +355,10 @@ impl ControlThread {
     /// A rank is lost on this channel: whatever it had to say has been heard.
     fn lost(&mut self, rank: Rank, reason: String) {
         match &mut self.side {
-            Side::First(first) => first.lost(&mut self.core, rank, reason),
+            Side::First(first) => {
+                first.lost(&mut self.core, rank, reason);
+                first.settle(&mut self.core);
+            }
             Side::Member(member) => member.lost(&mut self.core, rank, reason),
         }
     }
@@ -319,7 +378,10 @@ impl ControlThread {
         let now = Instant::now();
         if let Some(suspect) = self.core.suspect.take_if(|suspect| suspect.due <= now) {
             match &mut self.side {
-                Side::First(first) => first.lost(&mut self.core, suspect.rank, suspect.reason),
+                Side::First(first) => {
+                    first.lost(&mut self.core, suspect.rank, suspect.reason);
+                    first.settle(&mut self.core);
+                }
                 Side::Member(member) => member.suspected(&mut self.core, suspect),
             }
         }

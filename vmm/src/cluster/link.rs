@@ -8,7 +8,7 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use serde::Serialize;
-use vincs_coherence::id::{Rank, RankSet};
+use vincs_coherence::id::{MAX_RANKS, Rank, RankSet};
 use vincs_coherence::transport::{SendError, Transport};
 
 use super::message::{Control, KIND_NAMES, KINDS};
@@ -43,7 +43,8 @@ type Waiting = (Rank, Vec<u8>, Vec<u8>);
 #[derive(Debug)]
 pub(crate) struct ControlLink {
     rank: Rank,
-    ranks: u16,
+    /// Who takes part: one bit for each rank.
+    present: AtomicU64,
     transport: Arc<dyn Transport>,
     /// The thread that polls the transport: the only one that must not wait for room.
     poller: OnceLock<ThreadId>,
@@ -54,11 +55,12 @@ pub(crate) struct ControlLink {
 }
 
 impl ControlLink {
-    /// The way from `rank` of `ranks` over this endpoint.
+    /// The way from `rank` over this endpoint. The first ranks, so many, take part, and this one.
     pub(crate) fn new(rank: Rank, ranks: u16, transport: Arc<dyn Transport>) -> Self {
+        let none = u64::MAX.checked_shl(ranks.into()).unwrap_or(0);
         Self {
             rank,
-            ranks,
+            present: AtomicU64::new(!none | 1 << rank.0),
             transport,
             poller: OnceLock::new(),
             waiting: Mutex::default(),
@@ -72,15 +74,25 @@ impl ControlLink {
         self.rank
     }
 
-    /// Number of ranks.
-    pub(crate) fn ranks(&self) -> u16 {
-        self.ranks
+    /// All other ranks that take part.
+    pub(crate) fn others(&self) -> impl Iterator<Item = Rank> + Clone + use<> {
+        let (rank, present) = (self.rank, self.present.load(Ordering::SeqCst));
+        (0..MAX_RANKS).map(Rank).filter(move |other| *other != rank && present & 1 << other.0 != 0)
     }
 
-    /// All other ranks.
-    pub(crate) fn others(&self) -> impl Iterator<Item = Rank> + use<> {
-        let rank = self.rank;
-        (0..self.ranks).map(Rank).filter(move |other| *other != rank)
+    /// Whether a rank takes part.
+    pub(crate) fn has(&self, rank: Rank) -> bool {
+        rank.0 < MAX_RANKS && self.present.load(Ordering::SeqCst) & 1 << rank.0 != 0
+    }
+
+    /// A rank takes part from now on.
+    pub(crate) fn admit(&self, rank: Rank) {
+        self.present.fetch_or(1_u64.checked_shl(rank.0.into()).unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// A rank takes no part any more.
+    pub(crate) fn dismiss(&self, rank: Rank) {
+        self.present.fetch_and(!1_u64.checked_shl(rank.0.into()).unwrap_or(0), Ordering::SeqCst);
     }
 
     /// The endpoint, for the thread that polls it.
@@ -136,7 +148,7 @@ impl ControlLink {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Sends a message to all other ranks.
+    /// Sends a message to all other ranks that take part.
     pub(crate) fn send_to_others(&self, message: &Control) {
         self.others().for_each(|to| self.send(to, message, &[]));
     }

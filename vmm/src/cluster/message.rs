@@ -5,13 +5,14 @@
 //! is refused, as is a body where none belongs.
 
 use serde::{Deserialize, Serialize};
-use vincs_coherence::id::Rank;
+use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::{MAX_BODY, MAX_HEADER};
 
 use crate::apic::{Delivery, Targets};
+use crate::topology::MAX_VCPUS;
 
 /// Version of these messages; another one is refused.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Most bytes that one instruction of the guest moves to or from a device: KVM's page for string instructions.
 pub(crate) const MAX_ACCESS: usize = 4096;
 /// Most bytes of a text within a message. Longer ones are cut.
@@ -177,10 +178,41 @@ pub(crate) enum Control {
     Closed,
     /// Between other ranks: the sender is there without rank 0, or has heard this of a rank that is.
     Present,
+    /// To rank 0: the sender can send to a rank that joins.
+    Met {
+        /// Which.
+        rank: Rank,
+    },
+    /// To rank 0, from a rank that joins: it has set itself up.
+    Ready,
+    /// From rank 0: a rank takes part from now on. To that rank itself too.
+    Come {
+        /// Which.
+        rank: Rank,
+        /// All that take part, in order.
+        ranks: Vec<Rank>,
+        /// Where each vCPU is; none is on its way.
+        places: Vec<Rank>,
+    },
+    /// To rank 0: the sender wants to leave.
+    Leave,
+    /// From rank 0 to a rank that leaves: no vCPU is there any more, and none will come. It is to give up all pages, and make sure that all that it sent has arrived.
+    Drain,
+    /// From a rank that leaves to all others: nothing that concerns the receiver's vCPUs follows.
+    Parting,
+    /// The answer: all before that has arrived.
+    Parted,
+    /// To rank 0, from a rank that leaves: nothing is there any more, nobody knows of a page there, and all that it sent has arrived.
+    Drained,
+    /// From rank 0: a rank takes no part any more. To that rank itself too.
+    Gone {
+        /// Which.
+        rank: Rank,
+    },
 }
 
 /// Number of kinds of messages.
-pub(crate) const KINDS: usize = 22;
+pub(crate) const KINDS: usize = 31;
 /// Their names in the statistics, in the order of [`Control::kind`].
 pub(crate) const KIND_NAMES: [&str; KINDS] = [
     "interrupt",
@@ -205,6 +237,15 @@ pub(crate) const KIND_NAMES: [&str; KINDS] = [
     "paused",
     "resume",
     "present",
+    "met",
+    "ready",
+    "come",
+    "leave",
+    "drain",
+    "parting",
+    "parted",
+    "drained",
+    "gone",
 ];
 
 /// Why bytes are no message.
@@ -262,6 +303,15 @@ impl Control {
             Self::Paused { .. } => 19,
             Self::Resume => 20,
             Self::Present => 21,
+            Self::Met { .. } => 22,
+            Self::Ready => 23,
+            Self::Come { .. } => 24,
+            Self::Leave => 25,
+            Self::Drain => 26,
+            Self::Parting => 27,
+            Self::Parted => 28,
+            Self::Drained => 29,
+            Self::Gone { .. } => 30,
         }
     }
 
@@ -289,7 +339,16 @@ impl Control {
             | Self::Pause { .. }
             | Self::Paused { .. }
             | Self::Resume
-            | Self::Present => 0,
+            | Self::Present
+            | Self::Met { .. }
+            | Self::Ready
+            | Self::Come { .. }
+            | Self::Leave
+            | Self::Drain
+            | Self::Parting
+            | Self::Parted
+            | Self::Drained
+            | Self::Gone { .. } => 0,
         }
     }
 
@@ -323,6 +382,8 @@ fn cut(text: &str) -> String {
     text.get(..end).unwrap_or_default().to_owned()
 }
 
+// Of a message that a rank has come: at most three bytes for each rank and each vCPU.
+const _: () = assert!(3 * (MAX_RANKS as usize + MAX_VCPUS as usize) + 16 < MAX_HEADER);
 const _: () = assert!(MAX_TEXT + 64 < MAX_HEADER && MAX_ACCESS <= MAX_BODY && MAX_STATE <= MAX_BODY);
 
 #[cfg(test)]
@@ -356,6 +417,15 @@ mod tests {
             Control::Paused { number: 0 },
             Control::Resume,
             Control::Present,
+            Control::Met { rank: Rank(63) },
+            Control::Ready,
+            Control::Come { rank: Rank(2), ranks: (0..64).map(Rank).collect(), places: vec![Rank(63); 255] },
+            Control::Leave,
+            Control::Drain,
+            Control::Parting,
+            Control::Parted,
+            Control::Drained,
+            Control::Gone { rank: Rank(63) },
         ]
     }
 

@@ -11,7 +11,7 @@
 //! So an interrupt comes once, and what one rank sends for a vCPU comes in order. Only step 3 to step 4 is lost to the vCPU: one way of its
 //! state. `moves/model.rs` goes through all interleavings.
 
-use vincs_coherence::id::{Rank, RankSet};
+use vincs_coherence::id::{MAX_RANKS, Rank, RankSet};
 
 use crate::topology::VcpuId;
 
@@ -70,21 +70,44 @@ pub(crate) enum Step {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Moves {
     own: Rank,
-    ranks: u16,
+    /// Who else takes part.
+    others: RankSet,
     vcpus: Vec<Residence>,
 }
 
 impl Moves {
-    /// On `own` of so many ranks, for so many vCPUs, which are all on rank 0.
-    pub(crate) fn new(own: Rank, ranks: u16, vcpus: u32) -> Self {
+    /// On `own` beside these other ranks, for so many vCPUs, which are all on rank 0; for a rank that joins, all elsewhere.
+    pub(crate) fn new(own: Rank, others: impl Iterator<Item = Rank>, vcpus: u32) -> Self {
         let first = if own == Rank(0) { Residence::STAYS } else { Residence::Elsewhere };
-        Self { own, ranks, vcpus: (0..vcpus).map(|_| first.clone()).collect() }
+        let mut moves = Self { own, others: RankSet::EMPTY, vcpus: (0..vcpus).map(|_| first.clone()).collect() };
+        others.for_each(|other| moves.admit(other));
+        moves
+    }
+
+    /// A rank takes part from now on. No vCPU is on its way.
+    pub(crate) fn admit(&mut self, rank: Rank) {
+        if rank != self.own && rank.0 < MAX_RANKS {
+            self.others.insert(rank);
+        }
+    }
+
+    /// A rank takes no part any more: it has no vCPU, and nothing that it sent is on its way. Nobody waits for its word.
+    pub(crate) fn dismiss(&mut self, rank: Rank) -> Vec<Step> {
+        if rank.0 >= MAX_RANKS || !self.others.remove(rank) {
+            return Vec::new();
+        }
+        let vcpus = u32::try_from(self.vcpus.len()).unwrap_or(u32::MAX);
+        (0..vcpus).flat_map(|vcpu| self.depart_if_all_know(VcpuId(vcpu))).collect()
+    }
+
+    fn is_there(&self, rank: Rank) -> bool {
+        rank == self.own || rank.0 < MAX_RANKS && self.others.contains(rank)
     }
 
     /// Rank 0 has ordered a move.
     pub(crate) fn ordered(&mut self, vcpu: u32, from: Rank, to: Rank) -> Result<Vec<Step>, Nonsense> {
-        let (own, ranks) = (self.own, self.ranks);
-        if let Some(none) = [from, to].into_iter().find(|rank| rank.0 >= ranks) {
+        let own = self.own;
+        if let Some(none) = [from, to].into_iter().find(|rank| !self.is_there(*rank)) {
             return Err(Nonsense::NoRank(none.0));
         }
         let residence = self.residence(vcpu)?;
@@ -109,6 +132,9 @@ impl Moves {
 
     /// A rank sends nothing for a vCPU here any more. It may have heard of the move before this rank has.
     pub(crate) fn repointed(&mut self, by: Rank, vcpu: u32) -> Result<Vec<Step>, Nonsense> {
+        if by.0 >= MAX_RANKS {
+            return Err(Nonsense::NoRank(by.0));
+        }
         let is_news = match self.residence(vcpu)? {
             Residence::Here { repointed, .. } => repointed.insert(by),
             Residence::Elsewhere | Residence::Coming(_) => false,
@@ -117,10 +143,11 @@ impl Moves {
     }
 
     fn depart_if_all_know(&mut self, vcpu: VcpuId) -> Vec<Step> {
-        let others = u32::from(self.ranks.saturating_sub(1));
+        let others = self.others;
         match self.residence(vcpu.0) {
             Ok(residence @ Residence::Here { .. }) => match *residence {
-                Residence::Here { repointed, to: Some(to) } if repointed.len() == others => {
+                // One that has just come may have said it before this rank knows of it.
+                Residence::Here { repointed, to: Some(to) } if others.iter().all(|other| repointed.contains(other)) => {
                     *residence = Residence::Elsewhere;
                     vec![Step::Repoint(vcpu, to), Step::Depart(vcpu, to)]
                 }
@@ -173,6 +200,12 @@ pub enum RefusedMove {
         /// Where it goes.
         to: u16,
     },
+    /// The rank does not take vCPUs any more.
+    #[error("rank {rank} is leaving, or has left; `vincs ctl status` shows those that run")]
+    Leaves {
+        /// The rank asked for.
+        rank: u16,
+    },
 }
 
 /// Where a vCPU is, as rank 0 has it.
@@ -187,21 +220,52 @@ pub(crate) struct Owner {
 /// Rank 0's knowledge of where all vCPUs are.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Owners {
-    ranks: u16,
+    /// Where vCPUs may go, and where they may not go any more.
+    open: RankSet,
+    closed: RankSet,
     vcpus: Vec<Owner>,
 }
 
 impl Owners {
     /// So many vCPUs, all on rank 0 of so many.
     pub(crate) fn new(ranks: u16, vcpus: u32) -> Self {
-        Self { ranks, vcpus: (0..vcpus).map(|_| Owner { at: Rank(0), to: None }).collect() }
+        let mut open = RankSet::EMPTY;
+        (0..ranks.min(MAX_RANKS)).for_each(|rank| _ = open.insert(Rank(rank)));
+        Self { open, closed: RankSet::EMPTY, vcpus: (0..vcpus).map(|_| Owner { at: Rank(0), to: None }).collect() }
+    }
+
+    /// vCPUs may go to a rank from now on.
+    pub(crate) fn open(&mut self, rank: Rank) {
+        self.open.insert(rank);
+    }
+
+    /// None goes to a rank any more.
+    pub(crate) fn close(&mut self, rank: Rank) {
+        self.open.remove(rank);
+        self.closed.insert(rank);
+    }
+
+    /// Whether none is on its way.
+    pub(crate) fn are_at_rest(&self) -> bool {
+        self.vcpus.iter().all(|owner| owner.to.is_none())
+    }
+
+    /// Whether a rank has one, or is to get one.
+    pub(crate) fn involve(&self, rank: Rank) -> bool {
+        self.vcpus.iter().any(|owner| owner.at == rank || owner.to == Some(rank))
     }
 
     /// A vCPU is to go to a rank: where it leaves from, for all ranks to be told; nothing when it is there already.
     pub(crate) fn order(&mut self, vcpu: u32, to: Rank) -> Result<Option<Rank>, RefusedMove> {
         let last = u32::try_from(self.vcpus.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        if to.0 >= self.ranks {
-            return Err(RefusedMove::NoRank { rank: to.0, last: self.ranks.saturating_sub(1) });
+        if to.0 >= MAX_RANKS || !self.open.contains(to) {
+            let left = to.0 < MAX_RANKS && self.closed.contains(to);
+            let last = self.open.iter().last().map_or(0, |rank| rank.0);
+            return Err(if left {
+                RefusedMove::Leaves { rank: to.0 }
+            } else {
+                RefusedMove::NoRank { rank: to.0, last }
+            });
         }
         match self.get_mut(vcpu) {
             None => Err(RefusedMove::NoVcpu { vcpu, last }),
@@ -250,12 +314,12 @@ mod tests {
 
     #[test]
     fn a_rank_takes_its_part_once_all_others_have_taken_theirs() {
-        let mut leaving = Moves::new(Rank(0), 3, 2);
+        let mut leaving = Moves::new(Rank(0), (0..3).map(Rank).filter(|other| *other != Rank(0)), 2);
         assert_eq!(leaving.repointed(Rank(2), 1), Ok(vec![]), "it may hear of the others first");
         assert_eq!(leaving.ordered(1, Rank(0), Rank(1)), Ok(vec![]));
         let steps = vec![Step::Repoint(V, Rank(1)), Step::Depart(V, Rank(1))];
         assert_eq!(leaving.repointed(Rank(1), 1), Ok(steps));
-        let mut coming = Moves::new(Rank(1), 3, 2);
+        let mut coming = Moves::new(Rank(1), (0..3).map(Rank).filter(|other| *other != Rank(1)), 2);
         let told = vec![Step::Repoint(V, Rank(1)), Step::TellRepointed(V, Rank(0))];
         assert_eq!(coming.ordered(1, Rank(0), Rank(1)), Ok(told));
         assert_eq!(coming.arrives(Rank(0), 1), Ok(V));
@@ -263,7 +327,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let mut first = Moves::new(Rank(0), 3, 2);
+        let mut first = Moves::new(Rank(0), (0..3).map(Rank).filter(|other| *other != Rank(0)), 2);
         assert_eq!(first.ordered(2, Rank(0), Rank(1)), Err(Nonsense::NoVcpu(2)));
         assert_eq!(first.ordered(1, Rank(0), Rank(3)), Err(Nonsense::NoRank(3)));
         assert_eq!(first.ordered(1, Rank(0), Rank(0)), Err(Nonsense::Move(1)));
@@ -272,7 +336,7 @@ mod tests {
         assert_eq!(first.ordered(1, Rank(0), Rank(2)), Err(Nonsense::Move(1)), "it goes elsewhere");
         first.repointed(Rank(1), 1).unwrap();
         assert_eq!(first.repointed(Rank(1), 1), Err(Nonsense::Repointed(1)));
-        let mut other = Moves::new(Rank(1), 3, 2);
+        let mut other = Moves::new(Rank(1), (0..3).map(Rank).filter(|other| *other != Rank(1)), 2);
         assert_eq!(other.repointed(Rank(2), 1), Err(Nonsense::Repointed(1)));
         assert_eq!(other.arrives(Rank(0), 1), Err(Nonsense::State(1)));
         assert_eq!(other.ordered(1, Rank(1), Rank(2)), Err(Nonsense::Move(1)), "it is not here");

@@ -23,7 +23,8 @@ use crate::cluster::{
 };
 use crate::kvm::{self, Hypervisor, KvmError};
 use crate::layout::{ram_regions, relaxed_region};
-use crate::memory::engine::Engine;
+use crate::memory::engine::{Engine, Vitals};
+use crate::memory::relaxed::spread::SpreadMemory;
 use crate::memory::{GuestRam, HoldError, RelaxedMemory};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, Io, Platform, ResetState, Samples, Vcpu, VcpuHandle, spawn};
@@ -52,12 +53,12 @@ impl Machine {
             Role::Whole(equipment) => ground(false)?.with_relaxed(relaxed)?.whole(equipment),
             Role::First(equipment, cluster) => {
                 let link = ranks::link(&cluster);
-                let built = ground(false).and_then(|ground| ground.first(equipment, cluster, &link));
+                let built = ground(false).and_then(|ground| ground.first(equipment, cluster, relaxed, &link));
                 built.inspect_err(|error| tell_failure(&link, error))
             }
             Role::Member(cluster) => {
                 let link = ranks::link(&cluster);
-                let built = ground(true).and_then(|ground| ground.member(cluster, &link));
+                let built = ground(true).and_then(|ground| ground.member(cluster, relaxed, &link));
                 built.inspect_err(|error| tell_failure(&link, error))
             }
         }
@@ -193,8 +194,11 @@ impl Ground {
         Arc::new(Router::new(self.processors()).on(Arc::clone(link)))
     }
 
-    fn spread(&self, cluster: &Cluster, notes: &ControlNotes) -> Result<Engine, MachineError> {
-        ranks::spread_memory(&self.ram, cluster, (&self.topology, self.memory), &self.handles, notes)
+    fn spread(&self, cluster: &Cluster, notes: &ControlNotes) -> Result<(Engine, Vitals), MachineError> {
+        let vitals = Vitals::first(cluster.ranks);
+        let size = (&self.topology, self.memory);
+        let engine = ranks::spread_memory(&self.ram, cluster, size, &self.handles, notes, &vitals)?;
+        Ok((engine, vitals))
     }
 
     fn whole(self, equipment: Equipment) -> Result<Machine, MachineError> {
@@ -203,35 +207,63 @@ impl Ground {
         let memory = self.ram.device_memory();
         let (devices, rest) = devices::attach(equipment, &self.vm, &memory, &router, &self.ended)?;
         self.ram.make_resident(rest.kernel.loaded_range());
-        self.load(rest, Arc::new(devices), router, clock, None)
+        let region = self.relaxed.as_ref().map(RelaxedMemory::region);
+        self.load(rest, Arc::new(devices), router, clock, (None, region))
     }
 
-    fn first(self, equipment: Equipment, cluster: Cluster, link: &Arc<ControlLink>) -> Result<Machine, MachineError> {
+    /// Relaxed memory of so many bytes, shared with the other ranks.
+    fn share_relaxed(
+        &self,
+        cluster: &mut Cluster,
+        bytes: u64,
+        notes: &ControlNotes,
+    ) -> Result<Option<SpreadMemory>, MachineError> {
+        let Some(region) = relaxed_region(self.memory, bytes) else { return Ok(None) };
+        let relaxed = ranks::spread_relaxed(cluster, region, &self.topology, &self.handles, notes)?;
+        let first = u32::try_from(self.ram.guest_mapping().num_regions()).map_err(|_| MachineError::Relaxed(bytes))?;
+        let pieces = relaxed.as_ref().map(SpreadMemory::pieces);
+        for (slot, (guest, len, own)) in (first..).zip(pieces.into_iter().flatten()) {
+            give_piece(&self.vm, slot, (guest, len, own))?;
+        }
+        Ok(relaxed)
+    }
+
+    fn first(
+        self,
+        equipment: Equipment,
+        mut cluster: Cluster,
+        relaxed: u64,
+        link: &Arc<ControlLink>,
+    ) -> Result<Machine, MachineError> {
         let (notes, note_box) = notes().map_err(MachineError::Thread)?;
-        let engine = self.spread(&cluster, &notes)?;
+        let (engine, vitals) = self.spread(&cluster, &notes)?;
+        let region = relaxed_region(self.memory, relaxed);
+        let relaxed = self.share_relaxed(&mut cluster, relaxed, &notes)?;
         let router = self.wide_router(link);
         let clock = vcpus::new_clock(&self.raw)?;
         let (devices, rest) = devices::attach(equipment, &self.vm, &engine.device_memory(), &router, &self.ended)?;
         let (devices, link) = (Arc::new(devices), Arc::clone(link));
         let first = FirstRank { devices: Arc::clone(&devices), clock, link };
-        let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
-        let everyone = Everyone { router: &router, handles: &self.handles };
+        let base = RankBase { engine, relaxed, samples: Arc::clone(&self.samples), cluster, notes, vitals };
+        let everyone = Everyone { topology: &self.topology, router: &router, handles: &self.handles };
         let ranks = ranks::start_first(base, note_box, first, &everyone, &self.ended)?;
-        self.load(rest, devices, router, clock, Some(ranks))
+        self.load(rest, devices, router, clock, (Some(ranks), region))
     }
 
-    fn member(self, cluster: Cluster, link: &Arc<ControlLink>) -> Result<Machine, MachineError> {
+    fn member(self, mut cluster: Cluster, relaxed: u64, link: &Arc<ControlLink>) -> Result<Machine, MachineError> {
         let (notes, note_box) = notes().map_err(MachineError::Thread)?;
-        let engine = self.spread(&cluster, &notes)?;
+        let (engine, vitals) = self.spread(&cluster, &notes)?;
+        let relaxed = self.share_relaxed(&mut cluster, relaxed, &notes)?;
         let router = self.wide_router(link);
         let forwarder = Arc::new(Forwarder::new(Arc::clone(link), self.raw.iter().map(|vcpu| vcpu.id)));
         let spread = Some(engine.processors());
-        let base = RankBase { engine, samples: Arc::clone(&self.samples), cluster, notes };
-        let everyone = Everyone { router: &router, handles: &self.handles };
+        let base = RankBase { engine, relaxed, samples: Arc::clone(&self.samples), cluster, notes, vitals };
+        let everyone = Everyone { topology: &self.topology, router: &router, handles: &self.handles };
         let (ranks, measured) = ranks::start_member(base, note_box, &forwarder, &everyone, &self.ended)?;
         let clock = ranks.take_clock(&measured, &self.raw).map_err(|error| with_reason(error, &self.events))?;
         let vcpus = vcpus::equip(&self.hypervisor, &self.topology, self.raw, clock)?;
-        let platform = Arc::new(Platform { io: Io::There(forwarder), router, spread });
+        let doorbell = ranks.doorbell();
+        let platform = Arc::new(Platform { io: Io::There(forwarder), router, spread, doorbell });
         let Self { topology, vm, ram, handles, ended, events, .. } = self;
         let ranks = Some(ranks);
         let parts = Parts { topology, handles, ranks, platform: Arc::clone(&platform), clock, vm, ram, relaxed: None };
@@ -245,12 +277,11 @@ impl Ground {
         devices: Arc<Devices>,
         router: Arc<Router>,
         clock: GuestClock,
-        ranks: Option<Ranks>,
+        (ranks, region): (Option<Ranks>, Option<(GuestAddress, u64)>),
     ) -> Result<Machine, MachineError> {
         let Self { hypervisor, topology, memory, vm, ram, relaxed, raw, handles, ended, events, .. } = self;
         let vcpus = vcpus::equip(&hypervisor, &topology, raw, clock)?;
         let Rest { kernel, initrd, command_line, virtio } = rest;
-        let region = relaxed.as_ref().map(RelaxedMemory::region);
         let mut described = devices::acpi_config(&topology, memory, virtio, ranks.is_some());
         described.relaxed = region.iter().map(|&(start, len)| MemoryRange { start: start.0, len, node: 0 }).collect();
         let tables = acpi::build(&described)?;
@@ -265,7 +296,8 @@ impl Ground {
             bootstrap.fd.set_regs(&registers).map_err(KvmError::ioctl("set the first registers"))?;
         }
         let spread = ranks.as_ref().map(Ranks::processors);
-        let platform = Arc::new(Platform { io: Io::Here(devices), router, spread });
+        let doorbell = ranks.as_ref().and_then(Ranks::doorbell);
+        let platform = Arc::new(Platform { io: Io::Here(devices), router, spread, doorbell });
         let parts = Parts { topology, handles, ranks, platform: Arc::clone(&platform), clock, vm, ram, relaxed };
         Ok(Machine { vcpus, platform, ended, events, parts })
     }
@@ -286,13 +318,13 @@ fn create_ram(vm: &VmFd, bytes: u64) -> Result<GuestRam, MachineError> {
 
 /// Gives KVM a region of guest memory.
 fn give_memory(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), KvmError> {
-    let region = kvm_userspace_memory_region {
-        slot,
-        flags: 0,
-        guest_phys_addr: region.start_addr().0,
-        memory_size: region.len(),
-        userspace_addr: region.as_ptr() as u64,
-    };
+    give_piece(vm, slot, (region.start_addr().0, region.len(), region.as_ptr() as u64))
+}
+
+/// The same by guest-physical address, length and address in this process.
+fn give_piece(vm: &VmFd, slot: u32, (guest, len, own): (u64, u64, u64)) -> Result<(), KvmError> {
+    let region =
+        kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr: guest, memory_size: len, userspace_addr: own };
     // SAFETY: the mapping is as long as the region says and lives as long as the machine: `Running` drops the
     // vCPUs and the VM before it.
     unsafe { vm.set_user_memory_region(region) }.map_err(KvmError::ioctl("take guest memory"))

@@ -15,6 +15,7 @@ use crate::cluster::{ClockError, Cluster, ClusterError};
 use crate::kvm::KvmError;
 use crate::layout::{MAX_MEMORY, MAX_RELAXED, MAX_VIRTIO_DEVICES, MIN_MEMORY, RELAXED_ALIGNMENT};
 use crate::memory::engine::EngineError;
+use crate::memory::relaxed::SpreadError;
 use crate::memory::{HoldError, RamError};
 use crate::topology::Topology;
 use crate::vcpu::StateError;
@@ -95,9 +96,12 @@ pub enum MachineError {
         "{0} bytes of relaxed memory: a machine has multiples of {RELAXED_ALIGNMENT} bytes (2M) up to {MAX_RELAXED} bytes (8191G); change --relaxed"
     )]
     Relaxed(u64),
-    /// Relaxed memory is not spread over ranks yet.
-    #[error("a machine of several ranks has no relaxed memory yet; leave --relaxed away, or use one rank")]
+    /// There is no channel for relaxed memory.
+    #[error("no channel for relaxed memory between the ranks; give one")]
     RelaxedRanks,
+    /// Relaxed memory cannot be shared with the other ranks.
+    #[error(transparent)]
+    Spread(#[from] SpreadError),
     /// More vCPUs than this host's KVM takes.
     #[error("{vcpus} vCPUs: this host's KVM takes up to {limit}; use fewer with --vcpus")]
     Vcpus {
@@ -189,7 +193,7 @@ impl MachineConfig {
             Role::Member(cluster) => (None, Some(cluster)),
         };
         if let Some(cluster) = cluster {
-            if self.relaxed > 0 {
+            if (self.relaxed > 0) != cluster.relaxed.is_some() {
                 return Err(MachineError::RelaxedRanks);
             }
             cluster.check(&self.topology, equipment.is_some())?;

@@ -5,17 +5,17 @@
 //! state; the pages follow as they are used. So it can at any time later, to any rank.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 use vincs_coherence::id::Rank;
 
-use super::ranks::{self, Counted, rank_of};
+use super::ranks::{self, Counted, Greeter, rank_of};
 use super::running::{MachineStats, NumberedVcpu, Stopper};
-use crate::cluster::{ControlNotes, Moved, Note, Owner, Owners, RefusedMove};
-use crate::topology::Topology;
+use crate::cluster::{ControlNotes, MemberState, Moved, Note, Owner, Owners, RefusedMove, RemoveError};
+use crate::topology::{Topology, VcpuId};
 use crate::vcpu::VcpuHandle;
 
 /// Where a vCPU is.
@@ -35,6 +35,9 @@ pub enum MigrateError {
     /// It does not go.
     #[error(transparent)]
     Refused(#[from] RefusedMove),
+    /// It stays: programs use command pages of relaxed memory, which are its rank's own, and count on its place.
+    #[error("virtual processor {0} stays on its rank: on a machine with --relaxed programs count on that")]
+    Relaxed(u32),
     /// It has not come in time, and is still on its way.
     #[error(
         "vCPU {vcpu} has not come to rank {rank} within {seconds} s: it waits for a page or a device, and goes when it has it"
@@ -52,12 +55,34 @@ pub enum MigrateError {
     Ended,
 }
 
+/// Why a rank has not left.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum LeaveError {
+    /// It does not leave.
+    #[error(transparent)]
+    Refused(#[from] RemoveError),
+    /// It takes longer, and leaves all the same.
+    #[error("rank {rank} has not left within {seconds} s, and goes on leaving; `vincs ctl status` says when it has")]
+    Slow {
+        /// Which.
+        rank: u16,
+        /// How long it was waited for, in seconds.
+        seconds: u64,
+    },
+    /// The machine has ended.
+    #[error("the machine has ended")]
+    Ended,
+}
+
 /// Why the machine does not do what it was told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ControlError {
     /// Not all vCPUs have stopped in time. Those that have not will, unless it goes on.
     #[error("not all vCPUs have stopped within {0} s: one waits for a page or a device, and stops when it has it")]
     Slow(u64),
+    /// Somebody let it go on before all had stopped.
+    #[error("it was resumed before all vCPUs had stopped")]
+    Resumed,
     /// The machine has ended.
     #[error("the machine has ended")]
     Ended,
@@ -68,8 +93,8 @@ pub enum ControlError {
 pub struct Controller {
     topology: Topology,
     handles: Vec<VcpuHandle>,
-    /// Rank 0's control thread, what it has counted and the number of ranks, if there are several.
-    ranks: Option<(ControlNotes, Counted, u16)>,
+    /// Rank 0's control thread, and what it has counted, if there are several ranks.
+    ranks: Option<(ControlNotes, Counted)>,
     pausing: Arc<Pausing>,
     stopper: Stopper,
 }
@@ -86,17 +111,77 @@ impl Controller {
     pub(super) fn new(
         topology: Topology,
         handles: Vec<VcpuHandle>,
-        ranks: Option<(ControlNotes, Counted, u16)>,
+        ranks: Option<(ControlNotes, Counted)>,
         pausing: Arc<Pausing>,
         stopper: Stopper,
     ) -> Self {
         Self { topology, handles, ranks, pausing, stopper }
     }
 
-    /// Number of ranks.
+    /// Whether it is one of several ranks.
     #[must_use]
-    pub fn ranks(&self) -> u16 {
-        self.ranks.as_ref().map_or(1, |(.., ranks)| *ranks)
+    pub fn has_ranks(&self) -> bool {
+        self.ranks.is_some()
+    }
+
+    /// All ranks that the machine has or had, and what each is now; nothing when the machine has ended.
+    #[must_use]
+    pub fn members(&self) -> Vec<(u16, MemberState)> {
+        let Some((notes, _)) = &self.ranks else { return vec![(0, MemberState::Running)] };
+        let (sender, members) = channel();
+        notes.tell(Note::Members(sender));
+        members.recv().unwrap_or_default().into_iter().map(|(rank, state)| (rank.0, state)).collect()
+    }
+
+    /// A rank leaves: its vCPUs go to others, then its pages; waits until it has left, for `limit` at most.
+    ///
+    /// # Errors
+    /// [`LeaveError`] when it does not leave, or takes longer; it leaves all the same then.
+    pub fn remove(&self, rank: u16, limit: Duration) -> Result<(), LeaveError> {
+        let Some((notes, _)) = &self.ranks else {
+            let error = if rank == 0 { RemoveError::Started(0) } else { RemoveError::NoRank(rank) };
+            return Err(error.into());
+        };
+        let (done, left) = channel();
+        notes.tell(Note::Remove(Rank(rank), done));
+        match left.recv_timeout(limit) {
+            Ok(left) => Ok(left?),
+            Err(RecvTimeoutError::Timeout) => Err(LeaveError::Slow { rank, seconds: limit.as_secs() }),
+            Err(RecvTimeoutError::Disconnected) => Err(LeaveError::Ended),
+        }
+    }
+
+    /// What takes note of the ranks that have connected with rank 0; nothing where there are no other ranks.
+    #[must_use]
+    pub fn greeter(&self) -> Option<Greeter> {
+        self.ranks.as_ref().map(|(notes, counted)| counted.greeter(notes))
+    }
+
+    /// A seat for a rank that wants to join; nothing when all are used, or the machine has ended. It is to be followed by [`Self::admit`] or [`Self::abandon`].
+    #[must_use]
+    pub fn reserve(&self) -> Option<u16> {
+        let (notes, _) = self.ranks.as_ref()?;
+        let (sender, seat) = channel();
+        notes.tell(Note::Reserve(sender));
+        seat.recv().ok().flatten().map(|rank| rank.0)
+    }
+
+    /// The rank with this seat comes, with so many processors to use. What comes of it is told there: once all ranks are connected with it and it has set itself up, it
+    /// takes part. A sender that is gone means that the machine has ended.
+    #[must_use]
+    pub fn admit(&self, rank: u16, processors: u32) -> Receiver<Result<(), String>> {
+        let (done, joined) = channel();
+        if let Some((notes, _)) = &self.ranks {
+            notes.tell(Note::Admit(Rank(rank), processors, done));
+        }
+        joined
+    }
+
+    /// The rank with this seat does not come.
+    pub fn abandon(&self, rank: u16) {
+        if let Some((notes, _)) = &self.ranks {
+            notes.tell(Note::Abandon(Rank(rank)));
+        }
     }
 
     /// Moves a vCPU to a rank while it runs, and waits until it is there, for `limit` at most. It comes to an instruction boundary first,
@@ -105,10 +190,14 @@ impl Controller {
     /// # Errors
     /// [`MigrateError`] when there is no such vCPU or rank, another move of it is under way, or it takes too long.
     pub fn migrate(&self, vcpu: u32, rank: u16, limit: Duration) -> Result<Moved, MigrateError> {
-        let Some((notes, ..)) = &self.ranks else {
+        let Some((notes, counted, _)) = &self.ranks else {
             let mut alone = Owners::new(1, self.topology.vcpus());
             return Ok(alone.order(vcpu, Rank(rank)).map(|_| Moved::WasThere)?);
         };
+        let leaves_home = vcpu < self.topology.vcpus() && rank_of(&self.topology, VcpuId(vcpu)) != Rank(rank);
+        if leaves_home && rank < self.ranks() && counted.has_relaxed() {
+            return Err(MigrateError::Relaxed(vcpu));
+        }
         let (done, moved) = channel();
         notes.tell(Note::Move(vcpu, Rank(rank), done));
         match moved.recv_timeout(limit) {
@@ -145,11 +234,12 @@ impl Controller {
     /// runs on. Pausing twice is the same as once.
     ///
     /// # Errors
-    /// [`ControlError`] when one does not stop in time, or the machine has ended.
+    /// [`ControlError`] when one does not stop in time, the machine has ended, or it is resumed meanwhile.
     pub fn pause(&self, limit: Duration) -> Result<(), ControlError> {
-        let _turn = self.pausing.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.pausing.paused.store(true, Ordering::SeqCst);
         let (done, paused) = channel();
+        // Only while they are told: whoever resumes does not wait for those who have not stopped.
+        let turn = self.pausing.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pausing.paused.store(true, Ordering::SeqCst);
         match &self.ranks {
             Some((notes, ..)) => notes.tell(Note::Pause(done)),
             None => {
@@ -160,10 +250,12 @@ impl Controller {
                 drop(done);
             }
         }
+        drop(turn);
         match (paused.recv_timeout(limit), &self.ranks) {
             (Ok(()), _) => Ok(()),
             // The last of those who would tell is gone: all have stopped, or have ended.
             (Err(RecvTimeoutError::Disconnected), None) => Ok(()),
+            (Err(_), _) if !self.is_paused() => Err(ControlError::Resumed),
             (Err(RecvTimeoutError::Disconnected), Some(_)) => Err(ControlError::Ended),
             (Err(RecvTimeoutError::Timeout), _) => Err(ControlError::Slow(limit.as_secs())),
         }
@@ -193,14 +285,14 @@ impl Controller {
     /// What this rank has done so far.
     #[must_use]
     pub fn stats(&self) -> MachineStats {
-        let counted = self.ranks.as_ref().map(|(_, counted, _)| counted);
+        let counted = self.ranks.as_ref().map(|(_, counted)| counted);
         stats(&self.handles, counted)
     }
 
     /// What each other rank says it has counted ([`super::Running::set_statistics`]), as far as it comes within `limit`.
     #[must_use]
     pub fn gather_statistics(&self, limit: Duration) -> Vec<(u16, Vec<u8>)> {
-        let gathered = self.ranks.as_ref().map(|(notes, _, ranks)| ranks::gather(notes, *ranks, limit));
+        let gathered = self.ranks.as_ref().map(|(notes, counted)| ranks::gather(notes, counted, limit));
         gathered.unwrap_or_default().into_iter().map(|(rank, bytes)| (rank.0, bytes)).collect()
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use vincs_coherence::home::HomeMap;
 use vincs_coherence::id::Rank;
+use vm_memory::GuestAddress;
 
 use super::config::MachineError;
 use super::running::Event;
@@ -16,13 +17,18 @@ use super::vcpus::{Raw, counter_khz};
 use crate::apic::Router;
 use crate::clock::GuestClock;
 use crate::cluster::{
-    AppliedClock, ClockError, ClockStats, Cluster, Control, ControlLink, ControlNotes, DEVICE_RANK, Devices, First,
-    Forwarder, KindSent, Measured, Member, Note, NoteBox, Owners, Residents, Server, Side, StatisticsSource,
-    VcpuFailure, boot_id, same_rate, spawn,
+    AppliedClock, ClockError, ClockStats, Cluster, Control, ControlLink, ControlNotes, DEVICE_RANK, Devices, Elastic,
+    First, Forwarder, KindSent, Measured, Member, Note, NoteBox, Owners, Residents, Seats, Server, Side,
+    StatisticsSource, VcpuFailure, boot_id, same_rate, spawn,
 };
 use crate::kvm;
 use crate::layout::{PAGE_SIZE, node_ranges};
-use crate::memory::engine::{Engine, EngineConfig, EngineCounters, EngineEvent, EngineStats, Processors};
+use crate::memory::engine::{
+    Engine, EngineConfig, EngineCounters, EngineEvent, EngineStats, Leaver, MemorySettings, Processors, Vitals,
+};
+use crate::memory::relaxed::RelaxedStats;
+use crate::memory::relaxed::doorbell::Doorbell;
+use crate::memory::relaxed::spread::SpreadMemory;
 use crate::memory::{DeviceMemory, GuestRam};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::{End, SampledFault, Samples, VcpuHandle, VcpuSampler};
@@ -39,6 +45,8 @@ pub struct RankStats {
     pub rank: u16,
     /// What the fault path has counted.
     pub memory: EngineStats,
+    /// What it has done for relaxed memory; nothing if the machine has none.
+    pub relaxed: Option<RelaxedStats>,
     /// How long it keeps a page that others want, in nanoseconds.
     pub hold_nanoseconds: u64,
     /// Control messages sent, by kind.
@@ -60,6 +68,8 @@ pub(super) struct Ranks {
     forwarder: Option<Arc<Forwarder>>,
     statistics: StatisticsSource,
     applied: Arc<Mutex<AppliedClock>>,
+    /// Of a rank that may leave.
+    leaver: Leaver,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -68,12 +78,16 @@ pub(super) struct Ranks {
 pub(super) struct RankBase {
     /// Memory.
     pub(super) engine: Engine,
+    /// Relaxed memory, if the machine has some.
+    pub(super) relaxed: Option<SpreadMemory>,
     /// Where vCPUs ran into faults.
     pub(super) samples: Arc<Samples>,
     /// The channels. They stay open until the control thread has ended: others take a closed channel for a lost rank.
     pub(super) cluster: Cluster,
     /// Where the control thread is told things.
     pub(super) notes: ControlNotes,
+    /// Ranks that may have pages.
+    pub(super) vitals: Vitals,
 }
 
 /// The rank that a vCPU belongs to: its node's.
@@ -83,7 +97,9 @@ pub(super) fn rank_of(topology: &Topology, vcpu: VcpuId) -> Rank {
 
 /// The link to the other ranks.
 pub(super) fn link(cluster: &Cluster) -> Arc<ControlLink> {
-    Arc::new(ControlLink::new(cluster.rank, cluster.ranks, Arc::clone(&cluster.control)))
+    // Who joins knows rank 0 alone at first.
+    let ranks = if cluster.joins() { 1 } else { cluster.ranks };
+    Arc::new(ControlLink::new(cluster.rank, ranks, Arc::clone(&cluster.control)))
 }
 
 /// What rank 0 serves the others with.
@@ -95,13 +111,14 @@ pub(super) struct FirstRank {
 
 /// All vCPUs of the machine, each with a handle on this rank, and the way to all of them.
 pub(super) struct Everyone<'a> {
+    pub(super) topology: &'a Topology,
     pub(super) router: &'a Arc<Router>,
     pub(super) handles: &'a [VcpuHandle],
 }
 
 impl Everyone<'_> {
-    fn residents(&self, link: &ControlLink) -> Residents {
-        Residents::new(link, Arc::clone(self.router), self.handles.to_vec())
+    fn residents(&self, link: &ControlLink, vitals: &Vitals) -> Residents {
+        Residents::new(link, Arc::clone(self.router), self.handles.to_vec(), vitals.clone())
     }
 }
 
@@ -114,23 +131,32 @@ pub(super) fn start_first(
     events: &Sender<Event>,
 ) -> Result<Ranks, MachineError> {
     let FirstRank { devices, clock, link } = first;
-    let (mut servers, mut threads) = (Vec::new(), Vec::new());
+    let (mut servers, mut threads) = (BTreeMap::new(), Vec::new());
     // Any rank may have all vCPUs.
     let vcpus = everyone.handles.len();
     for rank in link.others() {
         let (server, thread) =
             Server::start(rank, vcpus, Arc::clone(&devices), Arc::clone(&link)).map_err(MachineError::Thread)?;
-        servers.push(server);
+        servers.insert(rank, server);
         threads.push(thread);
     }
-    let owners = Owners::new(link.ranks(), u32::try_from(vcpus).unwrap_or(u32::MAX));
-    let first = First::new(devices, servers, owners, clock, boot_id(), base.notes.clone());
-    let control =
-        spawn(Arc::clone(&link), everyone.residents(&link), Side::First(Box::new(first)), note_box, told(events));
+    let cluster = &base.cluster;
+    let owners = Owners::new(cluster.ranks, u32::try_from(vcpus).unwrap_or(u32::MAX));
+    let nodes = everyone.topology.ids().map(|vcpu| rank_of(everyone.topology, vcpu)).collect();
+    let seats = Seats::new(cluster.ranks, cluster.seats);
+    let elastic = Elastic::new(seats, cluster.placement, nodes, &cluster.processors);
+    let first = First::new(devices, servers, (owners, elastic), clock, boot_id(), base.notes.clone());
+    let control = spawn(
+        Arc::clone(&link),
+        everyone.residents(&link, &base.vitals),
+        Side::First(Box::new(first)),
+        note_box,
+        told(events),
+    );
     // The control thread is waited for before the servers, which end with it.
     threads.insert(0, control.map_err(MachineError::Thread)?);
     let (applied, statistics) = (Arc::default(), StatisticsSource::default());
-    Ok(Ranks { base, link, forwarder: None, statistics, applied, threads })
+    Ok(Ranks { base, link, forwarder: None, statistics, applied, leaver: Leaver::default(), threads })
 }
 
 /// Starts another rank's side; what its first measurement of rank 0's clock gives comes later.
@@ -146,12 +172,14 @@ pub(super) fn start_member(
     let (first_measured, measured) = channel();
     let source = statistics.clone();
     let (set, roll) = (Arc::clone(&applied), base.cluster.roll.clone());
-    let member = Member::new(Arc::clone(forwarder), source, boot_id(), first_measured, set, roll);
+    let leaver = base.engine.leaver();
+    let leaves = (leaver.clone(), base.notes.clone());
+    let member = Member::new(Arc::clone(forwarder), source, boot_id(), first_measured, set, roll, leaves);
     let side = Side::Member(Box::new(member));
-    let control = spawn(Arc::clone(&link), everyone.residents(&link), side, note_box, told(events));
+    let control = spawn(Arc::clone(&link), everyone.residents(&link, &base.vitals), side, note_box, told(events));
     let threads = vec![control.map_err(MachineError::Thread)?];
     let forwarder = Some(Arc::clone(forwarder));
-    Ok((Ranks { base, link, forwarder, statistics, applied, threads }, measured))
+    Ok((Ranks { base, link, forwarder, statistics, applied, leaver, threads }, measured))
 }
 
 /// Spreads guest memory over the ranks. What ends that is told to the control thread.
@@ -161,8 +189,9 @@ pub(super) fn spread_memory(
     (topology, memory): (&Topology, u64),
     handles: &[VcpuHandle],
     notes: &ControlNotes,
+    vitals: &Vitals,
 ) -> Result<Engine, MachineError> {
-    let (rank, ranks) = (cluster.rank, cluster.ranks);
+    let (rank, ranks) = (cluster.rank, cluster.seats.max(cluster.ranks));
     let segments = node_ranges(memory, topology.nodes()).into_iter().map(|(_, len, node)| {
         // What is too much for these numbers is refused as such.
         (u32::try_from(len / PAGE_SIZE).unwrap_or(u32::MAX), Rank(u16::try_from(node).unwrap_or(u16::MAX)))
@@ -172,7 +201,7 @@ pub(super) fn spread_memory(
         ranks,
         homes: HomeMap::new(segments)?,
         shards: u16::try_from(cluster.coherence.len()).unwrap_or(u16::MAX),
-        memory: cluster.memory.clone(),
+        memory: MemorySettings { vitals: vitals.clone(), ..cluster.memory.clone() },
         processors: u32::try_from(handles.len()).unwrap_or(u32::MAX),
         sampler: Some(Arc::new(VcpuSampler::new(handles))),
     };
@@ -182,6 +211,23 @@ pub(super) fn spread_memory(
         notes.tell(Note::Lost(lost, reason));
     };
     Ok(Engine::start(ram, config, cluster.coherence.clone(), Arc::new(events))?)
+}
+
+/// Starts relaxed memory in this region with the other ranks. What ends that is told to the control thread.
+pub(super) fn spread_relaxed(
+    cluster: &mut Cluster,
+    region: (GuestAddress, u64),
+    topology: &Topology,
+    handles: &[VcpuHandle],
+    notes: &ControlNotes,
+) -> Result<Option<SpreadMemory>, MachineError> {
+    let (rank, ranks) = (cluster.rank, cluster.ranks);
+    let Some(share) = cluster.relaxed.take() else { return Err(MachineError::RelaxedRanks) };
+    let place = |handle: &VcpuHandle| (handle.clone(), rank_of(topology, handle.id()) == rank);
+    let notes = notes.clone();
+    let ended = move |lost, reason| notes.tell(Note::Lost(lost, reason));
+    let vcpus = handles.iter().map(place).collect();
+    Ok(Some(SpreadMemory::start(share, (rank, ranks), region, vcpus, ended)?))
 }
 
 /// Which rank is lost when this rank's memory ends so, and why.
@@ -242,6 +288,11 @@ impl Ranks {
         self.base.engine.processors()
     }
 
+    /// Where guest programs ring for relaxed memory.
+    pub(super) fn doorbell(&self) -> Option<Arc<Doorbell>> {
+        self.base.relaxed.as_ref().map(SpreadMemory::doorbell)
+    }
+
     /// A window on memory for a device.
     pub(super) fn device_memory(&self) -> DeviceMemory {
         self.base.engine.device_memory()
@@ -251,6 +302,9 @@ impl Ranks {
     /// have been told to stop.
     pub(super) fn stop_waiting(&mut self) {
         self.base.engine.stop();
+        if let Some(relaxed) = &mut self.base.relaxed {
+            relaxed.stop();
+        }
         if let Some(forwarder) = &self.forwarder {
             forwarder.close();
         }
@@ -269,9 +323,24 @@ impl Ranks {
         self.base.notes.clone()
     }
 
-    /// Number of ranks.
-    pub(super) fn ranks(&self) -> u16 {
-        self.link.ranks()
+    /// On a rank that joins: tells rank 0 that it has set itself up.
+    pub(super) fn ready(&self) {
+        self.link.send(DEVICE_RANK, &Control::Ready, &[]);
+    }
+
+    /// On another rank than 0: asks rank 0 to let it leave.
+    pub(super) fn leave(&self) {
+        self.link.send(DEVICE_RANK, &Control::Leave, &[]);
+    }
+
+    /// On a rank that leaves, once no vCPU is there any more: pages of others that still are.
+    pub(super) fn pages_left(&self) -> u32 {
+        self.leaver.pages()
+    }
+
+    /// What tells rank 0 whom this rank has met.
+    pub(super) fn greeter(&self) -> Greeter {
+        Greeter { link: Arc::clone(&self.link), notes: self.base.notes.clone() }
     }
 
     /// On other ranks: what rank 0 is told when it gathers.
@@ -287,6 +356,7 @@ impl Ranks {
             link: Arc::clone(&self.link),
             applied: Arc::clone(&self.applied),
             samples: Arc::clone(&self.base.samples),
+            doorbell: self.doorbell(),
         }
     }
 }
@@ -299,9 +369,20 @@ pub(super) struct Counted {
     link: Arc<ControlLink>,
     applied: Arc<Mutex<AppliedClock>>,
     samples: Arc<Samples>,
+    doorbell: Option<Arc<Doorbell>>,
 }
 
 impl Counted {
+    /// What takes note of whom this rank has met.
+    pub(super) fn greeter(&self, notes: &ControlNotes) -> Greeter {
+        Greeter { link: Arc::clone(&self.link), notes: notes.clone() }
+    }
+
+    /// Whether the machine has relaxed memory.
+    pub(super) fn has_relaxed(&self) -> bool {
+        self.doorbell.is_some()
+    }
+
     /// All of it now.
     pub(super) fn stats(&self) -> RankStats {
         let clock = self.applied.lock().unwrap_or_else(PoisonError::into_inner).stats;
@@ -309,6 +390,7 @@ impl Counted {
         RankStats {
             rank: self.link.rank().0,
             memory: self.memory.stats(),
+            relaxed: self.doorbell.as_deref().map(Doorbell::stats),
             hold_nanoseconds: u64::try_from(self.hold.as_nanos()).unwrap_or(u64::MAX),
             control_sent: self.link.sent(),
             clock,
@@ -318,12 +400,32 @@ impl Counted {
     }
 }
 
-/// What all other ranks of so many say they have counted, as far as it comes in time.
-pub(super) fn gather(notes: &ControlNotes, ranks: u16, limit: Duration) -> Vec<(Rank, Vec<u8>)> {
+/// Tells rank 0, from any thread, that this rank can send to one that joins.
+#[derive(Clone, Debug)]
+pub struct Greeter {
+    link: Arc<ControlLink>,
+    notes: ControlNotes,
+}
+
+impl Greeter {
+    /// All channels to this rank are connected.
+    pub fn met(&self, rank: u16) {
+        let rank = Rank(rank);
+        if self.link.rank() == DEVICE_RANK {
+            self.notes.tell(Note::Met(rank));
+        } else {
+            self.link.send(DEVICE_RANK, &Control::Met { rank }, &[]);
+        }
+    }
+}
+
+/// What all other ranks say they have counted, as far as it comes in time.
+pub(super) fn gather(notes: &ControlNotes, counted: &Counted, limit: Duration) -> Vec<(Rank, Vec<u8>)> {
     let until = Instant::now() + limit;
+    let others = counted.link.others().count();
     let (sender, answers) = channel();
     notes.tell(Note::Gather(sender));
-    first_answers(&answers, usize::from(ranks.saturating_sub(1)), until)
+    first_answers(&answers, others, until)
 }
 
 /// The first answer of each rank, until so many have answered or the time is over, by rank.

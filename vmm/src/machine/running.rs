@@ -9,7 +9,7 @@ use kvm_ioctls::VmFd;
 use serde::Serialize;
 
 use super::controller::{self, Controller, Pausing};
-use super::ranks::{RankStats, Ranks};
+use super::ranks::{Greeter, RankStats, Ranks};
 use crate::apic::IoApic;
 use crate::clock::GuestClock;
 use crate::cluster::{ClusterEvent, VcpuFailure};
@@ -58,6 +58,8 @@ pub enum StopReason {
         /// The status it gave.
         status: i32,
     },
+    /// On a rank that leaves: it has left, and the machine goes on without it.
+    Left,
     /// A [`Stopper`] was used.
     Stopped,
 }
@@ -149,6 +151,7 @@ impl Running {
             }
             Ok(Event::Cluster(ClusterEvent::Lost(rank, reason))) => Some(StopReason::RankLost { rank: rank.0, reason }),
             Ok(Event::Cluster(ClusterEvent::Ended(status))) => Some(StopReason::Ended { status }),
+            Ok(Event::Cluster(ClusterEvent::Left)) => Some(StopReason::Left),
             Ok(Event::Vcpu(_, End::Stopped) | Event::Stop) => Some(StopReason::Stopped),
             // This end holds a sender, so the channel cannot be disconnected.
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
@@ -165,9 +168,36 @@ impl Running {
     #[must_use]
     pub fn controller(&self) -> Option<Controller> {
         let Parts { topology, handles, ranks, platform, .. } = &self.parts;
-        let ranks = ranks.as_ref().map(|ranks| (ranks.notes(), ranks.counted(), ranks.ranks()));
+        let ranks = ranks.as_ref().map(|ranks| (ranks.notes(), ranks.counted()));
         let is_first = matches!(platform.io, Io::Here(_));
         is_first.then(|| Controller::new(*topology, handles.clone(), ranks, Arc::clone(&self.pausing), self.stopper()))
+    }
+
+    /// On a rank that joins: tells rank 0 that it has set itself up, and takes part as soon as rank 0 says so.
+    pub fn ready(&self) {
+        if let Some(ranks) = self.ranks() {
+            ranks.ready();
+        }
+    }
+
+    /// On a rank that has joined: asks rank 0 to let it leave. [`StopReason::Left`] says when it has. Asking twice is the same as once.
+    pub fn leave(&self) {
+        if let Some(ranks) = self.ranks() {
+            ranks.leave();
+        }
+    }
+
+    /// What a rank that leaves still has: the vCPUs that are here, and once there is none, how many pages of other ranks.
+    #[must_use]
+    pub fn remains(&self) -> (Vec<u32>, u32) {
+        let here = self.parts.handles.iter().filter(|handle| handle.is_here()).map(|handle| handle.id().0).collect();
+        (here, self.ranks().map_or(0, Ranks::pages_left))
+    }
+
+    /// What tells rank 0 that this rank is connected with one that joins; nothing where there are no other ranks.
+    #[must_use]
+    pub fn greeter(&self) -> Option<Greeter> {
+        self.ranks().map(Ranks::greeter)
     }
 
     /// On rank 0 of several: tells the others that the machine has ended with this status, and waits a little until all

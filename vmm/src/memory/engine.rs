@@ -13,6 +13,7 @@
 //! - `windows`: what this rank shows the others, to be read without its threads.
 //! - `awaited`: what shards tell each other.
 //! - `processors`: whether any of the rank's executes anything.
+//! - `leaving`: giving all pages of others up; `vitals`: whose loss is the memory's.
 //! - `stats`, `latency`, `hot`: what is counted; `calibrate`: the minimum hold time; `binding`: where the threads run; `caches`: how
 //!   much each keeps.
 
@@ -44,6 +45,7 @@ mod hand_over;
 mod holds;
 mod hot;
 mod latency;
+mod leaving;
 pub(super) mod mailbox;
 mod outgoing;
 mod processors;
@@ -51,6 +53,7 @@ mod service;
 mod stats;
 pub(super) mod uffd;
 mod view;
+mod vitals;
 mod windows;
 mod zero;
 
@@ -64,9 +67,11 @@ pub use hand_over::MoveError;
 pub(super) use holds::{Holds, Lease};
 pub use hot::HotPage;
 pub use latency::Latencies;
+pub(crate) use leaving::Leaver;
 pub use processors::Processors;
 pub use stats::{Count, EngineCounters, EngineStats, HOTTEST, Traffic, Waits};
 pub use view::ViewError;
+pub use vitals::Vitals;
 pub use windows::{window_slots, windows};
 
 /// Guest memory at work. Dropping it stops it.
@@ -155,6 +160,7 @@ impl Engine {
                 mailbox: Arc::clone(mailbox),
                 recorder,
                 shared: shared.clone(),
+                vitals: memory.vitals.clone(),
                 processors: Arc::clone(&processors),
                 sampling: memory.sample_every.zip(config.sampler.clone()),
                 spin: memory.spin,
@@ -200,6 +206,11 @@ impl Engine {
     #[must_use]
     pub fn hold(&self) -> Duration {
         self.hold
+    }
+
+    /// What has it give up all pages of others.
+    pub(crate) fn leaver(&self) -> Leaver {
+        Leaver::new(self.mailboxes.clone())
     }
 
     /// Ends its work. Threads that wait for pages go on, and see zeros where pages were not here: whoever runs guest code

@@ -4,7 +4,7 @@
 //! thread of the rank's answers, which also does their synchronisation and owns the protocol's node and the transport. docs/relaxed-memory.md tells
 //! what programs may rely on.
 //!
-//! - [`member`]: what threads do; `command`: how they ask for it.
+//! - [`member`]: what threads do; `command`: how they ask for it; [`meeting`]: how some of them meet, and what ranks say to each other for that.
 //! - `service`: the thread that serves; `operations`: what it has under way at other ranks.
 //! - `maps`: the memory; `places`: which page is where; `streams`: who goes through it page by page.
 
@@ -25,14 +25,15 @@ use vincs_coherence::transport::{MAX_BODY, Segment, Transport};
 use super::engine::ViewError;
 use super::engine::mailbox::{Mailbox, Waiter, locked};
 use super::engine::uffd::Faults;
-use command::Command;
+use command::{Asker, Command};
 use maps::{Copies, Mapping, OwnSegment};
 use operations::Operations;
 use places::Span;
 use service::{Parts, Service};
 
-mod command;
+pub(in crate::memory) mod command;
 mod maps;
+pub mod meeting;
 pub mod member;
 mod operations;
 mod places;
@@ -67,6 +68,8 @@ pub struct Settings {
     pub read_ahead: u16,
     /// How long the thread that serves looks for work before it sleeps.
     pub spin: Duration,
+    /// Whether threads that have not joined may touch arrays. Those that run a virtual machine do.
+    pub open: bool,
 }
 
 impl Settings {
@@ -82,6 +85,7 @@ impl Settings {
             cache_pages: None,
             read_ahead: READ_AHEAD,
             spin: SPIN,
+            open: false,
         }
     }
 }
@@ -176,6 +180,14 @@ pub enum JoinError {
     /// Another one is, or was.
     #[error("thread {0} has joined already")]
     Taken(u16),
+    /// The calling thread is one already.
+    #[error("the thread that joins as thread {thread} is thread {before} already")]
+    Twice {
+        /// As which it joins.
+        thread: u16,
+        /// As which it has joined.
+        before: u16,
+    },
     /// The memory was stopped.
     #[error("relaxed memory is not served any more")]
     Ended,
@@ -227,8 +239,8 @@ pub struct Statistics {
     pub synchronising: u64,
 }
 
-/// Relaxed memory before there are connections: other ranks reach its [`Self::segment`] by them.
-#[derive(Debug)]
+/// Relaxed memory before there are connections: other ranks reach its [`Self::segment`] by them. Clones are the same memory, of which one is started.
+#[derive(Clone, Debug)]
 pub struct Prepared {
     settings: Settings,
     node: Node,
@@ -327,26 +339,41 @@ impl Memory {
     /// # Errors
     /// [`ArrayError`] naming what does not fit or cannot be had.
     pub fn array(&self, parts: &[u32]) -> Result<Array, ArrayError> {
-        let Settings { rank, pages, team, .. } = &self.settings;
-        if parts.len() != team.len() {
-            return Err(ArrayError::Ranks { given: parts.len(), ranks: team.len() });
+        let ranks = self.settings.team.len();
+        if parts.len() != ranks {
+            return Err(ArrayError::Ranks { given: parts.len(), ranks });
         }
+        let parts: Vec<(Rank, u32)> = (0..).map(Rank).zip(parts.iter().copied()).collect();
+        self.array_of(&parts)
+    }
+
+    /// An array of parts, each so many pages at a rank.
+    ///
+    /// # Errors
+    /// [`ArrayError`] naming what does not fit or cannot be had.
+    pub fn array_of(&self, parts: &[(Rank, u32)]) -> Result<Array, ArrayError> {
+        let Settings { rank, pages, team, .. } = &self.settings;
         let mut used = locked(&self.used);
-        for ((rank, used), wanted) in (0..).zip(used.iter()).zip(parts) {
-            if used.checked_add(*wanted).is_none_or(|end| end > *pages) {
-                return Err(ArrayError::NoRoom { wanted: *wanted, rank, pages: *pages });
-            }
+        let mut after = used.clone();
+        let mut placed = Vec::new();
+        for (home, wanted) in parts {
+            let Some(next) = after.get_mut(usize::from(home.0)) else {
+                return Err(ArrayError::Ranks { given: usize::from(home.0) + 1, ranks: team.len() });
+            };
+            let end = next.checked_add(*wanted).filter(|end| end <= pages);
+            let no_room = ArrayError::NoRoom { wanted: *wanted, rank: home.0, pages: *pages };
+            placed.push((*home, *next, *wanted));
+            *next = end.ok_or(no_room)?;
         }
         // Whatever fails here from now on, the other ranks have taken these pages.
-        let firsts: Vec<u32> = used.iter().copied().collect();
-        used.iter_mut().zip(parts).for_each(|(used, wanted)| *used += wanted);
-        let bytes = parts.iter().map(|pages| *pages as usize * PAGE_BYTES).sum();
+        *used = after;
+        let bytes = parts.iter().map(|(_, pages)| *pages as usize * PAGE_BYTES).sum();
         let mapping = Mapping::reserve(usize::max(bytes, PAGE_BYTES)).map_err(ArrayError::Map)?;
         let (mut at, mut spans) = (0, Vec::new());
-        for ((home, own), count) in (0..).map(Rank).zip(firsts).zip(parts).filter(|(_, count)| **count > 0) {
+        for (home, own, count) in placed.into_iter().filter(|(_, _, count)| *count > 0) {
             // It fits: all pages of all ranks can be numbered.
             let first = Page(u32::from(home.0) * pages + own);
-            let span = Span { first, count: *count, address: mapping.address() + at, here: home == *rank };
+            let span = Span { first, count, address: mapping.address() + at, here: home == *rank };
             let (file, offset) = if span.here {
                 // The first of a segment are its rank's own pages, in order.
                 (self.maps.segment.file(), u64::from(own) * PAGE_BYTES as u64)
@@ -376,6 +403,11 @@ impl Memory {
         self.array(&blocks(pages, self.settings.team.len()))
     }
 
+    /// Asks for threads that wait in ways of their own.
+    pub(in crate::memory) fn asker(&self) -> Asker {
+        Asker(Arc::clone(&self.mailbox))
+    }
+
     /// Makes the calling thread one of this rank's, by its number.
     ///
     /// # Errors
@@ -395,10 +427,8 @@ impl Memory {
     /// What has been counted so far; nothing once the memory was stopped.
     #[must_use]
     pub fn statistics(&self) -> Option<Statistics> {
-        let waiter = Arc::new(Waiter::default());
-        self.mailbox.push(Command::Count(Arc::clone(&waiter)));
         let synchronising = self.synchronising.load(Ordering::Relaxed);
-        waiter.wait().map(|statistics| Statistics { synchronising, ..statistics })
+        self.asker().statistics().map(|statistics| Statistics { synchronising, ..statistics })
     }
 
     /// Waits until all ranks have called this, or are lost: until then this rank serves the others. Nobody touches an array from here on. For the end of a program;

@@ -3,14 +3,22 @@
 //! To the guest's kernel it is persistent memory that firmware reports in the NFIT: nothing of it goes to the kernel's allocator. A block
 //! at its start ([`info_block`]) claims the rest for a character device, so that nobody in the guest has to configure one. The kernel
 //! reads that block and writes nothing here: its own records of these pages are in RAM.
+//!
+//! - [`RelaxedMemory`]: that of a machine of one rank;
+//! - [`spread`](prepare): that of one of several; `doorbell` and [`commands`]: how its programs synchronise.
 
+pub mod commands;
+pub(crate) mod doorbell;
 mod info_block;
+pub(crate) mod spread;
 
 use std::sync::Arc;
 
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
 use super::ram::{RamError, memory_file};
+pub use doorbell::Rings;
+pub use spread::{RelaxedShare, RelaxedStats, SpreadError, prepare};
 
 /// The relaxed memory of a machine of one rank: a memfd of its own, a guest mapping for KVM and an alias mapping for devices.
 #[derive(Debug)]

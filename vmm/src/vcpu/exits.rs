@@ -19,6 +19,8 @@ pub(super) enum Exit {
     Served,
     /// Nothing; KVM finishes the instruction at the next entry, with the device's answer.
     Answered,
+    /// A guest program has rung the doorbell of relaxed memory with this; KVM finishes the instruction at the next entry.
+    Rung(u32),
     /// The machine ends: the access will have no answer.
     Abandoned,
     /// A signal ended the entry.
@@ -41,9 +43,10 @@ pub(super) enum Exit {
 pub(super) fn serve(
     exit: Result<VcpuExit<'_>, kvm_ioctls::Error>,
     vcpu: VcpuId,
-    io: &Io,
+    platform: &Platform,
     stats: &VcpuStats,
 ) -> Result<Exit, KvmError> {
+    let io = &platform.io;
     Ok(match exit {
         Ok(VcpuExit::IoIn(port, data)) => {
             count(&stats.port_io);
@@ -55,10 +58,19 @@ pub(super) fn serve(
         }
         Ok(VcpuExit::MmioRead(address, data)) => {
             count(&stats.mmio);
+            if let Some(doorbell) = platform.doorbell_at(address) {
+                let answer = doorbell.read().to_le_bytes();
+                data.iter_mut().zip(answer).for_each(|(to, byte)| *to = byte);
+                return Ok(Exit::Answered);
+            }
             read(io, vcpu, Place::Memory(address), data, stats)
         }
         Ok(VcpuExit::MmioWrite(address, data)) => {
             count(&stats.mmio);
+            if platform.doorbell_at(address).is_some() {
+                // What is not a number is no slot's.
+                return Ok(Exit::Rung(data.first_chunk().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))));
+            }
             write(io, vcpu, Place::Memory(address), data, stats)
         }
         Ok(VcpuExit::X86Rdmsr(exit)) => Exit::ReadMsr(exit.index),

@@ -13,7 +13,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::exits::{self, Exit};
 use super::handle::{Command, VcpuShared};
-use super::kick::{KickTimer, drain_signal, kick_signal};
+use super::kick::{KickTimer, KickWaker, drain_signal, kick_signal};
 use super::pace::Pace;
 use super::state::{Activity, MSR_TSC, StateShape, VcpuState, read_msr};
 use super::stats::count;
@@ -22,6 +22,7 @@ use crate::clock::GuestClock;
 use crate::cluster::{Devices, Forwarder};
 use crate::kvm::{self, KvmError};
 use crate::memory::engine::Processors;
+use crate::memory::relaxed::doorbell::Doorbell;
 use crate::topology::VcpuId;
 
 /// What all vCPUs of the machine share.
@@ -31,6 +32,15 @@ pub(crate) struct Platform {
     pub(crate) router: Arc<Router>,
     /// Where this rank's vCPUs tell that they sleep, if some of the memory is on other ranks.
     pub(crate) spread: Option<Arc<Processors>>,
+    /// Where guest programs ring for relaxed memory, if ranks share some.
+    pub(crate) doorbell: Option<Arc<Doorbell>>,
+}
+
+impl Platform {
+    /// The doorbell, if it is at this guest-physical address.
+    pub(super) fn doorbell_at(&self, address: u64) -> Option<&Doorbell> {
+        self.doorbell.as_deref().filter(|doorbell| doorbell.is_at(address))
+    }
 }
 
 /// Where the machine's devices are.
@@ -118,6 +128,9 @@ enum Step {
 
 /// Most device accesses one instruction may ask for. KVM itself interrupts a repeated string instruction after 1024.
 const MAX_EXITS_OF_AN_INSTRUCTION: usize = 4096;
+
+/// Longest time that a vCPU waits for a guest program's command in one exit, with interrupts and timer sooner.
+const LONGEST_RING: Duration = Duration::from_millis(100);
 
 impl Runner {
     fn new(vcpu: Vcpu, reset: ResetState, platform: Arc<Platform>) -> Result<Self, String> {
@@ -281,7 +294,7 @@ impl Runner {
         count(&self.shared.stats.entries);
         let VcpuShared { kick, mailbox, stats, .. } = &self.shared;
         let Some(exit) = kick.in_guest(|| !mailbox.is_empty(), || self.fd.run()) else { return Ok(Step::Continue) };
-        let exit = exits::serve(exit, self.id, &self.platform.io, stats)?;
+        let exit = exits::serve(exit, self.id, &self.platform, stats)?;
         let step = self.answer(exit);
         let kicked = matches!(step, Step::Kicked);
         self.shared.sample.look(kicked, || self.fd.get_regs().ok().map(|registers| registers.rip));
@@ -301,9 +314,13 @@ impl Runner {
         if cr8 != self.apic.cr8() {
             self.apic.set_cr8(cr8);
         }
-        self.unfinished = matches!(exit, Exit::Answered | Exit::ReadMsr(_) | Exit::WriteMsr(..));
+        self.unfinished = matches!(exit, Exit::Answered | Exit::Rung(_) | Exit::ReadMsr(_) | Exit::WriteMsr(..));
         match exit {
             Exit::Served | Exit::Answered => Step::Continue,
+            Exit::Rung(slot) => {
+                self.ring(slot);
+                Step::Continue
+            }
             Exit::Abandoned => Step::End(End::Stopped),
             Exit::Kicked => Step::Kicked,
             Exit::ReadMsr(index) => {
@@ -327,13 +344,26 @@ impl Runner {
         }
     }
 
+    /// Begins a guest program's command, and waits until it has ended or the vCPU has something else to do; then the program rings again.
+    fn ring(&self, slot: u32) {
+        let Some(doorbell) = &self.platform.doorbell else { return };
+        let waker = Arc::new(KickWaker(Arc::clone(&self.shared.kick)));
+        if !doorbell.ring(slot, waker) {
+            return;
+        }
+        let timer = self.apic.timer_expiry().map(|tick| self.clock.until(tick).max(self.pace.wait_asleep()));
+        let limit = timer.map_or(LONGEST_RING, |timer| timer.min(LONGEST_RING));
+        self.rest(|| !self.shared.mailbox.is_empty() || !doorbell.is_under_way(slot), Some(limit));
+        doorbell.stop_waiting(slot);
+    }
+
     /// Finishes the instruction whose exit was answered, without executing another: KVM does so on entry. An
     /// instruction may ask for more than one device access, so this goes on until KVM has nothing left to ask.
     fn complete_exit(&mut self) -> Result<(), KvmError> {
         for _ in 0..MAX_EXITS_OF_AN_INSTRUCTION {
             let run = self.fd.get_kvm_run();
             (run.cr8, run.immediate_exit) = (self.apic.cr8(), 1);
-            let exit = exits::serve(self.fd.run(), self.id, &self.platform.io, &self.shared.stats);
+            let exit = exits::serve(self.fd.run(), self.id, &self.platform, &self.shared.stats);
             self.fd.set_kvm_immediate_exit(0);
             match self.answer(exit?) {
                 Step::Continue => {}

@@ -1,5 +1,6 @@
 //! What a program must not do, and what its driver must not.
 
+use crate::hlrc::action::Failure;
 use crate::hlrc::config::MAX_LOCKS;
 
 /// Why a thread cannot ask for anything.
@@ -25,6 +26,33 @@ pub enum FaultError {
     /// There is no such page.
     #[error("page {0} is not relaxed memory")]
     NoPage(u32),
+}
+
+/// Why a page that is touched does not come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TouchError {
+    /// There is no such page.
+    #[error("page {0} is not relaxed memory")]
+    NoPage(u32),
+    /// Nothing goes on any more.
+    #[error(transparent)]
+    Failed(Failure),
+}
+
+/// Why a clock is not seen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SeeError {
+    /// The thread.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
+    /// It is another machine's.
+    #[error("a clock of {given} ranks in a machine of {ranks}")]
+    Clock {
+        /// Ranks that it has.
+        given: usize,
+        /// Ranks that there are.
+        ranks: usize,
+    },
 }
 
 /// Why a lock is not to be had.

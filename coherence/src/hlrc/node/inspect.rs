@@ -1,11 +1,12 @@
 //! What simulations and drivers may see of a node.
 
+use crate::hlrc::ThreadId;
 use crate::hlrc::action::Failure;
 use crate::hlrc::clock::Clock;
 use crate::id::{Access, Page, Rank};
 
-use super::Node;
 use super::claim::Claim;
+use super::{Node, ThreadError};
 
 /// What a rank has of a page.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,6 +38,12 @@ impl Node {
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Whether a thread waits for something.
+    #[must_use]
+    pub fn waits(&self, thread: ThreadId) -> bool {
+        matches!(self.check_thread(thread), Err(ThreadError::Busy(_)))
     }
 
     /// Whether nothing is under way and nobody waits.

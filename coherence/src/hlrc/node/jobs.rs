@@ -18,6 +18,8 @@ pub(super) enum Then {
     Lock(LockId),
     /// All threads.
     Barrier,
+    /// The one that was told of a clock.
+    Thread(ThreadId),
 }
 
 /// A job.
@@ -27,6 +29,8 @@ pub(super) enum Job {
     Release(ThreadId, LockId),
     /// The same for a thread that has ended.
     Abandon(LockId),
+    /// End the interval, for a thread that will tell others itself.
+    Publish(ThreadId),
     /// End the interval, then meet the other ranks.
     Meet,
     /// Take over all that this clock covers.
@@ -125,7 +129,7 @@ impl Node {
                 self.jobs.current = Some(current);
                 return self.read_notices(&clock);
             }
-            Job::Release(..) | Job::Abandon(_) | Job::Meet => {
+            Job::Release(..) | Job::Abandon(_) | Job::Publish(_) | Job::Meet => {
                 current.changed = std::mem::take(&mut self.interval);
                 self.written.union(&self.written_here).copied().collect()
             }
@@ -190,6 +194,13 @@ impl Node {
                 self.end_interval(current.changed);
                 self.pass_on(lock);
             }
+            Job::Publish(thread) => {
+                self.end_interval(current.changed);
+                if !self.has_ended(thread) {
+                    self.published.insert(thread, self.clock.clone());
+                }
+                self.wake(thread, Outcome::Published);
+            }
             Job::Meet => {
                 self.end_interval(current.changed);
                 self.meet();
@@ -201,6 +212,7 @@ impl Node {
                 match then {
                     Then::Lock(lock) => self.hold(lock),
                     Then::Barrier => self.pass_barrier(),
+                    Then::Thread(thread) => self.wake(thread, Outcome::Seen),
                 }
             }
             Job::Relieve => {}

@@ -321,7 +321,8 @@ impl Node {
     }
 
     /// Locks that a thread holds.
-    pub(super) fn locks_of(&self, thread: ThreadId) -> Vec<LockId> {
+    #[must_use]
+    pub fn locks_of(&self, thread: ThreadId) -> Vec<LockId> {
         self.locks.iter().filter(|(_, lock)| lock.stage == Stage::Held(thread)).map(|(lock, _)| *lock).collect()
     }
 

@@ -6,7 +6,7 @@ use crate::id::{Access, Page};
 
 use super::claim::Claim;
 use super::threads::Thread;
-use super::{FaultError, Node, Pending};
+use super::{FaultError, Node, Pending, TouchError};
 
 /// Most pages looked at in vain to make room for one.
 pub const MAX_SCAN: usize = 64;
@@ -65,6 +65,31 @@ impl Node {
             self.work();
         }
         Ok(())
+    }
+
+    /// Somebody wants to read or write a page and cannot. Says whether that can be done now; otherwise it can when [`Action::Map`] tells of the page, for
+    /// reading, or [`Action::Allow`]. Nobody is woken by name: it is for drivers that wake all who wait for a page, whoever they are, and who touch it
+    /// again if it is not enough or is lost again. So it may be told twice, and of who has gone away.
+    ///
+    /// # Errors
+    /// [`TouchError`]; nothing has happened then.
+    pub fn handle_touch(&mut self, page: Page, access: Access) -> Result<bool, TouchError> {
+        if let Some(failure) = self.failure {
+            return Err(TouchError::Failed(failure));
+        }
+        if self.config.homes.home(page).is_none() {
+            return Err(TouchError::NoPage(page.0));
+        }
+        if Some(access) <= self.permitted(page) {
+            return Ok(true);
+        }
+        let copy = self.copy(page);
+        if !copy.waiting.iter().any(|(_, awaited)| *awaited >= access) {
+            copy.waiting.push((NOBODY, access));
+        }
+        self.go_on_with(page);
+        self.work();
+        Ok(false)
     }
 
     /// A thread will soon want to read or write a page. Nobody waits for it and is told of it. A page of another home is only got to be read; one homed here

@@ -17,6 +17,10 @@ pub(super) enum Thread {
     Acquiring,
     /// It waits until its lock is released.
     Releasing,
+    /// It waits until what its rank has written is home.
+    Publishing,
+    /// It waits until its rank has taken over what others have changed.
+    Seeing,
     /// It is at a barrier.
     AtBarrier,
     /// It has ended.
@@ -45,6 +49,7 @@ impl Node {
             Err(error) => return Err(error),
         }
         self.set_thread(thread, Thread::Ended);
+        self.published.remove(&thread);
         let mut ended = Ended::default();
         if self.failure.is_some() {
             return Ok(ended);

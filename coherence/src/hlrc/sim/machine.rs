@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::hlrc::action::{Action, Completion, Failure, OpId, Outcome};
-use crate::hlrc::node::Node;
+use crate::hlrc::clock::Clock;
+use crate::hlrc::node::{Node, TouchError};
 use crate::hlrc::{LockId, ThreadId};
 use crate::id::{Access, Page, Rank};
 use crate::sim::rng::Rng;
@@ -57,6 +58,8 @@ struct Thread {
     /// Since when it waits.
     waits: Option<u64>,
     ended: bool,
+    /// The page that it touches and nobody knows it to wait for.
+    touches: Option<Page>,
     /// Barriers that it has come to and passed.
     came: usize,
     reads: Vec<u64>,
@@ -75,6 +78,8 @@ pub struct Machine<'a> {
     reference: Reference,
     threads: Vec<Thread>,
     holders: BTreeMap<LockId, usize>,
+    /// Words that threads have told, with what has been published.
+    words: BTreeMap<u32, Clock>,
     told_abandoned: u64,
     trace: Trace,
 }
@@ -116,6 +121,7 @@ impl<'a> Machine<'a> {
                     at: 0,
                     waits: None,
                     ended: false,
+                    touches: None,
                     came: 0,
                     reads: Vec::new(),
                 });
@@ -132,6 +138,7 @@ impl<'a> Machine<'a> {
             reference: Reference::default(),
             threads,
             holders: BTreeMap::new(),
+            words: BTreeMap::new(),
             told_abandoned: 0,
             trace,
         };
@@ -206,6 +213,8 @@ impl<'a> Machine<'a> {
             }
             Event::Told(rank, lost) => {
                 self.site(rank).node.handle_lost(lost);
+                let touched: Vec<Page> = self.threads.iter().filter_map(|thread| thread.touches).collect();
+                touched.into_iter().for_each(|page| self.wake_all(rank, page));
                 self.execute(rank)
             }
         }
@@ -324,6 +333,9 @@ impl<'a> Machine<'a> {
 
     fn execute_one(&mut self, rank: Rank, action: Action, instead: Option<OpId>) -> Right {
         self.trace.note(self.now, || format!("rank {} does {action:?}", rank.0));
+        if let Action::Map { page } | Action::Allow { page } = action {
+            self.wake_all(rank, page);
+        }
         let site = &mut self.sites[usize::from(rank.0)];
         let effect = site.memory.execute(&mut self.segments, action);
         match effect.map_err(|what| Violation::new(Check::Memory, format!("rank {}: {what}", rank.0)))? {
@@ -361,7 +373,10 @@ impl<'a> Machine<'a> {
             Step::Read(variable) => self.access(index, variable, Access::Read, |value| value),
             Step::Write(variable, value) => self.access(index, variable, Access::Write, |_| value),
             Step::Add(variable) => self.access(index, variable, Access::Write, |value| value.wrapping_add(1)),
-            Step::Acquire(_) | Step::Release(_) | Step::Barrier | Step::Reduce(..) => self.synchronise(index, step),
+            Step::Acquire(_) | Step::Release(_) | Step::Tell(_) | Step::Barrier | Step::Reduce(..) => {
+                self.synchronise(index, step)
+            }
+            Step::Hear(word) => self.hear(index, word),
             Step::End => self.end(index),
         }
     }
@@ -370,9 +385,12 @@ impl<'a> Machine<'a> {
         let (rank, id) = (self.threads[index].rank, self.threads[index].id);
         let site = &mut self.sites[usize::from(rank.0)];
         if site.memory.access(variable.page) < Some(access) {
+            self.threads[index].waits.get_or_insert(self.now);
+            if self.scenario.hints && self.rng.one_in(2) {
+                return self.touch(index, variable.page, access);
+            }
             let asked = site.node.handle_fault(id, variable.page, access);
             asked.map_err(|error| Violation::new(Check::Protocol, error.to_string()))?;
-            self.threads[index].waits.get_or_insert(self.now);
             if self.scenario.hints && self.rng.one_in(2) {
                 let page = Page(self.rng.below_u32(self.scenario.homes.pages()));
                 let access = self.rng.pick(&[Access::Read, Access::Write]).unwrap_or(Access::Read);
@@ -398,6 +416,45 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// A thread wants a page without its name.
+    fn touch(&mut self, index: usize, page: Page, access: Access) -> Right {
+        let rank = self.threads[index].rank;
+        match self.site(rank).node.handle_touch(page, access) {
+            Ok(true) => self.after(5, Event::Step(index)),
+            Ok(false) => self.threads[index].touches = Some(page),
+            // It would have been told by name.
+            Err(TouchError::Failed(failure)) => return self.woken(index, Outcome::Failed(failure)),
+            Err(error @ TouchError::NoPage(_)) => return wrong(Check::Protocol, error.to_string()),
+        }
+        self.execute(rank)
+    }
+
+    /// Those that have touched a page try again.
+    fn wake_all(&mut self, rank: Rank, page: Page) {
+        for index in 0..self.threads.len() {
+            let thread = &mut self.threads[index];
+            if thread.rank == rank && thread.touches.take_if(|touched| *touched == page).is_some() {
+                self.after(5, Event::Step(index));
+            }
+        }
+    }
+
+    /// A thread waits for a word that another one tells.
+    fn hear(&mut self, index: usize, word: u32) -> Right {
+        let (rank, id) = (self.threads[index].rank, self.threads[index].id);
+        self.threads[index].waits.get_or_insert(self.now);
+        let Some(clock) = self.words.get(&word).cloned() else {
+            if let Some(failure) = self.site(rank).node.failure() {
+                return self.woken(index, Outcome::Failed(failure));
+            }
+            self.after(self.scenario.delay, Event::Step(index));
+            return Ok(());
+        };
+        let asked = self.site(rank).node.handle_see(id, clock);
+        asked.map_err(|error| Violation::new(Check::Protocol, format!("rank {}: {error}", rank.0)))?;
+        self.execute(rank)
+    }
+
     fn go_on(&mut self, index: usize) {
         self.threads[index].waits = None;
         self.threads[index].at += 1;
@@ -418,11 +475,12 @@ impl<'a> Machine<'a> {
                 self.threads[index].came += 1;
                 node.handle_barrier(id, members, Some((reduction, word))).map_err(|error| error.to_string())
             }
+            Step::Tell(_) => node.handle_publish(id).map_err(|error| error.to_string()),
             Step::Barrier => {
                 self.threads[index].came += 1;
                 node.handle_barrier(id, members, None).map_err(|error| error.to_string())
             }
-            Step::Read(_) | Step::Write(..) | Step::Add(_) | Step::End => Ok(()),
+            Step::Read(_) | Step::Write(..) | Step::Add(_) | Step::Hear(_) | Step::End => Ok(()),
         };
         asked.map_err(|error| Violation::new(Check::Protocol, format!("rank {}: {error}", rank.0)))?;
         self.threads[index].waits = Some(self.now);
@@ -472,7 +530,14 @@ impl<'a> Machine<'a> {
                     );
                 }
             }
-            (Outcome::Released, Some(Step::Release(_))) => {}
+            (Outcome::Released, Some(Step::Release(_))) | (Outcome::Seen, Some(Step::Hear(_))) => {}
+            (Outcome::Published, Some(Step::Tell(word))) => {
+                let (rank, id) = (self.threads[index].rank, self.threads[index].id);
+                let Some(clock) = self.site(rank).node.take_published(id) else {
+                    return wrong(Check::Protocol, "nothing is published");
+                };
+                self.words.insert(word, clock);
+            }
             (Outcome::Passed(result), Some(Step::Barrier | Step::Reduce(..))) => {
                 if let Some(Step::Reduce(_, _, expected)) = step
                     && result != Some(expected)

@@ -49,6 +49,10 @@ pub enum Step {
     Acquire(LockId),
     /// Gives it back.
     Release(LockId),
+    /// Publishes what its rank has written, and tells whoever waits for this word of it.
+    Tell(u32),
+    /// Waits for the word, and sees what has been published with it.
+    Hear(u32),
     /// Waits for all.
     Barrier,
     /// Waits for all; they give this, and get that.
@@ -88,11 +92,15 @@ pub fn random(rng: &mut Rng, team: &[u16], size: Size) -> Vec<Program> {
     let variables = variables(rng, size.pages);
     let mut programs = vec![Program::new(); ranks.len()];
     let mut living = vec![true; ranks.len()];
+    let mut words = 0;
     for _ in 0..size.phases {
         let roles: Vec<(Variable, Role)> =
             variables.iter().map(|variable| (*variable, role(rng, ranks.len(), size.locks))).collect();
         for (thread, program) in programs.iter_mut().enumerate().filter(|(thread, _)| living[*thread]) {
             phase(rng, thread, program, &roles, size.steps);
+        }
+        if rng.one_in(2) {
+            hand_on(rng, &living, &mut programs, &roles, &mut words);
         }
         if rng.one_in(4) {
             end_one(rng, &ranks, &mut living, &mut programs, size.locks);
@@ -168,6 +176,33 @@ fn critical_section(rng: &mut Rng, program: &mut Program, roles: &[(Variable, Ro
         program.push(Step::Release(second));
     }
     program.push(Step::Release(lock));
+}
+
+/// A thread tells another one of what it has written and is done with, which uses it too and may tell a third one of both.
+fn hand_on(rng: &mut Rng, living: &[bool], programs: &mut [Program], roles: &[(Variable, Role)], words: &mut u32) {
+    let mut threads: Vec<usize> = (0..living.len()).filter(|thread| living[*thread]).collect();
+    let mut known: Vec<Variable> = Vec::new();
+    let mut before = None;
+    for _ in 0..rng.between(2, 3) {
+        if threads.is_empty() {
+            return;
+        }
+        let thread = threads.swap_remove(rng.index(threads.len()));
+        if let Some(word) = before {
+            programs[thread].push(Step::Hear(word));
+            for _ in 0..rng.between(1, 3) {
+                if let Some(variable) = rng.pick(&known) {
+                    programs[thread].push(access(rng, variable));
+                }
+            }
+        }
+        let own =
+            |(variable, role): &(Variable, Role)| matches!(role, Role::Owned(by) if *by == thread).then_some(*variable);
+        known.extend(roles.iter().filter_map(own));
+        programs[thread].push(Step::Tell(*words));
+        before = Some(*words);
+        *words += 1;
+    }
 }
 
 /// A thread ends with a lock, if another one of its rank lives on. It has changed nothing under the lock, as nobody could say what of it is seen.

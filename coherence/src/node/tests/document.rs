@@ -55,6 +55,8 @@ fn message_name(message: &Message) -> &'static str {
         Message::Requests { .. } => "Requests",
         Message::Entries { .. } => "Entries",
         Message::Moved { .. } => "Moved",
+        Message::Leave => "Leave",
+        Message::LeaveAck => "LeaveAck",
     }
 }
 
@@ -65,7 +67,9 @@ fn event(message: &Message) -> (bool, String) {
         Message::Acquire { urgency: Urgency::Ahead, .. } => (true, format!("{name} Ahead")),
         Message::Acquire { access, .. } => (true, format!("{name} {access:?}")),
         Message::WriteBack { keep, .. } => (true, format!("{name} {keep:?}")),
-        Message::InvalidateAck { .. } | Message::HandOver { .. } | Message::Frozen { .. } => (true, name.to_owned()),
+        Message::InvalidateAck { .. } | Message::HandOver { .. } | Message::Frozen { .. } | Message::Leave => {
+            (true, name.to_owned())
+        }
         Message::Grant { access, .. } => (false, format!("{name} {access:?}")),
         Message::Refuse { .. }
         | Message::Invalidate { .. }
@@ -73,7 +77,8 @@ fn event(message: &Message) -> (bool, String) {
         | Message::Freeze { .. }
         | Message::Requests { .. }
         | Message::Entries { .. }
-        | Message::Moved { .. } => (false, name.to_owned()),
+        | Message::Moved { .. }
+        | Message::LeaveAck => (false, name.to_owned()),
     }
 }
 
@@ -179,7 +184,7 @@ fn messages_of_hand_overs() -> [Message; 6] {
         Message::Freeze { run, to, members },
         Message::Frozen { run },
         Message::Requests { page, is_begun: false, requests: Vec::new() },
-        Message::Entries { first: page, pages: Vec::new() },
+        Message::Entries { first: page, gone: RankSet::EMPTY, pages: Vec::new() },
         Message::Moved { run },
     ]
 }
@@ -188,6 +193,7 @@ fn messages_of_hand_overs() -> [Message; 6] {
 fn the_lists_of_messages_and_actions_are_those_of_the_code() {
     let mut all = messages(Page(0), Version(1));
     all.extend(messages_of_hand_overs());
+    all.extend([Message::Leave, Message::LeaveAck]);
     let sent: BTreeSet<_> = all.iter().map(message_name).collect();
     let written = column("message");
     assert_eq!(written.iter().map(String::as_str).collect::<BTreeSet<_>>(), sent);
@@ -246,6 +252,7 @@ fn the_limits_are_those_of_the_code() {
         ("SLOT_BYTES", crate::window::SLOT_BYTES as u64),
         ("MAX_HINTS", u64::from(crate::node::hints::MAX_HINTS)),
         ("MAX_WAIT", u64::from(crate::node::hints::MAX_WAIT)),
+        ("LEAVE_STEP", u64::from(crate::node::LEAVE_STEP)),
         ("MAX_SCAN", crate::node::eviction::MAX_SCAN as u64),
         ("MAX_PAGE_STATE", MAX_PAGE_STATE as u64),
     ];

@@ -2,9 +2,10 @@
 
 use super::machine::Machine;
 use super::machine::short::*;
+use crate::home::HomeMap;
 use crate::id::{Access, Page, Rank, RankSet, Version};
 use crate::message::{Content, Handed, HandedState, Message, Waiting};
-use crate::node::{Action, Body, HandOverError, MAX_HAND_OVER_PAGES, MAX_HAND_OVERS, Source};
+use crate::node::{Action, Body, HandOverError, Leave, MAX_HAND_OVER_PAGES, MAX_HAND_OVERS, Source};
 use Access::{Read, Write};
 
 fn freeze(first: u32, count: u16, to: u16, ranks: u16) -> Message {
@@ -24,7 +25,7 @@ fn entry(version: u64, state: HandedState, content: Content) -> Handed {
 }
 
 fn entries(first: u32, pages: &[Handed]) -> Message {
-    Message::Entries { first: Page(first), pages: pages.to_vec() }
+    Message::Entries { first: Page(first), gone: RankSet::EMPTY, pages: pages.to_vec() }
 }
 
 /// Rank 0 hands its two pages to rank 1: the first is its own, the second is shared with rank 1.
@@ -185,4 +186,82 @@ fn messages_that_do_not_belong_to_a_hand_over_are_refused() {
     refuse(&machine, 0, 1, &acquire(0, 1, Read));
     machine.run();
     machine.touch_and_run(2, 0, Read);
+}
+
+/// Ranks 0 and 1 are homes of two pages each, rank 2 of none.
+fn with_a_guest() -> Machine {
+    let homes = HomeMap::new([(2, Rank(0)), (2, Rank(1))]).expect("a home map");
+    Machine::new(3, 2, |config| config.homes = homes.clone())
+}
+
+/// Has rank 2 go on with leaving.
+fn leave(machine: &mut Machine) -> Leave {
+    let now = machine.now;
+    let progress = machine.nodes[2].handle_leave(now).expect("it is no home");
+    machine.apply(2);
+    progress
+}
+
+#[test]
+fn a_rank_that_is_to_leave_waits_for_the_end_of_hand_overs() {
+    let mut machine = with_a_guest();
+    machine.touch_and_run(2, 0, Write);
+    machine.hand_over(run(0, 1), 1);
+    assert!(machine.deliver(0, 2), "it is asked to freeze the page");
+    machine.log.clear();
+    assert_eq!(leave(&mut machine), Leave::Waits);
+    assert_eq!(machine.took(2), [], "it gives nothing up, and tells nobody");
+    machine.run();
+    while leave(&mut machine) != Leave::Left {
+        machine.run();
+    }
+    assert!(machine.nodes[1].has_left(Rank(2)), "the home that the page has now lets it go");
+}
+
+#[test]
+fn pages_do_not_begin_to_move_while_a_rank_leaves_nor_with_one_that_has_left() {
+    let mut machine = with_a_guest();
+    machine.touch_and_run(2, 0, Read);
+    let (now, all) = (machine.now, RankSet::below(3));
+    assert_eq!(leave(&mut machine), Leave::Waits, "it has given up what it has, and asks the homes");
+    let error = machine.nodes[2].handle_message(now, Rank(0), &freeze(0, 1, 1, 3)).expect_err("while it leaves");
+    assert!(error.what.contains("while a rank leaves"), "{error}");
+    // At a home that freezes pages.
+    let mut other = with_a_guest();
+    other.hand_over(run(0, 1), 1);
+    let error = other.nodes[0].handle_message(now, Rank(2), &Message::Leave).expect_err("while pages move");
+    assert!(error.what.contains("page 0, which is to move"), "{error}");
+    while leave(&mut machine) != Leave::Left {
+        machine.run();
+    }
+    let order = machine.nodes[0].handle_hand_over(now, run(0, 1), Rank(1), all);
+    assert_eq!(order, Err(HandOverError::Leaves(2)));
+    let order = Message::HandOver { run: run(2, 1), to: Rank(0), members: all };
+    assert!(machine.nodes[1].handle_message(now, Rank(0), &order).is_err());
+    assert_eq!(machine.nodes[0].handle_hand_over(now, run(0, 1), Rank(1), RankSet::below(2)), Ok(()));
+}
+
+/// A rank that was no home when another left is told of it with its first page.
+#[test]
+fn a_new_home_knows_who_has_left() {
+    let homes = HomeMap::new([(1, Rank(0))]).expect("a home map");
+    let mut machine = Machine::new(3, 1, |config| config.homes = homes.clone());
+    while leave(&mut machine) != Leave::Left {
+        machine.run();
+    }
+    assert!(!machine.nodes[1].has_left(Rank(2)));
+    let now = machine.now;
+    machine.moving.push(run(0, 1));
+    machine.nodes[0].handle_hand_over(now, run(0, 1), Rank(1), RankSet::below(2)).expect("a hand-over");
+    machine.apply(0);
+    let handed = entry(0, HandedState::Untouched, Content::Current);
+    let gone = |ranks| Message::Entries { first: Page(0), gone: ranks, pages: vec![handed] };
+    assert!(machine.deliver(0, 1));
+    for ranks in [RankSet::one(Rank(3)), RankSet::one(Rank(1)), RankSet::one(Rank(0))] {
+        assert!(machine.nodes[1].handle_message(now, Rank(0), &gone(ranks)).is_err(), "{ranks:?}");
+    }
+    machine.log.clear();
+    assert!(machine.deliver(1, 0));
+    assert_eq!(machine.took(0), [send(1, gone(RankSet::one(Rank(2))), Body::None)]);
+    assert!(machine.deliver(0, 1) && machine.nodes[1].has_left(Rank(2)));
 }

@@ -456,7 +456,9 @@ impl Machine {
             | Message::Requests { .. }
             | Message::Entries { .. }
             | Message::Moved { .. }
-            | Message::Recall { .. } => {}
+            | Message::Recall { .. }
+            | Message::Leave
+            | Message::LeaveAck => {}
         }
     }
 

@@ -168,7 +168,11 @@ pub(super) fn random_message(random: &mut Random) -> Message {
                 };
                 Handed { version: version(random), state, content }
             };
-            Message::Entries { first: page, pages: (0..run.count).map(|_| handed(random)).collect() }
+            Message::Entries {
+                first: page,
+                gone: RankSet::EMPTY,
+                pages: (0..run.count).map(|_| handed(random)).collect(),
+            }
         }
         _ => Message::Moved { run },
     }

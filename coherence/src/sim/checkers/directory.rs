@@ -1,6 +1,6 @@
 //! The directory of a page's home knows of every copy at another rank: the one that can be written as its owner's, the
 //! others as its owner's or a sharer's. It may know of more, as copies to read are dropped silently. One rank is the page's home, or none while its
-//! entry is on the way from one to another, and all others have frozen it.
+//! entry is on the way from one to another, and all others have frozen it or have left.
 
 use crate::id::{Access, Page};
 
@@ -14,7 +14,10 @@ use super::{Checker, Violation};
 pub fn check(sites: &[Site], page: Page) -> Result<(), Violation> {
     let mut homes = ranks(sites).filter_map(|(rank, site)| Some((rank, site.node_of(page).directory(page)?)));
     let Some((home, known)) = homes.next() else {
-        let goes_on = ranks(sites).find(|(_, site)| !site.node_of(page).is_frozen(page));
+        let goes_on = ranks(sites).find(|(_, site)| {
+            let node = site.node_of(page);
+            !node.is_frozen(page) && !node.is_out()
+        });
         return goes_on.map_or(Ok(()), |(rank, _)| {
             let what = format!("it has no home, and rank {} goes on as if it had", rank.0);
             Err(Violation::of_page(Checker::Directory, page, what))

@@ -45,7 +45,7 @@ impl Versions {
                 Ok(())
             }
             // A page that moves has a version that the old home has granted, to itself if to nobody else.
-            Message::Entries { first, pages } => {
+            Message::Entries { first, pages, .. } => {
                 for (page, handed) in (first.0..).map(Page).zip(pages) {
                     let latest = self.latest(page);
                     if handed.version < latest {
@@ -64,7 +64,9 @@ impl Versions {
             | Message::Moved { .. }
             | Message::Invalidate { .. }
             | Message::InvalidateAck { .. }
-            | Message::Recall { .. } => Ok(()),
+            | Message::Recall { .. }
+            | Message::Leave
+            | Message::LeaveAck => Ok(()),
         }
     }
 

@@ -57,7 +57,10 @@ impl Machine<'_> {
             | Event::Nic { .. }
             | Event::Brought { .. }
             | Event::HandOver { .. }
-            | Event::Crash { .. } => Ok(()),
+            | Event::Crash { .. }
+            | Event::Relocate { .. }
+            | Event::Leave { .. }
+            | Event::GiveUpPages { .. } => Ok(()),
         }
     }
 

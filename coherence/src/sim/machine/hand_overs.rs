@@ -1,12 +1,13 @@
 //! Homes that move: rank 0 orders it, and is told when it is done.
 
-use crate::id::{Rank, Run};
+use crate::id::{Rank, RankSet, Run};
 use crate::node::MAX_HAND_OVERS;
 
 use super::super::checkers::{Checker, Violation};
+use super::leaving::Departure;
 use super::{Checked, Event, Input, Machine};
 
-/// How long rank 0 waits at most for pages that move already, or for room for more, before it looks again; in microseconds.
+/// How long rank 0 waits at most for pages that move already, for a rank that leaves, or for room for more, before it looks again; in microseconds.
 const LOOKS_AGAIN: u64 = 30;
 
 impl Machine<'_> {
@@ -23,15 +24,20 @@ impl Machine<'_> {
         if coordinator.home(first) == Some(to) || self.crashed() {
             return Ok(());
         }
+        let leaves = self.hosts.iter().any(|host| host.departure == Departure::GivesUp);
         let is_full = self.moving.len() >= MAX_HAND_OVERS;
-        if is_full || self.moving.iter().any(|other| other.first < run.end() && run.first < other.end()) {
+        if leaves || is_full || self.moving.iter().any(|other| other.first < run.end() && run.first < other.end()) {
             let again = self.now + 1 + self.rng.below(LOOKS_AGAIN);
             self.schedule(again, Event::HandOver { at });
             return Ok(());
         }
         self.moving.push(run);
         self.hand_overs += 1;
-        self.input(Rank(0), &Input::HandOver(run, to))
+        let mut members = RankSet::EMPTY;
+        for (rank, _) in (0..).map(Rank).zip(&self.hosts).filter(|(_, host)| host.departure != Departure::Left) {
+            members.insert(rank);
+        }
+        self.input(Rank(0), &Input::HandOver(run, to, members))
     }
 
     /// A node says that pages have their new home.

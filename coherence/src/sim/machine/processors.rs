@@ -8,6 +8,7 @@ use crate::id::Rank;
 impl Machine<'_> {
     /// A processor takes a step; `goes_on` says whether another follows by itself.
     pub(super) fn step(&mut self, vcpu: usize, goes_on: bool) -> Checked {
+        self.go_if_it_can(vcpu)?;
         let rank = self.home_of(vcpu);
         let memory = &mut self.sites[usize::from(rank.0)].memory;
         let stepped = self.vcpus[vcpu].step(memory, &mut self.rng);
@@ -52,8 +53,8 @@ impl Machine<'_> {
 
     /// Tells a rank's nodes whether its processors sleep, if it is not what they were told last.
     pub(super) fn look_who_sleeps(&mut self, rank: Rank) -> Checked {
-        let vcpus = self.scenario.programs.iter().zip(&self.vcpus);
-        let asleep = vcpus.filter(|(program, _)| program.rank == rank).all(|(_, vcpu)| vcpu.asleep);
+        let vcpus = self.places.iter().zip(&self.vcpus);
+        let asleep = vcpus.filter(|(place, _)| **place == rank).all(|(_, vcpu)| vcpu.asleep);
         if std::mem::replace(&mut self.host(rank).asleep, asleep) == asleep {
             return Ok(());
         }

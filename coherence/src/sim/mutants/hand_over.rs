@@ -38,6 +38,21 @@ impl Mutation for ForgetsSharers {
     }
 }
 
+/// Does not tell the new home who has left.
+#[derive(Debug)]
+pub(super) struct ForgetsGone;
+
+impl Mutation for ForgetsGone {
+    fn outgoing(&mut self, actions: Vec<Action>) -> Vec<Order> {
+        each(actions, |mut action| {
+            if let Action::Send { message: Message::Entries { gone, .. }, .. } = &mut action {
+                *gone = RankSet::EMPTY;
+            }
+            vec![Order::Do(action)]
+        })
+    }
+}
+
 /// Hands over with the version before.
 #[derive(Debug)]
 pub(super) struct LosesVersion;
@@ -161,7 +176,7 @@ pub(super) struct MovesShown {
 impl Mutation for MovesShown {
     fn incoming(&mut self, _: &Node, input: Input) -> Vec<Given> {
         self.is_asked = false;
-        if let Input::HandOver(run, _) = &input {
+        if let Input::HandOver(run, ..) = &input {
             (self.is_asked, self.moving) = (true, vec![*run]);
         }
         if let Input::Message(_, parcel) = &input

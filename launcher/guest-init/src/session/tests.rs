@@ -270,18 +270,16 @@ fn a_new_size_is_told_to_the_foreground() {
 
 #[test]
 fn a_terminals_keys_and_signals_reach_its_foreground_group() {
-    // With job control, sleep has a group of its own, and the shell goes on after it.
-    let script = "trap : INT; set -m; echo ready; sleep 1000; echo $?";
+    // With job control, the command has a group of its own, is in the foreground before it says a word, and the shell goes on after it.
+    let script = "trap : INT; set -m; sh -c 'echo ready; exec sleep 1000'; echo $?";
     let mut by_key = start(terminal(script, true));
     by_key.wait_for("ready\r\n");
-    thread::sleep(Duration::from_millis(300));
     by_key.stdin.write_all(b"\x03").unwrap();
     by_key.wait_for("130\r\n");
     assert_eq!(by_key.outcome(), Outcome::Ended(Ended::Exited(0)));
 
     let mut by_order = start(terminal(script, true));
     by_order.wait_for("ready\r\n");
-    thread::sleep(Duration::from_millis(300));
     by_order.order(&ToGuest::Signal(Signal::TERM.as_raw()));
     by_order.wait_for("143\r\n");
     assert_eq!(by_order.outcome(), Outcome::Ended(Ended::Exited(0)));

@@ -7,7 +7,7 @@
 //! - [`smp`]: the start of the other processors and the way all of them work together.
 //! - [`interrupts`]: the interrupt descriptor table; faults.
 //! - [`parameters`]: the command line.
-//! - [`port`] and [`report`]: the way to the host.
+//! - [`port`], [`serial`] and [`report`]: the way to the host.
 //! - [`program`]: the programs.
 //! - [`memory`]: memory for programs, and the functions that the compiler calls.
 
@@ -21,6 +21,7 @@ mod parameters;
 mod port;
 mod program;
 mod report;
+mod serial;
 mod smp;
 
 use core::panic::PanicInfo;

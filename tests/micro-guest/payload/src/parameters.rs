@@ -35,6 +35,9 @@ static SHARED: [AtomicUsize; 7] = [const { AtomicUsize::new(0) }; 7];
 pub(crate) fn read() -> Parameters {
     let mut buffer = [0; MAX_COMMAND_LINE];
     let line = command_line(&mut buffer);
+    if protocol::value(line, protocol::KEY_REPORT) == Some(protocol::REPORT_SERIAL) {
+        report::to_serial();
+    }
     let name = protocol::value(line, protocol::KEY_PROGRAM).unwrap_or("(none)");
     let Some(program) = ProgramName::from_name(name) else {
         report::fail(format_args!("there is no program {name}; the command line is: {line}"))

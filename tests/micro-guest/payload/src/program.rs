@@ -6,6 +6,7 @@ mod litmus;
 mod memory_walk;
 mod self_check;
 mod timer;
+mod work;
 
 use core::ptr;
 
@@ -28,6 +29,7 @@ pub(crate) fn run(cpu: Cpu, parameters: &Parameters) {
         ProgramName::SelfCheck => self_check::run(cpu, parameters),
         ProgramName::ExitLatency => exit_latency::run(cpu, parameters),
         ProgramName::Litmus => litmus::run(cpu, parameters),
+        ProgramName::Work => work::run(cpu, parameters),
         ProgramName::Fault => {
             // Volatile: the compiler must not see that this cannot be meant.
             // SAFETY: none; it faults, which is the point.

@@ -52,6 +52,16 @@ pub const KEY_SEED: &str = "seed";
 /// Which litmus test: [`crate::litmus::Litmus::number`].
 pub const KEY_TEST: &str = "test";
 
+/// Where the report goes: [`REPORT_SERIAL`], else to the host's device.
+pub const KEY_REPORT: &str = "report";
+/// The report goes to the first serial port as text, a line `word 0x…` for each word, then the text that says what failed, then [`LINE_DONE`]
+/// or [`LINE_FAILED`]; the machine is powered off after that. Any byte that comes there is the wish to stop.
+pub const REPORT_SERIAL: &str = "serial";
+/// The last line of a program that has ended.
+pub const LINE_DONE: &str = "done";
+/// The last line of a program that has failed.
+pub const LINE_FAILED: &str = "failed";
+
 /// The programs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProgramName {
@@ -71,19 +81,23 @@ pub enum ProgramName {
     ExitLatency,
     /// The litmus test `test`, `iterations` times on two or four processors. Report: how often each of 16 outcomes was seen.
     Litmus,
+    /// Every processor walks `megabytes` of its own, `iterations` steps a round, until the host says stop, and counts in memory that all
+    /// share. Report: per processor its rounds and the checksum that each of them came to.
+    Work,
     /// Reads through a null pointer, to show that faults are reported.
     Fault,
 }
 
 impl ProgramName {
     /// Every program.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::IpiPingPong,
         Self::Timer,
         Self::MemoryWalk,
         Self::SelfCheck,
         Self::ExitLatency,
         Self::Litmus,
+        Self::Work,
         Self::Fault,
     ];
 
@@ -97,6 +111,7 @@ impl ProgramName {
             Self::SelfCheck => "self-check",
             Self::ExitLatency => "exit-latency",
             Self::Litmus => "litmus",
+            Self::Work => "work",
             Self::Fault => "fault",
         }
     }

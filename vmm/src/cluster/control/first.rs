@@ -4,28 +4,29 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use vincs_coherence::id::{Rank, RankSet};
+use vincs_coherence::id::{MAX_RANKS, Rank, RankSet};
 
 use super::super::message::{ClockReading, Control};
 use super::super::moves::{Owners, RefusedMove};
 use super::super::serve::{Devices, Server};
 use super::pause::{Pauses, WhenDropped};
-use super::{Breach, ClusterEvent, ControlNotes, Core, Moved, Note};
+use super::{Breach, ClusterEvent, ControlNotes, Core, Elastic, Moved, Note};
 use crate::clock::GuestClock;
 
 /// What rank 0 answers with.
 pub(crate) struct First {
     pub(crate) devices: Arc<Devices>,
-    /// The servers of all other ranks, rank 1 first.
-    pub(crate) servers: Vec<Server>,
+    /// The servers of all other ranks.
+    pub(crate) servers: BTreeMap<Rank, Server>,
     pub(crate) clock: GuestClock,
     pub(crate) boot_id: [u8; 16],
     /// To itself, from vCPUs' threads.
     notes: ControlNotes,
-    owners: Owners,
+    pub(super) owners: Owners,
+    pub(super) elastic: Elastic,
     /// Who waits for a vCPU's arrival, with where it comes from.
     movers: BTreeMap<u32, (Rank, Sender<Result<Moved, RefusedMove>>)>,
-    pauses: Pauses,
+    pub(super) pauses: Pauses,
     ending: Option<Ending>,
     /// Who waits for statistics: all are told all that comes.
     gathers: Vec<Sender<(Rank, Vec<u8>)>>,
@@ -41,8 +42,8 @@ struct Ending {
 impl First {
     pub(crate) fn new(
         devices: Arc<Devices>,
-        servers: Vec<Server>,
-        owners: Owners,
+        servers: BTreeMap<Rank, Server>,
+        (owners, elastic): (Owners, Elastic),
         clock: GuestClock,
         boot_id: Option<[u8; 16]>,
         notes: ControlNotes,
@@ -50,7 +51,7 @@ impl First {
         // A boot that is not known is like no other rank's: those that know theirs differ, the others do not compare.
         let boot_id = boot_id.unwrap_or_default();
         let (movers, pauses, gathers) = (BTreeMap::new(), Pauses::default(), Vec::new());
-        Self { devices, servers, clock, boot_id, notes, owners, movers, pauses, ending: None, gathers }
+        Self { devices, servers, clock, boot_id, notes, owners, elastic, movers, pauses, ending: None, gathers }
     }
 
     pub(super) fn handle(
@@ -65,7 +66,7 @@ impl First {
             Control::Notify { address, queue } => self.devices.notify(address, queue),
             Control::Access { vcpu, access } => {
                 self.check_vcpu(from, vcpu)?;
-                let server = usize::from(from.0).checked_sub(1).and_then(|index| self.servers.get(index));
+                let server = self.servers.get(&from);
                 server.ok_or_else(|| Breach("it is no rank of this machine".into()))?.take(vcpu, access, body)?;
             }
             Control::ClockProbe { number } => {
@@ -79,9 +80,14 @@ impl First {
                     (core.events)(ClusterEvent::VcpuFailed(vcpu, failure));
                 }
             }
-            Control::Lost { rank, reason } if core.link.others().any(|other| other == rank) => {
+            // One that the machine does without by now may be missed by others still.
+            Control::Lost { rank, reason } if rank != core.link.rank() && rank.0 < MAX_RANKS => {
                 self.lost(core, rank, reason);
             }
+            Control::Met { rank } => self.elastic.seats.met(rank, from),
+            Control::Ready if self.elastic.seats.ready(from) => {}
+            Control::Leave if core.link.has(from) => self.is_to_leave(from, None),
+            Control::Drained => self.drained(from)?,
             Control::Statistics => {
                 // Whoever asked may not wait any more.
                 self.gathers.retain(|gather| gather.send((from, body.clone())).is_ok());
@@ -106,7 +112,14 @@ impl First {
             | Control::End { .. }
             | Control::EndSeen
             | Control::Closed
-            | Control::Present => return Err(Breach(format!("{message:?} to rank 0"))),
+            | Control::Present
+            | Control::Ready
+            | Control::Come { .. }
+            | Control::Leave
+            | Control::Drain
+            | Control::Parting
+            | Control::Parted
+            | Control::Gone { .. } => return Err(Breach(format!("{message:?} to rank 0"))),
         }
         Ok(())
     }
@@ -115,6 +128,9 @@ impl First {
     pub(super) fn lost(&mut self, core: &mut Core, rank: Rank, reason: String) {
         if self.ending.is_some() {
             self.has_seen(core, rank);
+            return;
+        }
+        if core.over || self.does_without(core, rank, &reason) {
             return;
         }
         let message = Control::lost(rank, &reason);
@@ -140,12 +156,11 @@ impl First {
                 self.gathers.push(sender);
                 core.link.send_to_others(&Control::StatisticsRequest);
             }
-            Note::Move(vcpu, to, done) => self.order(core, vcpu, to, Some(done)),
-            Note::Spread(places) => {
-                for (vcpu, to) in (0..).zip(places) {
-                    self.order(core, vcpu, to, None);
-                }
-            }
+            note @ (Note::Move(..) | Note::Spread(_)) => match self.hold_back(core, note) {
+                Some(Note::Move(vcpu, to, done)) => self.order(core, vcpu, to, Some(done)),
+                Some(Note::Spread(nodes)) => self.spread(core, nodes),
+                _ => {}
+            },
             Note::Places(sender) => {
                 // Whoever asked may not wait any more, here and below.
                 let _ = sender.send(self.owners.all().to_vec());
@@ -157,12 +172,24 @@ impl First {
                 core.link.send_to_others(&Control::Resume);
             }
             Note::Paused(number) => self.pauses.paused(core.link.rank(), number),
-            Note::Lost(..) | Note::End(..) | Note::Stop => {}
+            Note::Met(rank) => self.elastic.seats.met(rank, core.link.rank()),
+            Note::Reserve(sender) => _ = sender.send(self.elastic.seats.reserve()),
+            Note::Admit(rank, processors, done) => self.is_to_join(rank, processors, done),
+            Note::Abandon(rank) => self.give_up_joining(rank, "it does not come"),
+            Note::Remove(rank, done) => self.is_to_leave(rank, Some(done)),
+            Note::Members(sender) => _ = sender.send(self.elastic.seats.all()),
+            Note::Lost(..) | Note::End(..) | Note::PagesGivenUp | Note::Stop => {}
         }
     }
 
     /// Lets a vCPU move. `done` is told when it is there, or why it does not go.
-    fn order(&mut self, core: &mut Core, vcpu: u32, to: Rank, done: Option<Sender<Result<Moved, RefusedMove>>>) {
+    pub(super) fn order(
+        &mut self,
+        core: &mut Core,
+        vcpu: u32,
+        to: Rank,
+        done: Option<Sender<Result<Moved, RefusedMove>>>,
+    ) {
         let answer = match self.owners.order(vcpu, to) {
             Err(refused) => Err(refused),
             Ok(None) => Ok(Moved::WasThere),

@@ -5,15 +5,16 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use vincs_coherence::id::Rank;
+use vincs_coherence::id::{Rank, RankSet};
 
 use super::super::clock::{ClockStats, DRIFT_PROBES, Measured, Measurement, Next, START_PROBES};
 use super::super::forward::{DEVICE_RANK, Forwarder};
 use super::super::message::{ClockReading, Control, MAX_STATISTICS};
 use super::super::roll::Roll;
 use super::pause::WhenDropped;
-use super::{Basis, Breach, ClusterEvent, Core, Suspect};
+use super::{Basis, Breach, ClusterEvent, ControlNotes, Core, Note, Suspect};
 use crate::clock::host_ticks;
+use crate::memory::engine::Leaver;
 
 /// How often drift of the clock is measured.
 const DRIFT_STEP: Duration = Duration::from_secs(1);
@@ -61,6 +62,20 @@ pub(crate) struct Member {
     /// Rank 0 is lost or does not answer: by then all others know, too.
     known_at: Option<Instant>,
     roll: Roll,
+    leaver: Leaver,
+    /// To itself, from the threads of memory.
+    notes: ControlNotes,
+    leaving: Option<Leaving>,
+}
+
+/// This rank is about to leave: no vCPU is here any more.
+struct Leaving {
+    /// Who has not said yet that all has arrived that this rank sent.
+    missing: RankSet,
+    /// All pages of others are given up.
+    pages_given_up: bool,
+    /// Rank 0 has been told that all is done.
+    told: bool,
 }
 
 /// The clock as it was set, and how well it goes.
@@ -83,6 +98,7 @@ impl Member {
         first_measured: Sender<Measured>,
         applied: Arc<Mutex<AppliedClock>>,
         roll: Roll,
+        (leaver, notes): (Leaver, ControlNotes),
     ) -> Self {
         Self {
             forwarder,
@@ -96,6 +112,9 @@ impl Member {
             closed: false,
             known_at: None,
             roll,
+            leaver,
+            notes,
+            leaving: None,
         }
     }
 
@@ -128,7 +147,38 @@ impl Member {
                 self.roll.enter(from);
                 return Ok(());
             }
+            Control::Parted => {
+                if let Some(leaving) = &mut self.leaving {
+                    leaving.missing.remove(from);
+                }
+                self.tell_if_drained(core);
+                return Ok(());
+            }
             _ if from != DEVICE_RANK => {}
+            Control::Come { rank, ranks, places } if rank == core.link.rank() => {
+                core.comes(&ranks, &places);
+                return Ok(());
+            }
+            Control::Come { rank, .. } => {
+                core.admit(rank);
+                return Ok(());
+            }
+            Control::Gone { rank } if rank == core.link.rank() => {
+                core.finish(ClusterEvent::Left);
+                return Ok(());
+            }
+            Control::Gone { rank } => {
+                core.dismiss(rank);
+                if let Some(leaving) = &mut self.leaving {
+                    leaving.missing.remove(rank);
+                }
+                self.tell_if_drained(core);
+                return Ok(());
+            }
+            Control::Drain if self.leaving.is_none() => {
+                self.drain(core);
+                return Ok(());
+            }
             Control::Answer { vcpu } => return Ok(self.forwarder.answer(vcpu, body)?),
             Control::Move { vcpu, from, to } => return core.ordered(vcpu, from, to),
             Control::Pause { number } => {
@@ -172,7 +222,13 @@ impl Member {
             | Control::Statistics
             | Control::EndSeen
             | Control::Closed
-            | Control::Present => {}
+            | Control::Present
+            | Control::Met { .. }
+            | Control::Ready
+            | Control::Leave
+            | Control::Drain
+            | Control::Parting
+            | Control::Drained => {}
         }
         Err(Breach(format!("{message:?} to rank {}", core.link.rank().0)))
     }
@@ -186,8 +242,37 @@ impl Member {
             self.closed = true;
             let known = core.suspect.take().map(|suspect| ClusterEvent::Lost(suspect.rank, suspect.reason));
             core.finish(known.unwrap_or(ClusterEvent::Lost(rank, reason)));
-        } else if !core.over {
+        } else if !core.over && core.link.has(rank) {
             Self::tell_loss(core, rank, reason);
+        }
+    }
+
+    /// No vCPU is here any more, and none will come: this rank gives up all pages, and makes sure that all has arrived that it sent for the sake of its vCPUs.
+    fn drain(&mut self, core: &Core) {
+        let mut missing = RankSet::EMPTY;
+        for other in core.link.others() {
+            missing.insert(other);
+            core.link.send(other, &Control::Parting, &[]);
+        }
+        self.leaving = Some(Leaving { missing, pages_given_up: false, told: false });
+        let notes = self.notes.clone();
+        self.leaver.begin(move || notes.tell(Note::PagesGivenUp));
+    }
+
+    /// The memory of this rank has given up all pages of others.
+    pub(super) fn pages_given_up(&mut self, core: &Core) {
+        if let Some(leaving) = &mut self.leaving {
+            leaving.pages_given_up = true;
+        }
+        self.tell_if_drained(core);
+    }
+
+    fn tell_if_drained(&mut self, core: &Core) {
+        if let Some(leaving @ Leaving { pages_given_up: true, told: false, .. }) = &mut self.leaving
+            && leaving.missing.is_empty()
+        {
+            leaving.told = true;
+            core.link.send(DEVICE_RANK, &Control::Drained, &[]);
         }
     }
 
@@ -195,7 +280,8 @@ impl Member {
     /// when it does not answer either, this rank ends by itself.
     pub(super) fn suspected(&mut self, core: &mut Core, suspect: Suspect) {
         match suspect.basis {
-            Basis::Elsewhere => Self::tell_loss(core, suspect.rank, suspect.reason),
+            Basis::Elsewhere if core.link.has(suspect.rank) => Self::tell_loss(core, suspect.rank, suspect.reason),
+            Basis::Elsewhere => {}
             Basis::Told => {
                 self.go_on_alone(core);
                 core.finish(ClusterEvent::Lost(suspect.rank, suspect.reason));

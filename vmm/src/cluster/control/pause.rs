@@ -22,6 +22,8 @@ pub(super) struct Pauses {
     missing: RankSet,
     /// Who waits for them.
     waiting: Vec<Sender<()>>,
+    /// All are to stay stopped.
+    stands: bool,
 }
 
 impl Pauses {
@@ -33,6 +35,7 @@ impl Pauses {
             self.missing.insert(rank);
         }
         self.waiting.push(done);
+        self.stands = true;
         self.number
     }
 
@@ -50,6 +53,17 @@ impl Pauses {
     pub(super) fn end(&mut self) {
         self.number = self.number.wrapping_add(1);
         self.waiting.clear();
+        self.stands = false;
+    }
+
+    /// The number to tell a rank that comes while all are to be stopped.
+    pub(super) fn standing(&self) -> Option<u32> {
+        self.stands.then_some(self.number)
+    }
+
+    /// A rank takes no part any more: it has no vCPU that could stop.
+    pub(super) fn gone(&mut self, rank: Rank) {
+        self.paused(rank, self.number);
     }
 }
 
@@ -75,8 +89,15 @@ mod tests {
         pauses.paused(Rank(0), number);
         assert_eq!((first.try_recv(), second.try_recv()), (Ok(()), Ok(())));
         let (sender, third) = channel();
-        pauses.begin(both(), sender);
+        let number = pauses.begin(both(), sender);
+        assert_eq!(pauses.standing(), Some(number));
         pauses.end();
+        assert_eq!(pauses.standing(), None);
         assert_eq!(third.try_recv(), Err(TryRecvError::Disconnected), "it went on before it had stopped");
+        let (sender, fourth) = channel();
+        let number = pauses.begin(both(), sender);
+        pauses.paused(Rank(0), number);
+        pauses.gone(Rank(1));
+        assert_eq!(fourth.try_recv(), Ok(()), "the one that was waited for is gone");
     }
 }

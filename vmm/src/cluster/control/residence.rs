@@ -9,6 +9,7 @@ use super::super::message::Control;
 use super::super::moves::{Moves, Step};
 use super::{Breach, Core};
 use crate::apic::{Delivery, Router, Targets};
+use crate::memory::engine::Vitals;
 use crate::topology::VcpuId;
 use crate::vcpu::{VcpuHandle, VcpuState};
 
@@ -18,14 +19,20 @@ pub(crate) struct Residents {
     /// In order: each may come here.
     handles: Vec<VcpuHandle>,
     moves: Moves,
+    vitals: Vitals,
 }
 
 impl Residents {
     /// On the rank of this link; at first all are on rank 0.
-    pub(crate) fn new(link: &ControlLink, router: Arc<Router>, handles: Vec<VcpuHandle>) -> Self {
+    pub(crate) fn new(link: &ControlLink, router: Arc<Router>, handles: Vec<VcpuHandle>, vitals: Vitals) -> Self {
         let count = u32::try_from(handles.len()).unwrap_or(u32::MAX);
-        let moves = Moves::new(link.rank(), link.ranks(), count);
-        Self { router, handles, moves }
+        let moves = Moves::new(link.rank(), link.others(), count);
+        Self { router, handles, moves, vitals }
+    }
+
+    /// Ranks that may have pages.
+    pub(super) fn vitals(&self) -> Vitals {
+        self.vitals.clone()
     }
 
     pub(super) fn deliver(&self, targets: Targets, delivery: Delivery, vector: u8, level: bool) {
@@ -53,8 +60,33 @@ impl Core {
     /// Rank 0 has ordered a move.
     pub(super) fn ordered(&mut self, vcpu: u32, from: Rank, to: Rank) -> Result<(), Breach> {
         let steps = self.residents.moves.ordered(vcpu, from, to)?;
+        // Before anybody is told that this rank knows: only then does the vCPU go there, and ask for pages.
+        self.vitals.insert(to);
         self.take(steps);
         Ok(())
+    }
+
+    /// A rank takes part from now on.
+    pub(super) fn admit(&mut self, rank: Rank) {
+        self.link.admit(rank);
+        self.residents.moves.admit(rank);
+    }
+
+    /// This rank takes part from now on, with these others; each vCPU is at its place.
+    pub(super) fn comes(&mut self, ranks: &[Rank], places: &[Rank]) {
+        ranks.iter().for_each(|rank| self.admit(*rank));
+        for (vcpu, place) in (0..).map(VcpuId).zip(places) {
+            self.residents.router.repoint(vcpu, *place);
+        }
+    }
+
+    /// A rank takes no part any more, and has nothing of the machine.
+    pub(super) fn dismiss(&mut self, rank: Rank) {
+        self.link.dismiss(rank);
+        self.vitals.remove(rank);
+        self.suspect.take_if(|suspect| suspect.rank == rank);
+        let steps = self.residents.moves.dismiss(rank);
+        self.take(steps);
     }
 
     /// A rank sends nothing for a vCPU here any more.

@@ -7,13 +7,16 @@ use super::super::clock::Measured;
 use super::super::forward::Forwarder;
 use super::super::message::{Access, Place};
 use super::super::moves::Owners;
+use super::super::placement::Placement;
 use super::super::roll::Roll;
+use super::super::seats::Seats;
 use super::super::serve::{Devices, Server};
 use super::super::testing::{End, Hub, heard};
 use super::*;
 use crate::apic::{Delivery, Destination, IoApic, LocalApic, Message, Router};
 use crate::bus::{Bus, PioDevice};
 use crate::clock::GuestClock;
+use crate::memory::engine::Leaver;
 use crate::topology::VcpuId;
 use crate::vcpu::{VcpuHandle, VcpuShared};
 
@@ -74,14 +77,17 @@ impl Rig {
             let devices =
                 Arc::new(Devices { bus, io_apic: Arc::new(IoApic::new(Arc::clone(&router))), virtio: vec![] });
             let server = |rank| Server::start(rank, 1, Arc::clone(&devices), Arc::clone(&link)).unwrap().0;
-            let servers = link.others().map(server).collect();
+            let servers = link.others().map(|rank| (rank, server(rank))).collect();
             let mut owners = Owners::new(ranks, ranks.into());
             for other in link.others() {
                 owners.order(other.0.into(), other).unwrap();
                 owners.arrived(other, other.0.into()).unwrap();
             }
             let clock = GuestClock::start(2_000_000);
-            let first = First::new(Arc::clone(&devices), servers, owners, clock, Some([7; 16]), notes.clone());
+            let nodes = (0..ranks).map(Rank).collect();
+            let elastic = Elastic::new(Seats::new(ranks, ranks), Placement::Spread, nodes, &[]);
+            let notes = notes.clone();
+            let first = First::new(Arc::clone(&devices), servers, (owners, elastic), clock, Some([7; 16]), notes);
             Side::First(Box::new(first))
         } else {
             let (forwarder, applied) = (Arc::clone(&forwarder), Arc::default());
@@ -92,9 +98,10 @@ impl Rig {
                 first_measured,
                 applied,
                 roll.clone(),
+                (Leaver::default(), notes.clone()),
             )))
         };
-        let residents = Residents::new(&link, Arc::clone(&router), vcpus.clone());
+        let residents = Residents::new(&link, Arc::clone(&router), vcpus.clone(), Vitals::first(ranks));
         let (told, events) = channel();
         let thread = spawn(Arc::clone(&link), residents, side, note_box, move |event| told.send(event).unwrap());
         let thread = Some(thread.unwrap());

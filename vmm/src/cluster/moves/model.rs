@@ -1,4 +1,4 @@
-//! All interleavings of moves and interrupts on a few ranks: the real core, over channels that keep their order between two ranks.
+//! All interleavings of moves and interrupts on a few ranks, of which one may join and leave meanwhile: the real core, over channels that keep their order between two ranks.
 //!
 //! Interrupts are numbered by their sender, so that a lost one, one that comes twice and one that overtakes another are seen. A planted
 //! bug for each thing that the protocol relies on shows that the search would find it.
@@ -23,6 +23,12 @@ enum Bug {
     DropsWhatComesEarly,
     /// What came for a vCPU that leaves is not taken along.
     LeavesItsMail,
+    /// A rank joins while a vCPU is on its way.
+    JoinsMeanwhile,
+    /// A rank leaves without waiting until all has arrived that it sent.
+    LeavesInAHurry,
+    /// A rank leaves while a vCPU is on its way.
+    LeavesMeanwhile,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -34,6 +40,23 @@ enum Packet {
     /// With what the vCPU has taken in.
     State(Vec<(u16, u8)>),
     Arrived,
+    /// The last rank takes part; the vCPU is there.
+    Come(Rank),
+    Drain,
+    Parting,
+    Parted,
+    Drained,
+    Gone,
+}
+
+/// How far the last rank is, where it joins and leaves: as rank 0 has it.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Guest {
+    Outside,
+    Inside,
+    Leaving,
+    Drained,
+    Left,
 }
 
 /// One rank. There is one vCPU: moves of different ones have nothing to do with each other.
@@ -53,6 +76,10 @@ struct Node {
     departs_to: Option<u16>,
     /// A step that is put off by the planted bug.
     late: Option<u16>,
+    /// It may send interrupts: it takes part, and has not been told to leave.
+    sends: bool,
+    /// Who has not answered that all has arrived which it sent, when it leaves.
+    unanswered: u16,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -62,6 +89,7 @@ struct World {
     /// From and to.
     channels: BTreeMap<(u16, u16), VecDeque<Packet>>,
     moves_left: u8,
+    guest: Option<Guest>,
 }
 
 /// How much happens.
@@ -71,13 +99,16 @@ struct Scope {
     moves: u8,
     /// Of each rank.
     interrupts: [u8; 3],
+    /// The last rank joins, and leaves.
+    guest: bool,
     bug: Bug,
 }
 
 impl World {
     fn new(scope: Scope) -> Self {
-        let node = |rank| Node {
-            moves: Moves::new(Rank(rank), scope.ranks, 1),
+        let first = scope.ranks - u16::from(scope.guest);
+        let node = |rank: u16| Node {
+            moves: Moves::new(Rank(rank), (0..first).map(Rank).filter(|other| *other != Rank(rank)), 1),
             place: 0,
             mailbox: Vec::new(),
             vcpu: (rank == 0).then(Vec::new),
@@ -85,12 +116,15 @@ impl World {
             early: None,
             departs_to: None,
             late: None,
+            sends: rank < first,
+            unanswered: 0,
         };
         Self {
             nodes: (0..scope.ranks).map(node).collect(),
-            owners: Owners::new(scope.ranks, 1),
+            owners: Owners::new(first, 1),
             channels: BTreeMap::new(),
             moves_left: scope.moves,
+            guest: scope.guest.then_some(Guest::Outside),
         }
     }
 
@@ -149,8 +183,81 @@ impl World {
                 }
             }
             Packet::Arrived => self.owners.arrived(Rank(from), 0).map_err(|error| error.to_string())?,
+            Packet::Come(at) => {
+                let last = self.last();
+                let node = &mut self.nodes[usize::from(to)];
+                if to == last {
+                    (0..last).for_each(|rank| node.moves.admit(Rank(rank)));
+                    (node.place, node.sends) = (at.0, true);
+                } else {
+                    node.moves.admit(Rank(last));
+                }
+            }
+            Packet::Drain => {
+                let last = self.last();
+                let node = &mut self.nodes[usize::from(to)];
+                (node.sends, node.unanswered) = (false, last);
+                if bug == Bug::LeavesInAHurry {
+                    self.send(to, 0, Packet::Drained);
+                } else {
+                    (0..last).for_each(|other| self.send(to, other, Packet::Parting));
+                }
+            }
+            Packet::Parting => self.send(to, from, Packet::Parted),
+            Packet::Parted => {
+                let node = &mut self.nodes[usize::from(to)];
+                node.unanswered -= 1;
+                if node.unanswered == 0 {
+                    self.send(to, 0, Packet::Drained);
+                }
+            }
+            Packet::Drained => self.guest = Some(Guest::Drained),
+            Packet::Gone => self.gone(to, bug),
         }
         Ok(())
+    }
+
+    /// The rank that joins and leaves.
+    fn last(&self) -> u16 {
+        u16::try_from(self.nodes.len() - 1).unwrap()
+    }
+
+    fn gone(&mut self, rank: u16, bug: Bug) {
+        let last = self.last();
+        if rank != last {
+            let steps = self.nodes[usize::from(rank)].moves.dismiss(Rank(last));
+            self.steps(rank, steps, bug);
+        }
+    }
+
+    /// What rank 0 may do for the rank that joins and leaves.
+    fn guest_goes_on(&self, bug: Bug) -> Option<Self> {
+        let (last, rests) = (self.last(), self.owners.are_at_rest());
+        let mut world = self.clone();
+        let others = || 1..=last;
+        match self.guest? {
+            Guest::Outside if rests || bug == Bug::JoinsMeanwhile => {
+                world.guest = Some(Guest::Inside);
+                world.owners.open(Rank(last));
+                world.nodes[0].moves.admit(Rank(last));
+                let at = self.owners.all()[0].at;
+                others().for_each(|other| world.send(0, other, Packet::Come(at)));
+            }
+            Guest::Inside if !self.owners.involve(Rank(last)) => {
+                world.guest = Some(Guest::Leaving);
+                world.owners.close(Rank(last));
+                world.send(0, last, Packet::Drain);
+            }
+            Guest::Drained if rests || bug == Bug::LeavesMeanwhile => {
+                world.guest = Some(Guest::Left);
+                others().for_each(|other| world.send(0, other, Packet::Gone));
+                world.gone(0, bug);
+                // Its connections close: what it has not read is lost, what it sent is not.
+                world.channels.retain(|(_, to), _| *to != last);
+            }
+            Guest::Outside | Guest::Inside | Guest::Leaving | Guest::Drained | Guest::Left => return None,
+        }
+        Some(world)
     }
 
     /// Every world that may be next.
@@ -169,7 +276,7 @@ impl World {
         for rank in 0..scope.ranks {
             let index = usize::from(rank);
             let node = &self.nodes[index];
-            let sends = node.next < scope.interrupts[index];
+            let sends = node.sends && node.next < scope.interrupts[index];
             if sends && scope.bug == Bug::LooksUpEarly && node.early.is_none() {
                 let mut world = self.clone();
                 world.nodes[index].early = Some(node.place);
@@ -208,12 +315,19 @@ impl World {
                 next.push(world);
             }
         }
-        if self.moves_left > 0 {
+        next.extend(self.guest_goes_on(scope.bug));
+        // A rank that comes or goes is not kept waiting by moves that are ordered later.
+        let is_about_to_go = self.guest == Some(Guest::Drained) && scope.bug != Bug::LeavesMeanwhile;
+        if self.moves_left > 0 && !is_about_to_go {
             for to in (0..scope.ranks).map(Rank) {
                 let mut world = self.clone();
                 let Ok(Some(from)) = world.owners.order(0, to) else { continue };
                 world.moves_left -= 1;
-                (1..scope.ranks).for_each(|other| world.send(0, other, Packet::Move(from, to)));
+                let there = match self.guest {
+                    Some(Guest::Outside | Guest::Left) => scope.ranks - 1,
+                    _ => scope.ranks,
+                };
+                (1..there).for_each(|other| world.send(0, other, Packet::Move(from, to)));
                 world.ordered(0, from, to, scope.bug)?;
                 next.push(world);
             }
@@ -239,14 +353,16 @@ impl World {
     }
 
     /// Nothing can happen any more: all has come, and all know where the vCPU is.
-    fn check_end(&self, scope: Scope) -> Result<(), String> {
+    fn check_end(&self) -> Result<(), String> {
         let at = self.owners.all()[0];
         let taken = self.nodes[usize::from(at.at.0)].vcpu.as_ref().ok_or("the vCPU is not where rank 0 has it")?;
-        let all = scope.interrupts.map(usize::from).iter().sum::<usize>();
+        // The rank that leaves may do so before it has sent all of them.
+        let all = self.nodes.iter().map(|node| usize::from(node.next)).sum::<usize>();
         if taken.len() != all {
             return Err(format!("{} of {all} interrupts came", taken.len()));
         }
-        if at.to.is_some() || self.nodes.iter().any(|node| node.place != at.at.0) {
+        let there = self.nodes.len() - usize::from(self.guest.is_some());
+        if at.to.is_some() || self.nodes.iter().take(there).any(|node| node.place != at.at.0) {
             return Err("a move is not over".into());
         }
         Ok(())
@@ -269,7 +385,7 @@ fn explore(scope: Scope) -> Result<usize, String> {
         world.check(scope)?;
         let next = world.next(scope)?;
         if next.is_empty() {
-            world.check_end(scope)?;
+            world.check_end()?;
         }
         for world in next {
             if seen.insert(world.clone()) {
@@ -283,7 +399,7 @@ fn explore(scope: Scope) -> Result<usize, String> {
 #[test]
 fn every_interrupt_comes_once_and_in_order_whatever_moves() {
     for (ranks, moves, interrupts) in [(2, 3, [2, 2, 0]), (3, 2, [1, 1, 1]), (3, 2, [0, 1, 2]), (3, 3, [1, 0, 1])] {
-        let worlds = explore(Scope { ranks, moves, interrupts, bug: Bug::None });
+        let worlds = explore(Scope { ranks, moves, interrupts, guest: false, bug: Bug::None });
         println!("{ranks} ranks, {moves} moves, {interrupts:?} interrupts: {worlds:?} worlds");
         assert!(worlds.is_ok_and(|worlds| worlds > 1000));
     }
@@ -299,7 +415,25 @@ fn planted_bugs_are_found() {
         Bug::LeavesItsMail,
     ];
     for bug in bugs {
-        let found = explore(Scope { ranks: 3, moves: 1, interrupts: [1, 1, 2], bug });
+        let found = explore(Scope { ranks: 3, moves: 1, interrupts: [1, 1, 2], guest: false, bug });
+        println!("{bug:?}: {found:?}");
+        assert!(found.is_err(), "{bug:?} is not found");
+    }
+}
+
+#[test]
+fn a_rank_joins_and_leaves_whatever_moves_and_is_sent() {
+    for (moves, interrupts) in [(2, [1, 1, 1]), (3, [0, 1, 1]), (2, [0, 0, 2])] {
+        let worlds = explore(Scope { ranks: 3, moves, interrupts, guest: true, bug: Bug::None });
+        println!("a guest, {moves} moves, {interrupts:?} interrupts: {worlds:?} worlds");
+        assert!(worlds.is_ok_and(|worlds| worlds > 1000));
+    }
+}
+
+#[test]
+fn planted_bugs_of_ranks_that_join_and_leave_are_found() {
+    for bug in [Bug::JoinsMeanwhile, Bug::LeavesInAHurry, Bug::LeavesMeanwhile] {
+        let found = explore(Scope { ranks: 3, moves: 2, interrupts: [0, 1, 1], guest: true, bug });
         println!("{bug:?}: {found:?}");
         assert!(found.is_err(), "{bug:?} is not found");
     }

@@ -15,13 +15,14 @@ use vincs_coherence::window::MAX_SLOTS;
 
 use super::frames::FramesError;
 use super::view::ViewError;
+use super::vitals::Vitals;
 
 /// An engine's place and settings.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// This rank.
     pub rank: Rank,
-    /// Number of ranks.
+    /// Most ranks there may be. Not all need to be there: some may come later, those without homes.
     pub ranks: u16,
     /// The homes of all pages.
     pub homes: HomeMap,
@@ -60,6 +61,8 @@ pub struct MemorySettings {
     /// This rank's windows, one for each shard: the segments that the shards' channels were given ([`super::windows()`]). All ranks have
     /// windows with the same number of slots, or none has.
     pub windows: Vec<Arc<WordSegment>>,
+    /// Whose loss ends the engine's work.
+    pub vitals: Vitals,
 }
 
 /// Pages asked for ahead of a sequential reader unless the user says otherwise: 128 KiB, Linux's own read-ahead, which hides a
@@ -86,6 +89,7 @@ impl Default for MemorySettings {
             bind: false,
             sample_every: None,
             windows: Vec::new(),
+            vitals: Vitals::default(),
         }
     }
 }

@@ -60,6 +60,14 @@ impl Latencies {
         self.histogram.as_ref().map_or(0, Histogram::len)
     }
 
+    /// All of them together, to two digits each.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.times().into_iter().fold(Duration::ZERO, |sum, (nanoseconds, count)| {
+            sum.saturating_add(Duration::from_nanos(nanoseconds.saturating_mul(count)))
+        })
+    }
+
     /// The time that so many percent did not exceed; zero when there is none.
     #[must_use]
     pub fn percentile(&self, percent: f64) -> Duration {

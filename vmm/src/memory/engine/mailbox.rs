@@ -10,6 +10,7 @@ use vincs_coherence::node::HoldId;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::hand_over::MoveError;
+use super::leaving::Leaving;
 
 /// What is wanted.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(in crate::memory) enum Command {
         /// Who is told.
         waiter: Arc<Waiter<Result<(), MoveError>>>,
     },
+    /// All pages of other homes are to be given up.
+    Leave(Arc<Leaving>),
     /// The thread is to end.
     Stop,
 }
@@ -51,7 +54,7 @@ impl Refuse for Command {
         match self {
             Self::Hold { waiter, .. } => waiter.answer(Err(Refused::Ended)),
             Self::HandOver { waiter, .. } => waiter.answer(Err(MoveError::Ended)),
-            Self::Release(_) | Self::Stop => {}
+            Self::Release(_) | Self::Leave(_) | Self::Stop => {}
         }
     }
 }

@@ -17,16 +17,19 @@ use super::awaited::Board;
 use super::config::{EngineEvent, EventSink, FaultSampler};
 use super::frames::Shard;
 use super::hand_over::MoveError;
+use super::leaving::Leaving;
 use super::mailbox::{Command, Mailbox, Refuse as _, Refused, Waiter};
 use super::outgoing::Outgoing;
 use super::processors::Processors;
 use super::stats::Recorder;
 use super::view::{Fault, View, ViewError};
+use super::vitals::Vitals;
 use super::windows::Window;
 
 mod execute;
+mod leave;
 
-/// Longest time between two attempts to send what was held up.
+/// Longest time between two attempts to send what was held up, or to leave.
 const RETRY: Duration = Duration::from_millis(1);
 
 /// What all shards of an engine share.
@@ -73,6 +76,7 @@ pub(super) struct Parts {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) recorder: Arc<Recorder>,
     pub(super) shared: Shared,
+    pub(super) vitals: Vitals,
     pub(super) processors: Arc<Processors>,
     /// At one of so many faults somebody looks.
     pub(super) sampling: Option<(NonZeroU32, Arc<dyn FaultSampler>)>,
@@ -94,6 +98,9 @@ pub(super) struct Service {
     mailbox: Arc<Mailbox>,
     recorder: Arc<Recorder>,
     shared: Shared,
+    vitals: Vitals,
+    /// The rank leaves: whom to tell, and how many pages of others were here when that was looked at last.
+    leaving: Option<(Arc<Leaving>, u32)>,
     processors: Arc<Processors>,
     /// What the node was told last of whether they sleep.
     asleep: bool,
@@ -128,8 +135,20 @@ struct Ready {
 
 impl Service {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { shard, node, view, window, transport, mailbox, recorder, shared, processors, sampling, spin } =
-            parts;
+        let Parts {
+            shard,
+            node,
+            view,
+            window,
+            transport,
+            mailbox,
+            recorder,
+            shared,
+            vitals,
+            processors,
+            sampling,
+            spin,
+        } = parts;
         Self {
             shard,
             node,
@@ -142,6 +161,8 @@ impl Service {
             mailbox,
             recorder,
             shared,
+            vitals,
+            leaving: None,
             processors,
             asleep: false,
             sampling,
@@ -167,6 +188,7 @@ impl Service {
                     Command::Hold { id, runs, waiter } => self.hold(id, &runs, waiter),
                     Command::Release(id) => self.release(id),
                     Command::HandOver { run, to, members, waiter } => self.hand_over(run, to, members, waiter),
+                    Command::Leave(leaving) => self.begin_to_leave(leaving),
                     Command::Stop => {
                         commands.for_each(|late| late.refuse());
                         self.stop();
@@ -178,6 +200,7 @@ impl Service {
             worked |= ready.faults && self.takes_faults() && self.read_faults();
             worked |= self.time_passes();
             worked |= self.processors_fall_asleep();
+            worked |= self.leave();
             if worked {
                 idle_since = Instant::now();
             } else if self.shared.ended() {
@@ -224,7 +247,7 @@ impl Service {
     /// How long to sleep at most.
     fn sleep_for(&self) -> Duration {
         let mut longest = self.transport.poll_within();
-        if self.outgoing.is_waiting() {
+        if self.outgoing.is_waiting() || self.leaving.is_some() {
             longest = longest.min(RETRY);
         }
         if let Some(Tick(due)) = self.node.poll_timeout().filter(|_| !self.shared.ended()) {
@@ -325,6 +348,8 @@ impl Service {
         }
         match event {
             Event::Message { from, header, body } => self.message(from, header, body),
+            // One that has no pages may go: the control channel sees to the rest.
+            Event::Lost { rank, .. } if !self.vitals.contains(rank) || self.node.has_left(rank) => {}
             Event::Lost { rank, reason } => self.shared.end(EngineEvent::RankLost { rank, reason }),
             Event::Completed { id, outcome } => self.completed(id, &outcome),
         }
@@ -349,7 +374,7 @@ impl Service {
             Err(error) => return self.shared.end(refused(error.to_string())),
         };
         let run = message.run();
-        if !self.shard.has(run) {
+        if run.count > 0 && !self.shard.has(run) {
             let what = format!(
                 "a message about {} pages from {} on to shard {}, which does not have them",
                 run.count, run.first.0, self.shard.index

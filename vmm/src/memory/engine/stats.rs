@@ -59,7 +59,11 @@ pub struct Traffic {
     /// Pages given back.
     pub write_back: Count,
     /// Everything that homes move by, with the bytes of their pages.
+    #[serde(default)]
     pub hand_over: Count,
+    /// Ranks that leave, and answers to that.
+    #[serde(default)]
+    pub leave: Count,
 }
 
 /// A number of messages.
@@ -97,6 +101,7 @@ impl Traffic {
             Message::InvalidateAck { .. } => &mut self.invalidate_ack,
             Message::Recall { .. } => &mut self.recall,
             Message::WriteBack { .. } => &mut self.write_back,
+            Message::Leave | Message::LeaveAck => &mut self.leave,
             Message::HandOver { .. }
             | Message::Freeze { .. }
             | Message::Frozen { .. }
@@ -110,15 +115,15 @@ impl Traffic {
     /// Messages of all types together.
     #[must_use]
     pub fn total(&self) -> Count {
-        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over } = *self;
+        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over, leave } = *self;
         let mut sum = Count::default();
-        let all = [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over];
+        let all = [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over, leave];
         all.into_iter().for_each(|count| sum.add(count));
         sum
     }
 
     fn add(&mut self, other: &Self) {
-        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over } = other;
+        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over, leave } = other;
         self.acquire.add(*acquire);
         self.grant.add(*grant);
         self.refuse.add(*refuse);
@@ -127,10 +132,19 @@ impl Traffic {
         self.recall.add(*recall);
         self.write_back.add(*write_back);
         self.hand_over.add(*hand_over);
+        self.leave.add(*leave);
     }
 }
 
 impl EngineStats {
+    /// How long processors have waited for pages, all together.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        let Self { read_faults, write_faults, upgrade_faults, .. } = self;
+        let faults = [read_faults, write_faults, upgrade_faults];
+        faults.into_iter().fold(Duration::ZERO, |sum, faults| sum.saturating_add(faults.total()))
+    }
+
     /// Adds another shard's or rank's.
     pub fn add(&mut self, other: &Self) {
         add_protocol(&mut self.protocol, &other.protocol);

@@ -137,9 +137,9 @@ impl Operations {
     ///
     /// # Errors
     /// [`SendError`] when the transport can never carry it.
-    pub(super) fn say(&mut self, to: Rank, header: Vec<u8>) -> Result<(), SendError> {
+    pub(super) fn say(&mut self, to: Rank, body: Vec<u8>) -> Result<(), SendError> {
         let id = self.name();
-        self.begin(to, id, Request::Say(header))
+        self.begin(to, id, Request::Say(body))
     }
 
     fn name(&mut self) -> OperationId {
@@ -211,7 +211,7 @@ fn began(transport: &dyn Transport, target: Rank, id: OperationId, request: &Req
         Request::Put { offset, bytes } => transport.put(id, target, *offset, bytes),
         Request::List(list) => transport.put_list(id, target, list),
         Request::Swap { offset, expected, new } => transport.compare_and_swap(id, target, *offset, *expected, *new),
-        Request::Say(header) => transport.send(target, header, &[]),
+        Request::Say(body) => transport.send(target, &[], &[std::io::IoSlice::new(body)]),
     };
     match result {
         // The loss itself is told by the transport's next poll.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vincs_coherence::hlrc::node::ThreadError;
+use vincs_coherence::hlrc::node::{ThreadError, TouchError};
 use vincs_coherence::hlrc::{Completion, Failure, Node, OpId, ThreadId};
-use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, RankSet};
+use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, RankSet, Run};
 use vincs_coherence::transport::{Event, OperationId, Outcome as Ended, Transport};
 
-use super::command::{Ask, Command};
+use super::command::{Ask, Command, Reply};
 use super::maps::{Bytes, Copies, OwnSegment, words_of};
+use super::meeting::Message;
 use super::member::{Answer, SyncError};
 use super::operations::{Operations, Part, Request};
 use super::places::{Places, Span};
@@ -21,18 +22,17 @@ use super::{ArrayError, Ending, EndingSink, JoinError, Settings, Statistics};
 use crate::memory::engine::mailbox::{Mailbox, Refuse as _, Waiter};
 use crate::memory::engine::uffd::{Faults, Missing, RawFault};
 use batch::Batch;
+use teams::{Doing, Teams};
 
 mod batch;
 mod execute;
+mod teams;
 
 /// Longest time between two attempts to start what was held up.
 const RETRY: Duration = Duration::from_millis(1);
 
 /// Pages homed here that are given to who writes page by page: they cost nothing but a notice each.
 const WRITE_AHEAD: u16 = 256;
-
-/// The message of a rank that is done.
-const LEAVES: &[u8] = b"leaves";
 
 /// What the thread starts with.
 pub(super) struct Parts {
@@ -51,12 +51,8 @@ pub(super) struct Parts {
 #[derive(Debug, Default)]
 struct Seat {
     taken: bool,
-    /// Who is told what has come of what it asked for.
-    waiter: Option<Arc<Waiter<Answer>>>,
-    /// The node knows it to wait for a page.
-    faulting: bool,
-    /// What it asked for after a fault that was over before the node was told of it.
-    early: Option<Command>,
+    /// What it is at, and who is told what has come of that.
+    waits: Option<(Doing, Reply)>,
 }
 
 /// The thread's state.
@@ -81,6 +77,9 @@ pub(super) struct Service {
     reason: String,
     seats: Vec<Seat>,
     threads: BTreeMap<i32, ThreadId>,
+    /// Pages that somebody waits for: the least that is enough for one of them.
+    awaited: BTreeMap<Page, Access>,
+    teams: Teams,
     /// What has come of operations on this rank's own segment, for the node.
     done: Vec<(OpId, Completion)>,
     /// Adjacent things that are done together.
@@ -142,6 +141,8 @@ impl Service {
             failed: false,
             reason: String::new(),
             threads: BTreeMap::new(),
+            awaited: BTreeMap::new(),
+            teams: Teams::default(),
             done: Vec::new(),
             batch: Batch::default(),
             streams: Streams::default(),
@@ -175,6 +176,7 @@ impl Service {
             }
             worked |= ready.faults && self.read_faults();
             worked |= self.end_own();
+            worked |= self.hear_own();
             if worked {
                 self.look();
                 idle_since = Instant::now();
@@ -219,7 +221,7 @@ impl Service {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Join(thread, linux, waiter) => waiter.answer(self.join(thread, linux)),
-            Command::Ask(thread, ask, waiter) => self.ask(thread, ask, waiter),
+            Command::Ask(thread, ask, reply) => self.ask(thread, ask, reply),
             Command::End(thread) => self.end_thread(thread),
             Command::Add(spans, waiter) => waiter.answer(self.add(spans)),
             Command::Count(waiter) => {
@@ -228,9 +230,7 @@ impl Service {
             }
             Command::Leave(waiter) => {
                 for to in self.others() {
-                    if let Err(error) = self.operations.say(to, LEAVES.to_vec()) {
-                        self.host_failed(&error.to_string());
-                    }
+                    self.send(to, Message::Leaves);
                 }
                 self.leaves = true;
                 self.leaving = Some(waiter);
@@ -254,6 +254,9 @@ impl Service {
     }
 
     fn join(&mut self, thread: ThreadId, linux: i32) -> Result<(), JoinError> {
+        if let Some(before) = self.threads.get(&linux) {
+            return Err(JoinError::Twice { thread: thread.0, before: before.0 });
+        }
         let seat = self.seats.get_mut(usize::from(thread.0)).filter(|seat| !seat.taken);
         seat.ok_or(JoinError::Taken(thread.0))?.taken = true;
         self.threads.insert(linux, thread);
@@ -275,40 +278,65 @@ impl Service {
         Ok(())
     }
 
-    fn ask(&mut self, thread: ThreadId, ask: Ask, waiter: Arc<Waiter<Answer>>) {
+    fn ask(&mut self, thread: ThreadId, ask: Ask, reply: Reply) {
         let members = self.settings.team.iter().map(|threads| u32::from(*threads)).sum();
-        let Some(seat) = self.seats.get_mut(usize::from(thread.0)) else { return waiter.answer(Err(SyncError::Ended)) };
+        let Some(seat) = self.seats.get_mut(usize::from(thread.0)) else { return reply.answer(Err(SyncError::Ended)) };
         if self.ended && !self.failed {
-            return waiter.answer(Err(SyncError::Ended));
+            return reply.answer(Err(SyncError::Ended));
         }
-        if seat.faulting {
-            seat.early = Some(Command::Ask(thread, ask, waiter));
-            return;
+        if seat.waits.is_some() {
+            return reply.answer(Err(ThreadError::Busy(thread.0).into()));
         }
         let begun = match ask {
             Ask::Acquire(lock) => self.node.handle_acquire(thread, lock).map_err(SyncError::from),
             Ask::Release(lock) => self.node.handle_release(thread, lock).map_err(SyncError::from),
             Ask::Barrier(reduce) => self.node.handle_barrier(thread, members, reduce).map_err(SyncError::from),
+            Ask::Tell | Ask::Hear | Ask::Meet(_) | Ask::Reset => return self.ask_teams(thread, ask, reply),
         };
         match begun {
             Ok(()) => {
-                seat.waiter = Some(waiter);
+                self.seat(thread, Doing::Asks, reply);
                 self.act(Received::NOTHING);
             }
-            Err(error) => waiter.answer(Err(error)),
+            Err(error) => reply.answer(Err(error)),
+        }
+    }
+
+    /// A thread waits from now on.
+    fn seat(&mut self, thread: ThreadId, doing: Doing, reply: Reply) {
+        if let Some(seat) = self.seats.get_mut(usize::from(thread.0)) {
+            seat.waits = Some((doing, reply));
+        }
+    }
+
+    /// What a thread waits for.
+    fn doing(&self, thread: ThreadId) -> Option<Doing> {
+        self.seats.get(usize::from(thread.0)).and_then(|seat| seat.waits.as_ref()).map(|(doing, _)| *doing)
+    }
+
+    /// The thread that waits for this.
+    fn doer(&self, doing: Doing) -> Option<ThreadId> {
+        let does = |seat: &Seat| seat.waits.as_ref().is_some_and(|(other, _)| *other == doing);
+        self.seats.iter().position(does).and_then(|index| u16::try_from(index).ok()).map(ThreadId)
+    }
+
+    /// Tells a thread that its wait is over, if it waits.
+    fn answer(&mut self, thread: ThreadId, answer: Answer) {
+        self.answer_with(thread, answer, &[]);
+    }
+
+    fn answer_with(&mut self, thread: ThreadId, answer: Answer, words: &[u64]) {
+        let waits = self.seats.get_mut(usize::from(thread.0)).and_then(|seat| seat.waits.take());
+        if let Some((_, reply)) = waits {
+            reply.answer_with(answer, words);
         }
     }
 
     fn end_thread(&mut self, thread: ThreadId) {
-        match self.seats.get_mut(usize::from(thread.0)) {
-            Some(seat) if seat.faulting && !self.ended => seat.early = Some(Command::End(thread)),
-            _ => {
-                self.threads.retain(|_, other| *other != thread);
-                // It was there, as it has joined, and it ends once.
-                if self.node.handle_thread_end(thread).is_ok() {
-                    self.act(Received::NOTHING);
-                }
-            }
+        self.threads.retain(|_, other| *other != thread);
+        // It was there, as it has joined, and it ends once.
+        if self.node.handle_thread_end(thread).is_ok() {
+            self.act(Received::NOTHING);
         }
     }
 
@@ -328,22 +356,34 @@ impl Service {
 
     fn fault(&mut self, fault: RawFault) {
         let Some(page) = self.places.page_at(fault.address) else { return };
-        let Some(thread) = self.threads.get(&fault.thread).copied() else {
+        if !self.settings.open && !self.threads.contains_key(&fault.thread) {
             return self.end(Ending::Stranger(fault.thread));
-        };
+        }
         let access = if fault.missing == Missing::Read { Access::Read } else { Access::Write };
         self.statistics.faults += 1;
-        match self.node.handle_fault(thread, page, access) {
-            Ok(()) => {}
-            // It was woken with others who wanted less, and is not to be told of twice; or it is past the fault already.
-            Err(vincs_coherence::hlrc::node::FaultError::Thread(ThreadError::Busy(_))) => return,
-            Err(error) => return self.host_failed(&error.to_string()),
-        }
-        if let Some(seat) = self.seats.get_mut(usize::from(thread.0)) {
-            seat.faulting = true;
+        match self.node.handle_touch(page, access) {
+            // It came while the fault was on its way here.
+            Ok(true) => self.change(Run::one(page), "wake who waits for", Faults::wake),
+            Ok(false) => {
+                let least = self.awaited.entry(page).or_insert(access);
+                *least = access.min(*least);
+            }
+            // There is no way to tell who waits for a page; whoever has started the memory is told.
+            Err(TouchError::Failed(_)) => return,
+            Err(error @ TouchError::NoPage(_)) => return self.host_failed(&error.to_string()),
         }
         self.have_ready(fault, page, access);
         self.act(Received::NOTHING);
+    }
+
+    /// Pages can be used in this way from now on: whoever waits for that goes on, or finds out that it wants more.
+    fn wake_all(&mut self, run: Run, access: Access) {
+        for page in run.pages() {
+            if self.awaited.get(&page).is_some_and(|least| *least <= access) {
+                self.awaited.remove(&page);
+                self.change(Run::one(page), "wake who waits for", Faults::wake);
+            }
+        }
     }
 
     /// Has the pages ready that a thread will want next if it goes on as it does.
@@ -401,12 +441,14 @@ impl Service {
 
     fn happened(&mut self, event: Event<'_>) {
         match event {
-            Event::Message { from, header, .. } => {
-                if header == LEAVES {
+            Event::Message { from, body, .. } => match Message::decode(body, self.settings.team.len()) {
+                Some(Message::Leaves) => {
                     self.left.insert(from);
                     self.have_all_left();
                 }
-            }
+                Some(message) => self.hear(from, message),
+                None => self.lose(from, "it has sent what makes no sense".to_owned()),
+            },
             Event::Lost { rank, reason } => {
                 // Whoever is done stays until all are.
                 let has_left = !self.left.insert(rank);
@@ -492,17 +534,19 @@ impl Service {
             return;
         }
         (self.ending)(ending);
-        for waiter in self.seats.iter_mut().filter_map(|seat| seat.waiter.take()) {
-            waiter.answer(Err(self.node.failure().map_or(SyncError::Ended, SyncError::Failed)));
+        let error = self.node.failure().map_or(SyncError::Ended, SyncError::Failed);
+        self.answer_all(error);
+    }
+
+    fn answer_all(&mut self, error: SyncError) {
+        for (_, reply) in self.seats.iter_mut().filter_map(|seat| seat.waits.take()) {
+            reply.answer(Err(error));
         }
     }
 
     fn stop(&mut self) {
         self.mailbox.close();
-        for waiter in self.seats.iter_mut().filter_map(|seat| seat.waiter.take()) {
-            waiter.answer(Err(SyncError::Ended));
-        }
-        self.seats.iter_mut().filter_map(|seat| seat.early.take()).for_each(|early| early.refuse());
+        self.answer_all(SyncError::Ended);
         if let Some(waiter) = self.leaving.take() {
             waiter.answer(());
         }

@@ -5,13 +5,13 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use vincs_micro_guest_payload::protocol::{MAX_CPUS, PORT_STOP};
+use vincs_micro_guest_payload::protocol::MAX_CPUS;
 use vincs_micro_guest_payload::walk::mix;
 
 use crate::cpu::{self, Cpu, Line};
 use crate::parameters::Parameters;
 use crate::program::timer;
-use crate::{memory, port, report, smp};
+use crate::{memory, report, smp};
 
 /// `IA32_FS_BASE`.
 const MSR_FS_BASE: u32 = 0xc000_0100;
@@ -130,7 +130,7 @@ pub(super) fn run(cpu: Cpu, parameters: &Parameters) {
             SENT[next.id()].fetch_add(1, Ordering::Relaxed);
             smp::send(next.id(), Line::Ipi);
         }
-        if cpu.id() == 0 && windows % WINDOWS_PER_LOOK == 0 && port::read(PORT_STOP) != 0 {
+        if cpu.id() == 0 && windows % WINDOWS_PER_LOOK == 0 && report::is_asked_to_stop() {
             STOP.store(1, Ordering::Release);
         }
     }

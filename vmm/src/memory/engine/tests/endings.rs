@@ -15,7 +15,7 @@ use crate::memory::engine::frames::{Frames, Shard};
 use crate::memory::engine::mailbox::{Command, Mailbox, Refused, Waiter};
 use crate::memory::engine::service::{Parts, Service, Shared};
 use crate::memory::engine::view::View;
-use crate::memory::engine::{EngineError, FaultSampler};
+use crate::memory::engine::{EngineError, FaultSampler, Vitals};
 use crate::memory::{GuestRange, HoldError};
 
 #[test]
@@ -139,6 +139,7 @@ fn a_hold_that_comes_with_the_order_to_stop_is_refused() {
         mailbox,
         recorder: Arc::default(),
         shared: Shared::new(1, Arc::new(|event| panic!("{event:?}"))),
+        vitals: Vitals::default(),
         sampling: None,
         spin: Duration::ZERO,
     };

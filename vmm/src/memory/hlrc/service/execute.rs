@@ -4,7 +4,7 @@ use std::io;
 
 use vincs_coherence::hlrc::diff::Diff;
 use vincs_coherence::hlrc::{Action, Completion, Flush, OpId, Outcome, ThreadId};
-use vincs_coherence::id::{PAGE_BYTES, Page, Rank, Run};
+use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, Run};
 use vincs_coherence::transport::PutList;
 
 use super::batch::Batch;
@@ -29,15 +29,6 @@ impl Service {
         match self.node.failure() {
             Some(failure) if !self.failed => self.tell_failure(failure),
             _ => {}
-        }
-        self.hear_early();
-    }
-
-    /// Threads that were past their faults before these were over have asked for something.
-    fn hear_early(&mut self) {
-        let early = self.seats.iter_mut().filter(|seat| !seat.faulting).find_map(|seat| seat.early.take());
-        if let Some(command) = early {
-            self.obey(command);
         }
     }
 
@@ -84,7 +75,10 @@ impl Service {
                 }
             }
             Batch::Map(run) => self.map(run, received),
-            Batch::Allow(run) => self.change(run, "allow to write", Faults::allow_quietly),
+            Batch::Allow(run) => {
+                self.change(run, "allow to write", Faults::allow_quietly);
+                self.wake_all(run, Access::Write);
+            }
             Batch::Unmap(run) => {
                 if let Err(error) = self.copies.drop_pages(run) {
                     self.page_failed("drop", run.first, &error);
@@ -103,6 +97,7 @@ impl Service {
                 return self.page_failed("map", page, &error);
             }
         }
+        self.wake_all(run, Access::Read);
     }
 
     fn execute_alone(&mut self, action: Action) {
@@ -228,28 +223,20 @@ impl Service {
     }
 
     fn wake(&mut self, thread: ThreadId, outcome: Outcome) {
-        let Some(seat) = self.seats.get_mut(usize::from(thread.0)) else { return };
         match outcome {
-            Outcome::Access(page, _) => {
-                seat.faulting = false;
-                self.change(Run::one(page), "wake who waits for", Faults::wake);
-            }
-            // There is no other way to tell who waits for a page.
-            Outcome::Failed(_) if seat.faulting => {}
-            Outcome::Failed(failure) => {
-                if let Some(waiter) = seat.waiter.take() {
-                    waiter.answer(Err(SyncError::Failed(failure)));
-                }
-            }
+            // Nobody waits for a page by name.
+            Outcome::Access(..) => {}
+            Outcome::Failed(failure) => self.answer(thread, Err(SyncError::Failed(failure))),
+            Outcome::Published => self.published(thread),
+            Outcome::Seen => self.seen(thread),
             Outcome::Acquired { .. } | Outcome::Released | Outcome::Passed(_) => {
-                if let Some(waiter) = seat.waiter.take() {
-                    waiter.answer(Ok(outcome));
-                }
+                self.answer(thread, Ok(outcome));
+                self.settle();
             }
         }
     }
 
-    fn change(
+    pub(super) fn change(
         &mut self,
         run: Run,
         what: &str,

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::array::Element;
+use crate::ranks::TEAMS;
 use crate::sync::{Group, LockError};
 use crate::wait::{wait_while, wake_all};
 
@@ -30,6 +31,11 @@ pub enum TeamError {
     /// The kernel does not tell the processors, or gives none.
     #[error("a member cannot be put on its processor: {0}; see what may be used with taskset -p")]
     Processor(io::Error),
+    /// A machine of several ranks has locks for so many teams of a program, on processors that it had when it opened relaxed memory.
+    #[error(
+        "a program on several ranks has at most {TEAMS} teams at a time, on the processors that it began with: end one"
+    )]
+    Teams,
     /// The kernel has no thread left.
     #[error("a member's thread cannot be started: {0}; raise the limit on processes (ulimit -u)")]
     Thread(io::Error),
@@ -79,13 +85,15 @@ impl Team {
     /// # Errors
     /// [`TeamError`]; no thread is left then.
     pub fn new(members: u32) -> Result<Self, TeamError> {
-        let processors = processors()?;
+        let mut processors = processors()?;
         let there = u32::try_from(processors.len()).unwrap_or(u32::MAX);
         if !(1..=there).contains(&members) {
             return Err(TeamError::Size { asked: members, processors: there });
         }
+        processors.truncate(members as usize);
         let (job, run, left) = (Mutex::new(None), AtomicU32::new(0), AtomicU32::new(0));
-        let shared = Arc::new(Shared { members, group: Group::new(members), job, run, left });
+        let group = Group::new(&processors).ok_or(TeamError::Teams)?;
+        let shared = Arc::new(Shared { members, group, job, run, left });
         let mut team = Self { shared: Arc::clone(&shared), threads: Vec::new() };
         let (ready, placed) = channel();
         for (number, processor) in (0..members).zip(processors) {
@@ -121,6 +129,7 @@ impl Team {
         // has the team to himself cannot start another run meanwhile.
         let job = unsafe { std::mem::transmute::<*const Body<'_>, *const Body<'static>>(body) };
         let shared = &*self.shared;
+        shared.group.before_run();
         shared.left.store(shared.members, Ordering::Relaxed);
         shared.start(Some(Job(job)));
         loop {
@@ -129,6 +138,7 @@ impl Team {
                 left => wait_while(&shared.left, left),
             }
         }
+        shared.group.after_run();
     }
 
     /// Runs a function for every number of a range, in parallel: each member has an even part of them.
@@ -194,7 +204,7 @@ impl Member {
 
     /// Waits until all members are here. What each wrote before, all see after.
     pub fn barrier(&self) {
-        self.shared.group.barrier();
+        self.shared.group.barrier(self.number);
     }
 
     /// Takes a lock of the team, when it is this member's turn. What was written by who had it before is seen after.
@@ -219,23 +229,30 @@ impl Member {
         let turn = self.turn.get();
         self.turn.set(turn + 1);
         let words = self.shared.group.gather(self.number, turn, value.to_word());
-        words.map(T::from_word).reduce(combine).unwrap_or(value)
+        words.into_iter().map(T::from_word).reduce(combine).unwrap_or(value)
     }
 
     /// A member's thread: onto its processor, then run after run.
     fn serve(&self, processor: usize, ready: &Sender<io::Result<()>>) {
         let _guard = EndOnPanic;
         // Who does not wait for it any more has found another one's error.
-        let _ = ready.send(move_to(processor));
+        let moved = move_to(processor);
+        let group = &self.shared.group;
+        if moved.is_ok() {
+            group.enter(self.number);
+        }
+        let _ = ready.send(moved);
         let mut run = 0;
         loop {
             wait_while(&self.shared.run, run);
             run = run.wrapping_add(1);
             let job = *self.shared.job.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Job(body)) = job else { return };
+            let Some(Job(body)) = job else { return group.leave(self.number) };
             // SAFETY: `Team::run` waits for this member, so the function is there.
             let body = unsafe { &*body };
+            group.begin(self.number);
             body(self);
+            group.end(self.number);
             if self.shared.left.fetch_sub(1, Ordering::AcqRel) == 1 {
                 wake_all(&self.shared.left);
             }

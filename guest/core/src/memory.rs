@@ -1,7 +1,7 @@
 //! The relaxed memory: a mapping of the device, or of ordinary memory, given out piece by piece.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -9,11 +9,12 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
-use rustix::fs::{FlockOperation, flock};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use rustix::process::{Pid, getpid};
 
 use crate::array::{Array, Element};
+use crate::ranks::layout::{HEAR, TELL, reason};
+use crate::ranks::{Device, Ranks};
 
 /// Environment variable with the path of the machine's relaxed memory. vincs sets it for the command of a machine that has some.
 pub const RELAXED_VARIABLE: &str = "VINCS_RELAXED";
@@ -47,6 +48,19 @@ pub enum OpenError {
         /// Its size.
         bytes: usize,
     },
+    /// A thread cannot be on the processor that it has to look from.
+    #[error(
+        "relaxed memory on several ranks: a thread cannot be put on a processor: {0}; see what may be used with taskset -p"
+    )]
+    Processor(io::Error),
+    /// The machine's processors do not come to rest.
+    #[error(
+        "relaxed memory on several ranks: the machine's processors are not all in their places after {0} s; see vincs ctl status"
+    )]
+    Unsettled(u64),
+    /// vincs refuses.
+    #[error("relaxed memory on several ranks cannot be had: {}", reason(*.0))]
+    Refused(u32),
     /// The kernel refuses a mapping.
     #[error("{bytes} bytes of relaxed memory cannot be mapped: {source}; raise the limit on address space (ulimit -v)")]
     Map {
@@ -79,7 +93,7 @@ pub(crate) struct Mapping {
     /// Bytes given out from the start.
     used: AtomicUsize,
     /// Its lock says that the device is in use.
-    device: Option<File>,
+    device: Option<Arc<Device>>,
     /// The process that has mapped it: a device's memory is not there in children that it forks.
     process: Pid,
 }
@@ -110,20 +124,18 @@ impl Relaxed {
     /// # Errors
     /// [`OpenError`].
     pub fn open_device(path: &Path) -> Result<Self, OpenError> {
+        let device = Device::open(path)?;
+        if device.taken.swap(true, Ordering::Acquire) {
+            return Err(OpenError::InUse(path.to_owned()));
+        }
         let failed = |source| OpenError::Device { path: path.to_owned(), source };
-        let device = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
-        match flock(&device, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse(path.to_owned())),
-            locked => locked.map_err(|error| failed(error.into()))?,
-        }
-        let bytes = size_of_device(&device).map_err(failed)? / PAGE * PAGE;
-        if bytes <= CONTROL_BYTES {
-            return Err(OpenError::TooSmall { path: path.to_owned(), bytes });
-        }
+        let bytes = size_of_device(&device.file).map_err(failed)? / PAGE * PAGE;
         // SAFETY: a new mapping, at an address that the kernel chooses.
-        let start =
-            unsafe { mmap(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &device, 0) };
-        Self::new(start, bytes, CONTROL_BYTES, Some(device))
+        let start = unsafe {
+            mmap(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &device.file, 0)
+        };
+        Self::new(start, bytes, CONTROL_BYTES, Some(Arc::clone(&device)))
+            .inspect_err(|_| device.taken.store(false, Ordering::Release))
     }
 
     /// Ordinary memory of so many bytes, of which nothing is resident until it is touched.
@@ -142,7 +154,7 @@ impl Relaxed {
         start: rustix::io::Result<*mut std::ffi::c_void>,
         len: usize,
         used: usize,
-        device: Option<File>,
+        device: Option<Arc<Device>>,
     ) -> Result<Self, OpenError> {
         let failed = |errno: rustix::io::Errno| OpenError::Map { bytes: len, source: errno.into() };
         let start = NonNull::new(start.map_err(failed)?.cast()).ok_or_else(|| failed(rustix::io::Errno::FAULT))?;
@@ -159,6 +171,12 @@ impl Relaxed {
     #[must_use]
     pub fn is_device(&self) -> bool {
         self.0.device.is_some()
+    }
+
+    /// Whether it is shared by several ranks, so that only who synchronises sees what others write.
+    #[must_use]
+    pub fn is_on_ranks(&self) -> bool {
+        self.0.ranks().is_some()
     }
 
     /// Bytes of it, all together.
@@ -178,14 +196,20 @@ impl Relaxed {
     /// Barriers, locks and reductions of a [`crate::Team`] imply it. It is for programs that synchronise in their own way, over ordinary memory:
     /// whoever has waited there for another thread acquires before it reads what that has written.
     pub fn acquire(&self) {
-        // The machine has one rank: its memory is coherent, and only the compiler and the processor are to be kept in order.
         fence(Ordering::Acquire);
+        // On one rank memory is coherent, and only the compiler and the processor are to be kept in order.
+        if let Some(ranks) = self.0.ranks() {
+            ranks.command(HEAR);
+        }
     }
 
     /// What this thread has written is seen by who acquires after. It comes before the thread tells others, over ordinary memory, that it
     /// has written.
     pub fn release(&self) {
         fence(Ordering::Release);
+        if let Some(ranks) = self.0.ranks() {
+            ranks.command(TELL);
+        }
     }
 
     /// An array of `len` zeroes, at the start of a page of its own.
@@ -199,7 +223,10 @@ impl Relaxed {
     }
 
     /// So many zero bytes, at the start of a page of their own. They stay as long as this or an array does.
-    pub(crate) fn bytes(&self, bytes: usize) -> Result<NonNull<u8>, OutOfRelaxed> {
+    ///
+    /// # Errors
+    /// [`OutOfRelaxed`].
+    pub fn bytes(&self, bytes: usize) -> Result<NonNull<u8>, OutOfRelaxed> {
         let mapping = &*self.0;
         let end =
             |used: usize| used.checked_add(bytes)?.checked_next_multiple_of(PAGE).filter(|end| *end <= mapping.len);
@@ -209,8 +236,7 @@ impl Relaxed {
         let start = unsafe { mapping.start.add(at) };
         if mapping.device.is_some() {
             // An earlier program may have left something there.
-            // SAFETY: the bytes are mapped, and given to nobody else.
-            unsafe { start.write_bytes(0, bytes) };
+            mapping.clear(start, bytes);
         }
         Ok(start)
     }
@@ -225,11 +251,39 @@ impl Relaxed {
     }
 }
 
+impl Mapping {
+    fn ranks(&self) -> Option<&Ranks> {
+        self.device.as_ref()?.ranks.as_ref()
+    }
+
+    /// Makes bytes zero that are given to nobody yet. On several ranks pages that are zero are not written: whoever writes a page has it to bring home.
+    fn clear(&self, start: NonNull<u8>, bytes: usize) {
+        if let Some(ranks) = self.ranks() {
+            // What an earlier program has left is seen as it was left.
+            ranks.command(HEAR);
+        }
+        for at in (0..bytes).step_by(PAGE) {
+            let len = PAGE.min(bytes - at);
+            // SAFETY: within the bytes.
+            let page = unsafe { start.add(at) };
+            // SAFETY: the bytes are mapped, and nobody else has them.
+            let is_zero = || unsafe { std::slice::from_raw_parts(page.as_ptr(), len) }.iter().all(|byte| *byte == 0);
+            if self.ranks().is_none() || !is_zero() {
+                // SAFETY: as above.
+                unsafe { page.write_bytes(0, len) };
+            }
+        }
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         if getpid() != self.process {
             // In a child the addresses may be something else's by now.
             return;
+        }
+        if let Some(device) = &self.device {
+            device.taken.store(false, Ordering::Release);
         }
         // SAFETY: nobody has a pointer into it any more: arrays keep the mapping.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
@@ -238,7 +292,7 @@ impl Drop for Mapping {
 }
 
 /// The size of a character device of memory (Linux Documentation, ABI/testing/sysfs-bus-dax), or of a file.
-fn size_of_device(device: &File) -> io::Result<usize> {
+pub(crate) fn size_of_device(device: &File) -> io::Result<usize> {
     let metadata = device.metadata()?;
     let bytes = if metadata.file_type().is_char_device() {
         let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));

@@ -1,0 +1,173 @@
+//! The device of a machine of several ranks: what members on different ranks do together is done by vincs.
+//!
+//! The control part of the device is memory of each rank's own. A thread writes a command into a slot there and the slot's number to the doorbell, and waits
+//! until the slot says that it is done. What is where is told in docs/relaxed.md. A thread stays on its processor as long as it uses a
+//! slot: elsewhere it would find another rank's.
+
+mod control;
+mod places;
+mod slot;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::memory::{CONTROL_BYTES, OpenError, PAGE, RELAXED_VARIABLE, size_of_device};
+use crate::sync::LOCKS;
+use control::Control;
+pub use control::layout;
+use places::Places;
+pub(crate) use slot::Slot;
+
+/// Most teams at a time: each has its own locks.
+pub(crate) const TEAMS: u32 = 64;
+
+/// The device as this process has it. The lock of its file says that no other process has.
+#[derive(Debug)]
+pub(crate) struct Device {
+    path: PathBuf,
+    pub(crate) file: File,
+    /// Of a machine of several ranks.
+    pub(crate) ranks: Option<Ranks>,
+    /// Its memory has been given out to a [`crate::Relaxed`].
+    pub(crate) taken: AtomicBool,
+}
+
+/// The device that this process has open: its memory and its teams have the same.
+static CURRENT: Mutex<Weak<Device>> = Mutex::new(Weak::new());
+
+impl Device {
+    /// The device of this path, which this process may have already.
+    pub(crate) fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
+        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = current.upgrade().filter(|device| device.path == path) {
+            return Ok(device);
+        }
+        let device = Arc::new(Self::open_anew(path)?);
+        *current = Arc::downgrade(&device);
+        Ok(device)
+    }
+
+    fn open_anew(path: &Path) -> Result<Self, OpenError> {
+        let failed = |source: io::Error| OpenError::Device { path: path.to_owned(), source };
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse(path.to_owned())),
+            locked => locked.map_err(|error| failed(error.into()))?,
+        }
+        let bytes = size_of_device(&file).map_err(failed)? / PAGE * PAGE;
+        if bytes <= CONTROL_BYTES {
+            return Err(OpenError::TooSmall { path: path.to_owned(), bytes });
+        }
+        let control = Control::map(&file)?;
+        let ranks = if control.has_ranks() { Some(Ranks::begin(control)?) } else { None };
+        Ok(Self { path: path.to_owned(), file, ranks, taken: AtomicBool::new(false) })
+    }
+
+    /// The device of a machine of several ranks, for a team. Nothing where there is none, or where another program has it: what this one has
+    /// is ordinary memory then.
+    pub(crate) fn for_team() -> Option<Arc<Self>> {
+        if let Some(device) = CURRENT.lock().unwrap_or_else(PoisonError::into_inner).upgrade() {
+            return device.ranks.is_some().then_some(device);
+        }
+        let path = std::env::var_os(RELAXED_VARIABLE).filter(|path| !path.is_empty())?;
+        Self::open(Path::new(&path)).ok().filter(|device| device.ranks.is_some())
+    }
+}
+
+/// What a program has of the ranks of its machine.
+#[derive(Debug)]
+pub(crate) struct Ranks {
+    control: Control,
+    places: Places,
+    /// Locks that teams have, a bit for each team.
+    locks: AtomicU64,
+    /// Teams so far.
+    teams: AtomicU64,
+}
+
+impl Ranks {
+    /// Waits until all processors are where they stay, and has all ranks give up what an earlier program had.
+    fn begin(control: Control) -> Result<Self, OpenError> {
+        let places = Places::find(&control)?;
+        let ranks = Self { control, places, locks: AtomicU64::new(0), teams: AtomicU64::new(0) };
+        let begun =
+            places::here(|| ranks.slot_to_begin().command(layout::BEGIN, [0; 3])).map_err(OpenError::Processor)?;
+        if begun != layout::DONE {
+            return Err(OpenError::Refused(begun));
+        }
+        for processor in ranks.places.one_of_each() {
+            places::at(processor, || ranks.control.free_all()).map_err(OpenError::Processor)?;
+        }
+        Ok(ranks)
+    }
+
+    fn slot_to_begin(&self) -> Slot<'_> {
+        Slot::last(&self.control)
+    }
+
+    /// The rank of a processor.
+    pub(crate) fn rank_of(&self, processor: usize) -> Option<u32> {
+        self.places.rank_of(processor)
+    }
+
+    /// A slot for the calling thread, which stays on its processor as long as it has it.
+    pub(crate) fn slot(&self) -> Slot<'_> {
+        Slot::take(&self.control)
+    }
+
+    /// The slot of this number, which the calling thread has taken.
+    pub(crate) fn taken(&self, number: usize) -> Slot<'_> {
+        Slot::taken(&self.control, number)
+    }
+
+    /// Does a command for a thread that is on no processor of its own.
+    pub(crate) fn command(&self, command: u32) {
+        let result = places::here(|| {
+            let slot = self.slot();
+            let result = slot.command(command, [0; 3]);
+            slot.give_back();
+            result
+        });
+        match result {
+            Ok(layout::DONE) => {}
+            Ok(result) => fail(result),
+            Err(error) => {
+                eprint_line(&format!("a thread cannot stay on its processor: {error}"));
+                std::process::abort()
+            }
+        }
+    }
+
+    /// A name for a team that no other has, and the first of its locks; nothing when there are too many teams.
+    pub(crate) fn new_team(&self) -> Option<(u64, u32)> {
+        let mut free = None;
+        let taken = self.locks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            free = (0..TEAMS).find(|team| used & 1 << team == 0);
+            free.map(|team| used | 1 << team)
+        });
+        let team = free.filter(|_| taken.is_ok())?;
+        Some((self.teams.fetch_add(1, Ordering::Relaxed), team * LOCKS))
+    }
+
+    /// A team with these locks is no more.
+    pub(crate) fn end_team(&self, first_lock: u32) {
+        self.locks.fetch_and(!(1 << (first_lock / LOCKS)), Ordering::Relaxed);
+    }
+}
+
+/// What members do together has failed, and there is nobody to tell: the others would wait for ever.
+pub(crate) fn fail(result: u32) -> ! {
+    eprint_line(&format!("relaxed memory: {}", layout::reason(result)));
+    std::process::abort()
+}
+
+fn eprint_line(line: &str) {
+    use std::io::Write as _;
+    // Nobody is there to be told when this fails.
+    let _ = writeln!(io::stderr(), "vincs-guest: {line}");
+}

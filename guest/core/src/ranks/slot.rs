@@ -1,0 +1,74 @@
+//! A slot: where a thread writes its commands.
+
+use std::sync::atomic::Ordering;
+
+use super::control::Control;
+use super::control::layout::{ANSWERED, ASKED, COMMAND, NUMBERS, OWNER, RESULT, SLOTS, WORDS};
+
+/// A slot of the rank that the thread is on. The thread stays there as long as it has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot<'a> {
+    control: &'a Control,
+    number: usize,
+}
+
+impl<'a> Slot<'a> {
+    /// One that nobody has. There are more than a machine has processors, so one is free soon.
+    pub(super) fn take(control: &'a Control) -> Self {
+        loop {
+            let take = |number: &usize| {
+                let owner = control.word(Control::slot(*number) + OWNER);
+                owner.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            };
+            if let Some(number) = (0..SLOTS - 1).find(take) {
+                return Self { control, number };
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// The one for a program that begins.
+    pub(super) fn last(control: &'a Control) -> Self {
+        Self { control, number: SLOTS - 1 }
+    }
+
+    /// One that the calling thread has taken.
+    pub(super) fn taken(control: &'a Control, number: usize) -> Self {
+        Self { control, number }
+    }
+
+    /// Its number.
+    pub(crate) fn number(self) -> usize {
+        self.number
+    }
+
+    fn at(self, offset: usize) -> usize {
+        Control::slot(self.number) + offset
+    }
+
+    /// Has vincs do something, and waits until it is done: what came of it.
+    pub(crate) fn command(self, command: u32, numbers: [u64; 3]) -> u32 {
+        let control = self.control;
+        control.word(self.at(COMMAND)).store(command, Ordering::Relaxed);
+        for (index, number) in numbers.into_iter().enumerate() {
+            control.long(self.at(NUMBERS) + index * size_of::<u64>()).store(number, Ordering::Relaxed);
+        }
+        let asked = control.word(self.at(ANSWERED)).load(Ordering::Relaxed).wrapping_add(1);
+        control.word(self.at(ASKED)).store(asked, Ordering::Release);
+        while control.word(self.at(ANSWERED)).load(Ordering::Acquire) != asked {
+            control.ring(self.number);
+        }
+        control.word(self.at(RESULT)).load(Ordering::Relaxed)
+    }
+
+    /// The words of so many who have met by the last command.
+    pub(crate) fn words(self, members: u32) -> Vec<u64> {
+        let word = |index: usize| self.control.long(self.at(WORDS) + index * size_of::<u64>()).load(Ordering::Relaxed);
+        (0..members as usize).map(word).collect()
+    }
+
+    /// Anybody may have it.
+    pub(crate) fn give_back(self) {
+        self.control.word(self.at(OWNER)).store(0, Ordering::Release);
+    }
+}

@@ -1,0 +1,224 @@
+//! Ranks that come and leave, as rank 0 deals with them on its control channel. Who is what is in [`Seats`]; where vCPUs go is [`place`]'s to say.
+//!
+//! A rank comes and goes while no vCPU is on its way: all ranks then agree on who has to say that it sends elsewhere (`moves`). Orders to move wait for that.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::Sender;
+
+use vincs_coherence::id::Rank;
+
+use super::super::message::Control;
+use super::super::moves::Owner;
+use super::super::placement::{Placed, Placement, Room, place};
+use super::super::seats::{MemberState, RemoveError, Seats};
+use super::super::serve::Server;
+use super::{Breach, Core, First, Note};
+
+/// What is to become of a rank that joins.
+pub(crate) type Joined = Result<(), String>;
+
+/// What rank 0 knows of the ranks beside where vCPUs are.
+pub(crate) struct Elastic {
+    pub(super) seats: Seats,
+    placement: Placement,
+    /// The rank of each vCPU's node.
+    nodes: Vec<Rank>,
+    /// Processors that each rank may use, as far as that is known.
+    processors: BTreeMap<Rank, u32>,
+    /// vCPUs have gone to their ranks after the boot: from now on those that join get some.
+    pub(super) is_spread: bool,
+    /// Who waits for a rank to join, and for one to have left.
+    joiners: BTreeMap<Rank, Sender<Joined>>,
+    leavers: BTreeMap<Rank, Vec<Sender<Result<(), RemoveError>>>>,
+    /// Orders that wait until a rank has come or gone.
+    held: VecDeque<Note>,
+}
+
+impl Elastic {
+    /// With these seats; `nodes` has the rank of each vCPU's node, `processors` what the first ranks may use.
+    pub(crate) fn new(seats: Seats, placement: Placement, nodes: Vec<Rank>, processors: &[u32]) -> Self {
+        Self {
+            seats,
+            placement,
+            nodes,
+            processors: (0..).map(Rank).zip(processors.iter().copied()).collect(),
+            is_spread: false,
+            joiners: BTreeMap::new(),
+            leavers: BTreeMap::new(),
+            held: VecDeque::new(),
+        }
+    }
+
+    /// Where each vCPU is to be, as it is now.
+    fn places(&self, owners: &[Owner]) -> Vec<Rank> {
+        let running = self.seats.all().into_iter().filter(|(_, state)| *state == MemberState::Running);
+        let room = |rank| Room { rank, processors: self.processors.get(&rank).copied().unwrap_or(0) };
+        let rooms: Vec<Room> = running.map(|(rank, _)| room(rank)).collect();
+        let placed = |(owner, node): (&Owner, &Rank)| Placed { at: owner.to.unwrap_or(owner.at), node: *node };
+        place(self.placement, &owners.iter().zip(&self.nodes).map(placed).collect::<Vec<_>>(), &rooms)
+    }
+}
+
+impl First {
+    /// An order to move waits while a rank is about to come or to go.
+    pub(super) fn hold_back(&mut self, core: &Core, note: Note) -> Option<Note> {
+        let waits = !self.owners.are_at_rest()
+            && (self.elastic.seats.complete(core.present()).is_some() || self.elastic.seats.drained_one().is_some());
+        if waits {
+            self.elastic.held.push_back(note);
+            return None;
+        }
+        Some(note)
+    }
+
+    /// vCPUs go to their ranks after the boot: those of their nodes, and by the placement to those that have joined since.
+    pub(super) fn spread(&mut self, core: &mut Core, nodes: Vec<Rank>) {
+        self.elastic.is_spread = true;
+        self.elastic.nodes.clone_from(&nodes);
+        let owners: Vec<Owner> = nodes.iter().map(|node| Owner { at: *node, to: None }).collect();
+        for (vcpu, to) in (0..).zip(self.elastic.places(&owners)) {
+            self.order(core, vcpu, to, None);
+        }
+    }
+
+    /// What can be done now for those that come and leave.
+    pub(super) fn settle(&mut self, core: &mut Core) {
+        let is_busy = self.elastic.seats.are_busy() || !self.elastic.held.is_empty();
+        if core.over || !is_busy {
+            return;
+        }
+        while self.owners.are_at_rest() {
+            if let Some(rank) = self.elastic.seats.complete(core.present()) {
+                self.has_joined(core, rank);
+            } else if let Some(rank) = self.elastic.seats.drained_one() {
+                self.is_gone(core, rank);
+            } else if let Some(note) = self.elastic.held.pop_front() {
+                self.order_from_here(core, note);
+            } else {
+                break;
+            }
+        }
+        self.empty_those_that_leave(core);
+    }
+
+    /// A rank has a seat reserved; what is to become of it is told to whoever waits.
+    pub(super) fn is_to_join(&mut self, rank: Rank, processors: u32, done: Sender<Joined>) {
+        self.elastic.processors.insert(rank, processors);
+        match self.elastic.seats.state(rank) {
+            Some(MemberState::Joining) => _ = self.elastic.joiners.insert(rank, done),
+            // Whoever asked may not wait any more, here and below.
+            Some(MemberState::Running | MemberState::Leaving | MemberState::Left) | None => {
+                let _ = done.send(Err("it is gone again".to_owned()));
+            }
+        }
+    }
+
+    /// All are connected with a rank that has set itself up: it takes part.
+    fn has_joined(&mut self, core: &mut Core, rank: Rank) {
+        let server = Server::start(rank, self.elastic.nodes.len(), self.devices.clone(), core.link.clone());
+        match server {
+            // Its thread ends when the rank goes, or the machine.
+            Ok((server, _)) => _ = self.servers.insert(rank, server),
+            Err(error) => return self.give_up_joining(rank, &format!("rank 0 has no thread for it: {error}")),
+        }
+        self.elastic.seats.joined(rank);
+        self.owners.open(rank);
+        core.admit(rank);
+        let ranks = core.present().collect();
+        let places = self.owners.all().iter().map(|owner| owner.at).collect();
+        core.link.send_to_others(&Control::Come { rank, ranks, places });
+        if let Some(number) = self.pauses.standing() {
+            core.link.send(rank, &Control::Pause { number }, &[]);
+        }
+        if let Some(done) = self.elastic.joiners.remove(&rank) {
+            let _ = done.send(Ok(()));
+        }
+        if self.elastic.is_spread {
+            self.place_anew(core);
+        }
+    }
+
+    /// A rank that was to join does not.
+    pub(super) fn give_up_joining(&mut self, rank: Rank, why: &str) {
+        if self.elastic.seats.state(rank) == Some(MemberState::Joining) {
+            self.elastic.seats.gone(rank);
+            if let Some(done) = self.elastic.joiners.remove(&rank) {
+                let _ = done.send(Err(why.to_owned()));
+            }
+        }
+    }
+
+    /// A rank is to leave, by its own wish or by order.
+    pub(super) fn is_to_leave(&mut self, rank: Rank, done: Option<Sender<Result<(), RemoveError>>>) {
+        match (self.elastic.seats.leave(rank), done) {
+            (Ok(()), done) => {
+                self.owners.close(rank);
+                self.elastic.leavers.entry(rank).or_default().extend(done);
+            }
+            (Err(error), Some(done)) => _ = done.send(Err(error)),
+            (Err(_), None) => {}
+        }
+    }
+
+    fn place_anew(&mut self, core: &mut Core) {
+        for (vcpu, to) in (0..).zip(self.elastic.places(self.owners.all())) {
+            self.order(core, vcpu, to, None);
+        }
+    }
+
+    /// vCPUs of ranks that leave go elsewhere, and a rank that has none any more is told so.
+    fn empty_those_that_leave(&mut self, core: &mut Core) {
+        let leaving = self.elastic.seats.to_be_emptied();
+        if leaving.is_empty() {
+            return;
+        }
+        let places = self.elastic.places(self.owners.all());
+        let owners = self.owners.all().to_vec();
+        for ((vcpu, to), owner) in (0..).zip(places).zip(owners) {
+            if owner.to.is_none() && leaving.contains(&owner.at) {
+                self.order(core, vcpu, to, None);
+            }
+        }
+        for rank in leaving {
+            if !self.owners.involve(rank) {
+                self.elastic.seats.told(rank);
+                core.link.send(rank, &Control::Drain, &[]);
+            }
+        }
+    }
+
+    /// A rank that leaves has nothing any more.
+    pub(super) fn drained(&mut self, rank: Rank) -> Result<(), Breach> {
+        let may = self.elastic.seats.drained(rank);
+        if may { Ok(()) } else { Err(Breach("that it has nothing any more, unasked".into())) }
+    }
+
+    /// A rank takes no part any more; all are told, it too.
+    fn is_gone(&mut self, core: &mut Core, rank: Rank) {
+        core.link.send_to_others(&Control::Gone { rank });
+        self.elastic.seats.gone(rank);
+        self.owners.close(rank);
+        self.servers.remove(&rank);
+        self.pauses.gone(rank);
+        core.dismiss(rank);
+        for done in self.elastic.leavers.remove(&rank).unwrap_or_default() {
+            let _ = done.send(Ok(()));
+        }
+    }
+
+    /// A rank is lost. Whether the machine goes on without it: it has no vCPU and no page, as it is only coming, has had none yet, or has handed all over.
+    pub(super) fn does_without(&mut self, core: &mut Core, rank: Rank, reason: &str) -> bool {
+        if !core.link.has(rank) {
+            // It is coming, or is gone.
+            self.give_up_joining(rank, reason);
+            return true;
+        }
+        let has_nothing = !core.vitals.contains(rank) || self.elastic.seats.is_drained(rank);
+        if self.elastic.seats.has_started(rank) || self.owners.involve(rank) || !has_nothing {
+            return false;
+        }
+        tracing::warn!(rank = rank.0, reason, "a rank is gone that had nothing of the machine");
+        self.is_gone(core, rank);
+        true
+    }
+}
