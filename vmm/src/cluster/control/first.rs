@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use vincs_coherence::id::{MAX_RANKS, Rank, RankSet};
+use vincs_coherence::id::{Rank, RankSet};
 
 use super::super::message::{ClockReading, Control};
 use super::super::moves::{Owners, RefusedMove};
@@ -81,7 +81,7 @@ impl First {
                 }
             }
             // One that the machine does without by now may be missed by others still.
-            Control::Lost { rank, reason } if rank != core.link.rank() && rank.0 < MAX_RANKS => {
+            Control::Lost { rank, reason } if rank != core.link.rank() && self.elastic.seats.state(rank).is_some() => {
                 self.lost(core, rank, reason);
             }
             Control::Met { rank } => self.elastic.seats.met(rank, from),

@@ -483,6 +483,11 @@ fn what_a_rank_may_not_send_is_its_loss() {
         Control::Closed,
         Control::StatisticsRequest,
         Control::Present,
+        Control::Ready,
+        Control::Drain,
+        Control::Parted,
+        Control::Drained,
+        Control::Gone { rank: Rank(1) },
         Control::lost(Rank(0), "it says"),
         Control::lost(Rank(9), "it says"),
     ];
