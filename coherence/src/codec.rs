@@ -11,13 +11,20 @@
 //! | 7 | `WriteBack` | page 4, version 8, keep 1, content 1 |
 //! | 8 | Leave | |
 //! | 9 | `LeaveAck` | |
+//! | 10 | `HandOver` | first page 4, pages 2, rank 2, set of ranks 8 |
+//! | 11 | Freeze | first page 4, pages 2, rank 2, set of ranks 8 |
+//! | 12 | Frozen | first page 4, pages 2 |
+//! | 13 | Requests | page 4, begun 1, requests 2, for each rank 2, access 1, version 8 |
+//! | 14 | Entries | first page 4, set of ranks 8, pages 2, for each version 8, state 1, set of ranks 8, content 1 |
+//! | 15 | Moved | first page 4, pages 2 |
 
-use crate::id::{Access, MAX_RUN, Page, Run, Version};
-use crate::message::{Content, Granted, Keep, Message, Urgency};
+use crate::id::{Access, MAX_RANKS, MAX_RUN, Page, Rank, RankSet, Run, Version};
+use crate::message::{Content, Granted, Handed, HandedState, Keep, Message, Urgency, Waiting};
+use crate::node::MAX_HAND_OVER_PAGES;
 use crate::transport::MAX_HEADER;
 
 /// Version of everything that ranks send each other about pages; another one is refused.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Longest encoded message in bytes, without its body.
 pub const MAX_ENCODED: usize = 4096;
@@ -25,7 +32,15 @@ pub const MAX_ENCODED: usize = 4096;
 /// Bytes of a page in a Grant: its version and its content.
 const GRANTED_BYTES: usize = 9;
 
+/// Bytes of a page in Entries: its version, its state with a set of ranks, and its content.
+const HANDED_BYTES: usize = 18;
+
+/// Bytes of one of the Requests: its rank, access and version.
+const WAITING_BYTES: usize = 11;
+
 const _: () = assert!(16 + MAX_RUN as usize * GRANTED_BYTES <= MAX_ENCODED);
+const _: () = assert!(16 + MAX_HAND_OVER_PAGES as usize * HANDED_BYTES <= MAX_ENCODED);
+const _: () = assert!(16 + MAX_RANKS as usize * WAITING_BYTES <= MAX_ENCODED);
 const _: () = assert!(MAX_ENCODED <= MAX_HEADER, "transports carry messages in their headers");
 
 /// Why bytes are no message.
@@ -89,6 +104,46 @@ pub fn encode(message: &Message, bytes: &mut Vec<u8>) {
             bytes.extend(version.0.to_le_bytes());
             bytes.extend([keep_byte(*keep), content_byte(*content)]);
         }
+        Message::HandOver { run, to, members } => {
+            bytes.push(10);
+            put_move(bytes, *run, *to, *members);
+        }
+        Message::Freeze { run, to, members } => {
+            bytes.push(11);
+            put_move(bytes, *run, *to, *members);
+        }
+        Message::Frozen { run } => {
+            bytes.push(12);
+            put_run(bytes, *run);
+        }
+        Message::Requests { page, is_begun, requests } => {
+            bytes.push(13);
+            bytes.extend(page.0.to_le_bytes());
+            bytes.push((*is_begun).into());
+            put_count(bytes, requests.len());
+            for Waiting { from, access, have } in requests {
+                bytes.extend(from.0.to_le_bytes());
+                bytes.push(access_byte(*access));
+                bytes.extend(have.0.to_le_bytes());
+            }
+        }
+        Message::Entries { first, gone, pages } => {
+            bytes.push(14);
+            bytes.extend(first.0.to_le_bytes());
+            bytes.extend(gone.to_bits().to_le_bytes());
+            put_count(bytes, pages.len());
+            for Handed { version, state, content } in pages {
+                bytes.extend(version.0.to_le_bytes());
+                let (kind, ranks) = state_fields(*state);
+                bytes.push(kind);
+                bytes.extend(ranks.to_bits().to_le_bytes());
+                bytes.push(content_byte(*content));
+            }
+        }
+        Message::Moved { run } => {
+            bytes.push(15);
+            put_run(bytes, *run);
+        }
         Message::Leave => bytes.push(8),
         Message::LeaveAck => bytes.push(9),
     }
@@ -131,6 +186,35 @@ pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
             keep: reader.keep()?,
             content: reader.content()?,
         },
+        10 => {
+            let (run, to, members) = reader.moved()?;
+            Message::HandOver { run, to, members }
+        }
+        11 => {
+            let (run, to, members) = reader.moved()?;
+            Message::Freeze { run, to, members }
+        }
+        12 => Message::Frozen { run: reader.run()? },
+        13 => {
+            let (page, is_begun, count) = (reader.page()?, reader.flag()?, reader.u16()?);
+            if !(1..=MAX_RANKS).contains(&count) {
+                return Err(DecodeError::Value("number of requests"));
+            }
+            Message::Requests {
+                page,
+                is_begun,
+                requests: (0..count).map(|_| reader.waiting()).collect::<Result<_, _>>()?,
+            }
+        }
+        14 => {
+            let (first, gone) = (reader.page()?, reader.ranks()?);
+            let count = reader.count(first)?;
+            if count > MAX_HAND_OVER_PAGES {
+                return Err(DecodeError::Value("number of pages"));
+            }
+            Message::Entries { first, gone, pages: (0..count).map(|_| reader.handed()).collect::<Result<_, _>>()? }
+        }
+        15 => Message::Moved { run: reader.run()? },
         8 => Message::Leave,
         9 => Message::LeaveAck,
         _ => return Err(DecodeError::Value("kind of message")),
@@ -174,6 +258,22 @@ fn keep_byte(keep: Keep) -> u8 {
     match keep {
         Keep::Nothing => 0,
         Keep::Shared => 1,
+    }
+}
+
+fn put_move(bytes: &mut Vec<u8>, run: Run, to: Rank, members: RankSet) {
+    put_run(bytes, run);
+    bytes.extend(to.0.to_le_bytes());
+    bytes.extend(members.to_bits().to_le_bytes());
+}
+
+fn state_fields(state: HandedState) -> (u8, RankSet) {
+    match state {
+        HandedState::Untouched => (0, RankSet::EMPTY),
+        HandedState::Owned(owner) => (1, RankSet::one(owner)),
+        HandedState::Shared(sharers) => (2, sharers),
+        HandedState::Recalling(owner) => (3, RankSet::one(owner)),
+        HandedState::Invalidating(waiting) => (4, waiting),
     }
 }
 
@@ -240,6 +340,46 @@ impl Reader<'_> {
             2 => Ok(Content::Current),
             _ => Err(DecodeError::Value("content")),
         }
+    }
+
+    fn flag(&mut self) -> Result<bool, DecodeError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError::Value("flag")),
+        }
+    }
+
+    fn rank(&mut self) -> Result<Rank, DecodeError> {
+        let rank = self.u16()?;
+        if rank < MAX_RANKS { Ok(Rank(rank)) } else { Err(DecodeError::Value("rank")) }
+    }
+
+    fn ranks(&mut self) -> Result<RankSet, DecodeError> {
+        self.take().map(u64::from_le_bytes).map(RankSet::from_bits)
+    }
+
+    /// Pages that move, to whom, and the ranks of the machine.
+    fn moved(&mut self) -> Result<(Run, Rank, RankSet), DecodeError> {
+        Ok((self.run()?, self.rank()?, self.ranks()?))
+    }
+
+    fn waiting(&mut self) -> Result<Waiting, DecodeError> {
+        Ok(Waiting { from: self.rank()?, access: self.access()?, have: self.version()? })
+    }
+
+    fn handed(&mut self) -> Result<Handed, DecodeError> {
+        let (version, kind, ranks) = (self.version()?, self.u8()?, self.ranks()?);
+        let mut each = ranks.iter();
+        let state = match (kind, each.next(), each.next()) {
+            (0, None, None) => HandedState::Untouched,
+            (1, Some(owner), None) => HandedState::Owned(owner),
+            (2, ..) => HandedState::Shared(ranks),
+            (3, Some(owner), None) => HandedState::Recalling(owner),
+            (4, ..) => HandedState::Invalidating(ranks),
+            _ => return Err(DecodeError::Value("state")),
+        };
+        Ok(Handed { version, state, content: self.content()? })
     }
 
     fn keep(&mut self) -> Result<Keep, DecodeError> {

@@ -1,9 +1,10 @@
-//! Which rank is the home of a page: guest RAM is split into segments, some ranks have several, each page one.
+//! Which rank is the home of a page: guest RAM is split into segments, some ranks have several, each page one. Pages move from one home to
+//! another (`node/hand_over.rs`).
 
 use crate::id::{MAX_RANKS, Page, Rank, Run};
 
 /// The homes of all pages.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct HomeMap {
     /// Ends of the segments in rising order, each with its home; the last is the number of pages.
     segments: Vec<(Page, Rank)>,
@@ -35,14 +36,24 @@ impl HomeMap {
                 return Err(HomeMapError::Rank(home.0));
             }
             let start = ends.last().map_or(0, |(end, _)| end.0);
-            let end = Page(start.checked_add(pages).ok_or(HomeMapError::TooManyPages)?);
-            match ends.last_mut() {
-                Some(last) if last.1 == home => last.0 = end,
-                _ if pages > 0 => ends.push((end, home)),
-                _ => {}
-            }
+            push(&mut ends, Page(start.checked_add(pages).ok_or(HomeMapError::TooManyPages)?), home);
         }
         if ends.is_empty() { Err(HomeMapError::Empty) } else { Ok(Self { segments: ends }) }
+    }
+
+    /// From now on these pages have this home. Those of them that do not exist have none.
+    pub fn hand_over(&mut self, run: Run, to: Rank) {
+        let mut ends = Vec::with_capacity(self.segments.len() + 2);
+        let (first, last) = (run.first, run.end().min(Page(self.pages())));
+        let mut start = Page(0);
+        for (end, home) in self.segments.drain(..) {
+            push(&mut ends, end.min(first), home);
+            push(&mut ends, end.min(last), to);
+            push(&mut ends, end, home);
+            start = end;
+        }
+        debug_assert!(ends.last().is_none_or(|(end, _)| *end == start), "no page is lost");
+        self.segments = ends;
     }
 
     /// Number of pages.
@@ -76,5 +87,61 @@ impl HomeMap {
         let home = self.home(run.first)?;
         let end = run.first.0.checked_add(run.count.into())?;
         (run.count > 0 && end <= self.segment_end(run.first)?.0).then_some(home)
+    }
+}
+
+/// Pages up to this one have this home, those before have theirs; segments side by side with one home are one.
+fn push(ends: &mut Vec<(Page, Rank)>, end: Page, home: Rank) {
+    if ends.last().map_or(Page(0), |(end, _)| *end) >= end {
+        return;
+    }
+    match ends.last_mut() {
+        Some(last) if last.1 == home => last.0 = end,
+        _ => ends.push((end, home)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(first: u32, count: u16) -> Run {
+        Run { first: Page(first), count }
+    }
+
+    /// The homes of ten pages, by a map made of hand-overs and by a list.
+    #[test]
+    fn pages_that_are_handed_over_have_another_home_and_no_others() {
+        let mut map = HomeMap::new([(4, Rank(0)), (0, Rank(3)), (3, Rank(1)), (3, Rank(0))]).expect("a home map");
+        let mut list = [0, 0, 0, 0, 1, 1, 1, 0, 0, 0];
+        let moves = [(run(1, 2), 2), (run(3, 1), 1), (run(0, 10), 0), (run(9, 1), 1), (run(2, 7), 1), (run(5, 1), 0)];
+        for (run, to) in moves {
+            map.hand_over(run, Rank(to));
+            run.pages().for_each(|page| list[page.0 as usize] = to);
+            let homes: Vec<u16> = (0..10).map(|page| map.home(Page(page)).expect("a home").0).collect();
+            assert_eq!(homes, list, "{map:?}");
+            let ends = |page: u32| (page..10).find(|at| list[*at as usize] != list[page as usize]).unwrap_or(10);
+            assert!((0..10).all(|page| map.segment_end(Page(page)) == Some(Page(ends(page)))), "{map:?}");
+            assert_eq!(map.pages(), 10);
+        }
+    }
+
+    #[test]
+    fn pages_beyond_the_last_stay_none() {
+        let mut map = HomeMap::new([(4, Rank(0))]).expect("a home map");
+        map.hand_over(run(3, 9), Rank(1));
+        assert_eq!([3, 4].map(|page| map.home(Page(page))), [Some(Rank(1)), None]);
+        map.hand_over(run(7, 9), Rank(2));
+        assert_eq!((map.pages(), map.home(Page(3))), (4, Some(Rank(1))));
+    }
+
+    #[test]
+    fn a_map_that_comes_back_is_the_same() {
+        let before = HomeMap::new([(4, Rank(0)), (4, Rank(1))]).expect("a home map");
+        let mut map = before.clone();
+        map.hand_over(run(2, 2), Rank(1));
+        assert_ne!(map, before);
+        map.hand_over(run(2, 2), Rank(0));
+        assert_eq!(map, before);
     }
 }

@@ -33,10 +33,10 @@ impl Version {
     /// No copy at all. Real versions start at 1.
     pub const NONE: Self = Self(0);
 
-    /// The version after this one.
+    /// The version after this one; the last of all, which none ever gets to by counting, stays.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -96,6 +96,33 @@ const _: () = assert!(MAX_RANKS as u32 == u64::BITS);
 impl RankSet {
     /// Nobody.
     pub const EMPTY: Self = Self(0);
+
+    /// It as a number: one bit a rank, rank 0 the lowest.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// What was made a number of.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The ranks below this one.
+    #[must_use]
+    pub fn below(ranks: u16) -> Self {
+        (0..ranks.min(MAX_RANKS)).map(Rank).fold(Self::EMPTY, |mut set, rank| {
+            set.insert(rank);
+            set
+        })
+    }
+
+    /// Whether all of these are in it.
+    #[must_use]
+    pub fn contains_all(self, others: Self) -> bool {
+        others.0 & !self.0 == 0
+    }
 
     /// One rank.
     #[must_use]

@@ -4,7 +4,7 @@
 //! no order. Bytes of pages travel beside a message as its body: those of its pages whose [`Content`] is
 //! [`Content::Data`], in order.
 
-use crate::id::{Access, Page, Run, Version};
+use crate::id::{Access, Page, Rank, RankSet, Run, Version};
 
 /// How much a request matters.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -42,6 +42,43 @@ pub struct Granted {
     pub version: Version,
     /// Where its bytes are.
     pub content: Content,
+}
+
+/// Where the copies of a page are that moves to another home.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum HandedState {
+    /// Nobody has used it.
+    Untouched,
+    /// One rank, perhaps the new home, may read and write it.
+    Owned(Rank),
+    /// The new home gets a copy to read, and these others may have one.
+    Shared(RankSet),
+    /// A request waits until this owner gives it back.
+    Recalling(Rank),
+    /// A request waits until these ranks have given up their copies; the new home gets one.
+    Invalidating(RankSet),
+}
+
+/// One page of [`Message::Entries`].
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Handed {
+    /// Its version.
+    pub version: Version,
+    /// Where its copies are.
+    pub state: HandedState,
+    /// Where the bytes for the new home are; [`Content::Current`] when it needs none.
+    pub content: Content,
+}
+
+/// A request that moves with its page.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Waiting {
+    /// Whose.
+    pub from: Rank,
+    /// What for.
+    pub access: Access,
+    /// The version of the copy that it has.
+    pub have: Version,
 }
 
 /// A message about one page or a run of pages with one home.
@@ -100,6 +137,52 @@ pub enum Message {
         /// Where its bytes are.
         content: Content,
     },
+    /// From rank 0 to the home: hand these pages over.
+    HandOver {
+        /// Which.
+        run: Run,
+        /// To whom.
+        to: Rank,
+        /// The ranks of the machine.
+        members: RankSet,
+    },
+    /// From the home: send nothing more about these pages until their new home says that it is.
+    Freeze {
+        /// Which.
+        run: Run,
+        /// The new home.
+        to: Rank,
+        /// The ranks of the machine.
+        members: RankSet,
+    },
+    /// To the home: the sender sends nothing more about these pages.
+    Frozen {
+        /// Which.
+        run: Run,
+    },
+    /// From the old home to the new one: requests for a page that move with it, in their order.
+    Requests {
+        /// Which.
+        page: Page,
+        /// Whether the first is under way.
+        is_begun: bool,
+        /// The requests.
+        requests: Vec<Waiting>,
+    },
+    /// From the old home to the new one: it is the home of these pages now.
+    Entries {
+        /// The first page; the others follow it.
+        first: Page,
+        /// Ranks that have left the machine, which homes know.
+        gone: RankSet,
+        /// The pages in order.
+        pages: Vec<Handed>,
+    },
+    /// From the new home: it is the home of these pages now.
+    Moved {
+        /// Which.
+        run: Run,
+    },
     /// To every home: the sender has no pages, waits for none, and will ask for none any more.
     Leave,
     /// From the home: it knows of no copy of the receiver's any more, and has no more to say to it.
@@ -111,14 +194,23 @@ impl Message {
     #[must_use]
     pub fn run(&self) -> Run {
         match self {
-            Self::Acquire { run, .. } | Self::Refuse { run } => *run,
+            Self::Acquire { run, .. }
+            | Self::Refuse { run }
+            | Self::HandOver { run, .. }
+            | Self::Freeze { run, .. }
+            | Self::Frozen { run }
+            | Self::Moved { run } => *run,
             Self::Grant { first, pages, .. } => {
+                Run { first: *first, count: u16::try_from(pages.len()).unwrap_or(u16::MAX) }
+            }
+            Self::Entries { first, pages, .. } => {
                 Run { first: *first, count: u16::try_from(pages.len()).unwrap_or(u16::MAX) }
             }
             Self::Invalidate { page }
             | Self::InvalidateAck { page }
             | Self::Recall { page, .. }
-            | Self::WriteBack { page, .. } => Run::one(*page),
+            | Self::WriteBack { page, .. }
+            | Self::Requests { page, .. } => Run::one(*page),
             Self::Leave | Self::LeaveAck => Run { first: Page(0), count: 0 },
         }
     }
@@ -132,6 +224,11 @@ impl Message {
                 .filter(|(_, granted)| granted.content == Content::Data)
                 .map(|(page, _)| Page(page))
                 .collect(),
+            Self::Entries { first, pages, .. } => (first.0..)
+                .zip(pages)
+                .filter(|(_, handed)| handed.content == Content::Data)
+                .map(|(page, _)| Page(page))
+                .collect(),
             Self::WriteBack { page, content: Content::Data, .. } => vec![*page],
             Self::WriteBack { .. }
             | Self::Acquire { .. }
@@ -139,6 +236,11 @@ impl Message {
             | Self::Invalidate { .. }
             | Self::InvalidateAck { .. }
             | Self::Recall { .. }
+            | Self::HandOver { .. }
+            | Self::Freeze { .. }
+            | Self::Frozen { .. }
+            | Self::Requests { .. }
+            | Self::Moved { .. }
             | Self::Leave
             | Self::LeaveAck => Vec::new(),
         }
@@ -154,6 +256,13 @@ impl Message {
                     }
                 }
             }
+            Self::Entries { first, pages, .. } => {
+                for (page, handed) in (first.0..).zip(pages) {
+                    if handed.content == Content::Data && is_zero(Page(page)) {
+                        handed.content = Content::Zero;
+                    }
+                }
+            }
             Self::WriteBack { page, content, .. } => {
                 if *content == Content::Data && is_zero(*page) {
                     *content = Content::Zero;
@@ -164,6 +273,11 @@ impl Message {
             | Self::Invalidate { .. }
             | Self::InvalidateAck { .. }
             | Self::Recall { .. }
+            | Self::HandOver { .. }
+            | Self::Freeze { .. }
+            | Self::Frozen { .. }
+            | Self::Requests { .. }
+            | Self::Moved { .. }
             | Self::Leave
             | Self::LeaveAck => {}
         }

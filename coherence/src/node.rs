@@ -6,7 +6,7 @@
 //! pages; they work by themselves but for [`Node::awaited`] and [`Node::handle_awaited`].
 //!
 //! The home's side is in `home.rs` with its states in `directory.rs`, the cacher's side with its states in `cache.rs`, with `eviction.rs` and
-//! `read_ahead.rs`; `window.rs` has both sides of reading without the home's processor. Both give pages up through `deferral.rs`, later when `patience.rs` says so, and devices keep pages through `holds.rs`. docs/coherence.md
+//! `read_ahead.rs`; homes move by `hand_over.rs` and `take_over.rs`, with what they share in `moves.rs`; `window.rs` has both sides of reading without the home's processor. Both give pages up through `deferral.rs`, later when `patience.rs` says so, and devices keep pages through `holds.rs`. docs/coherence.md
 //! has the protocol as tables.
 
 mod action;
@@ -16,16 +16,19 @@ mod config;
 mod deferral;
 mod directory;
 mod eviction;
+mod hand_over;
 mod hints;
 mod holds;
 mod home;
 mod inspect;
 mod leave;
+mod moves;
 mod outbox;
 mod patience;
 mod read_ahead;
 mod stats;
 mod table;
+mod take_over;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -35,9 +38,11 @@ use std::hash::{Hash, Hasher};
 pub use action::{Action, Body, HoldId, Source};
 pub use companions::MAX_COMPANIONS;
 pub use config::{Config, ConfigError, MIN_CACHE_PAGES, WindowConfig};
+pub use hand_over::HandOverError;
 pub use holds::{MAX_HOLD_PAGES, MAX_HOLDS};
 pub use inspect::DirectoryView;
 pub use leave::{LEAVE_STEP, Leave, LeaveError};
+pub use moves::{MAX_HAND_OVER_PAGES, MAX_HAND_OVERS};
 pub use patience::Awaited;
 pub use stats::Stats;
 
@@ -96,6 +101,7 @@ pub struct Node {
     companions: companions::Companions,
     shown: window::Shown,
     hints: hints::Hints,
+    moves: moves::Moves,
     leaving: leave::Leaving,
 }
 
@@ -121,6 +127,7 @@ impl Node {
             companions: companions::Companions::default(),
             shown: window::Shown::default(),
             hints: hints::Hints::default(),
+            moves: moves::Moves::default(),
             leaving: leave::Leaving::default(),
         })
     }
@@ -155,6 +162,7 @@ impl Node {
         if from == self.config.rank || from.0 >= self.config.ranks {
             return Err(ProtocolError::new(from, "it is no other rank of this machine"));
         }
+        self.check_still(from, message)?;
         self.check_gone(from, message)?;
         match message {
             Message::Acquire { run, access, urgency, have } => {
@@ -168,6 +176,12 @@ impl Node {
             Message::WriteBack { page, version, keep, content } => {
                 self.handle_write_back(now, from, *page, *version, *keep, *content)
             }
+            Message::HandOver { run, to, members } => self.handle_hand_over_order(from, *run, *to, *members),
+            Message::Freeze { run, to, members } => self.handle_freeze(from, *run, *to, *members),
+            Message::Frozen { run } => self.handle_frozen(now, from, *run),
+            Message::Requests { page, is_begun, requests } => self.handle_requests(from, *page, *is_begun, requests),
+            Message::Entries { first, gone, pages } => self.handle_entries(now, from, *first, *gone, pages),
+            Message::Moved { run } => self.handle_moved(now, from, *run),
             Message::Leave => self.handle_leave_of(from),
             Message::LeaveAck => self.handle_leave_ack(from),
         }?;
@@ -286,7 +300,7 @@ impl Node {
 impl PartialEq for Node {
     fn eq(&self, other: &Self) -> bool {
         let Self {
-            config: _,
+            config,
             hold,
             stats: _,
             out,
@@ -299,6 +313,7 @@ impl PartialEq for Node {
             companions,
             shown,
             hints,
+            moves,
             leaving,
         } = self;
         (hold, out, directory, cache, deferrals)
@@ -306,6 +321,7 @@ impl PartialEq for Node {
             && (holds, streams, patience, companions)
                 == (&other.holds, &other.streams, &other.patience, &other.companions)
             && (shown, hints, leaving) == (&other.shown, &other.hints, &other.leaving)
+            && (moves, &config.homes) == (&other.moves, &other.config.homes)
     }
 }
 
@@ -314,7 +330,7 @@ impl Eq for Node {}
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self {
-            config: _,
+            config,
             hold: _,
             stats: _,
             out: _,
@@ -327,8 +343,10 @@ impl Hash for Node {
             companions,
             shown,
             hints,
+            moves,
             leaving,
         } = self;
         (directory, cache, deferrals, holds, streams, patience, companions, shown, hints, leaving).hash(state);
+        (moves, &config.homes).hash(state);
     }
 }

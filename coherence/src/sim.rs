@@ -97,6 +97,29 @@ pub fn simulate_leavers(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Fail
     run(seed, &scenario, &rng, None, None)
 }
 
+/// Runs a scenario of [`workload::leavers`] in which homes move.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_leavers_with_hand_overs(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let scenario = workload::leavers(&mut rng, mishaps).map_err(|error| impossible(seed, &error))?;
+    let scenario = workload::with_hand_overs(&mut rng, scenario);
+    run(seed, &scenario, &rng, None, None)
+}
+
+/// Runs a scenario of [`workload::readers`] in which ranks leave and homes move.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_leaving_readers_with_hand_overs(seed: u64) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let scenario = workload::readers(&mut rng).map_err(|error| impossible(seed, &error))?;
+    let scenario = workload::with_leavers(&mut rng, scenario);
+    let scenario = workload::with_hand_overs(&mut rng, scenario);
+    run(seed, &scenario, &rng, None, None)
+}
+
 /// Runs a scenario of [`workload::readers`].
 ///
 /// # Errors
@@ -134,6 +157,40 @@ pub fn simulate_litmus(seed: u64, litmus: &Litmus) -> Result<usize, Box<Failure>
     let outcome = run(seed, &arranged.scenario, &rng, None, None)?;
     let failure = |violation| Box::new(Failure { seed, at: 0, violation, trace: Trace::off() });
     litmus.judge(&arranged, &outcome).map_err(failure)
+}
+
+/// Runs a litmus test while the homes of its variables move.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_litmus_with_hand_overs(seed: u64, litmus: &Litmus) -> Result<usize, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let mut arranged = litmus.arrange(&mut rng).map_err(|error| impossible(seed, &error))?;
+    arranged.scenario = workload::with_hand_overs(&mut rng, arranged.scenario);
+    let outcome = run(seed, &arranged.scenario, &rng, None, None)?;
+    let failure = |violation| Box::new(Failure { seed, at: 0, violation, trace: Trace::off() });
+    litmus.judge(&arranged, &outcome).map_err(failure)
+}
+
+/// Runs a random scenario in which homes move.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_hand_overs(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Failure>> {
+    let (scenario, mut rng) = random_scenario(seed, mishaps)?;
+    let scenario = workload::with_hand_overs(&mut rng, scenario);
+    run(seed, &scenario, &rng, None, None)
+}
+
+/// Runs a scenario of [`workload::readers`] in which homes move.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_readers_with_hand_overs(seed: u64) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let scenario = workload::readers(&mut rng).map_err(|error| impossible(seed, &error))?;
+    let scenario = workload::with_hand_overs(&mut rng, scenario);
+    run(seed, &scenario, &rng, None, None)
 }
 
 fn random_scenario(seed: u64, mishaps: Mishaps) -> Result<(Scenario, Rng), Box<Failure>> {

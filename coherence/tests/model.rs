@@ -11,7 +11,7 @@ use std::process::Command;
 
 use machine::{Bounds, Machine, RIGHT};
 use stateright::{Checker, Model};
-use vincs_coherence::id::{Rank, Tick};
+use vincs_coherence::id::{Page, Rank, Run, Tick};
 
 /// Three ranks: two are the homes of a page each, the third has none. No hold time, so that pages are given up at once.
 fn bounds() -> Bounds {
@@ -25,6 +25,7 @@ fn bounds() -> Bounds {
         first_touch: 1,
         slots: None,
         near: 1,
+        hand_overs: Vec::new(),
         leave: Vec::new(),
     }
 }
@@ -123,6 +124,68 @@ fn pages_near_one_that_is_read_are_shown() {
     exhaust("a window, 2 pages near each other, 2 ranks, 3 and 4 accesses", bounds.clone());
     let bounds = Bounds { pages: vec![2, 0, 0], accesses: vec![1, 2, 2], ..bounds };
     exhaust("a window, 2 pages near each other, 1, 2 and 2 accesses", bounds);
+}
+
+/// Page 0, or the only one, gets these homes one after the other, whenever rank 0 says so.
+fn one_page_to(ranks: &[u16]) -> Vec<(Run, Rank)> {
+    ranks.iter().map(|rank| (Run::one(Page(0)), Rank(*rank))).collect()
+}
+
+#[test]
+fn a_page_moves_to_another_home_while_three_ranks_use_it() {
+    let bounds = Bounds { pages: vec![1, 0, 0], hand_overs: one_page_to(&[1]), ..bounds() };
+    exhaust("a hand-over of 1 page, 1, 2 and 2 accesses", Bounds { accesses: vec![1, 2, 2], ..bounds.clone() });
+    let bounds = Bounds { accesses: vec![1, 1, 1], hold: Tick(1), ..bounds };
+    exhaust("a hand-over of 1 page, 1 access of each rank, with hold times", bounds.clone());
+    let hand_overs = vec![(Run { first: Page(0), count: 2 }, Rank(2))];
+    let bounds = Bounds { pages: vec![2, 0, 0], hold: Tick(0), hand_overs, ..bounds };
+    exhaust("a hand-over of 2 pages, 1 access of each rank", bounds);
+}
+
+#[test]
+fn a_page_moves_to_and_fro() {
+    let bounds = Bounds { pages: vec![1, 0, 0], hand_overs: one_page_to(&[1, 0, 2]), ..bounds() };
+    exhaust("3 hand-overs of 1 page, 1 access of each rank", Bounds { accesses: vec![1, 1, 1], ..bounds });
+}
+
+/// Two pages move by themselves: to each other's home, and at the same time.
+#[test]
+fn two_pages_move_at_the_same_time() {
+    let hand_overs = vec![(Run::one(Page(0)), Rank(1)), (Run::one(Page(1)), Rank(0))];
+    let bounds = Bounds { pages: vec![1, 1], accesses: vec![2, 2], hand_overs, ..bounds() };
+    exhaust("2 hand-overs at once, 2 ranks, 2 accesses of each", bounds);
+}
+
+/// Devices keep what they have and wait for the rest.
+#[test]
+fn pages_that_devices_hold_move() {
+    let hand_overs = vec![(Run { first: Page(0), count: 2 }, Rank(1))];
+    let bounds = Bounds { pages: vec![2, 0], devices: vec![Rank(0), Rank(1)], hand_overs, ..bounds() };
+    let bounds = Bounds { accesses: vec![1, 1], hold: Tick(1), ..bounds };
+    exhaust("a hand-over of 2 pages, 2 ranks, 1 access of each and 2 devices, with hold times", bounds);
+}
+
+#[test]
+fn a_page_leaves_the_window_for_another_home() {
+    let bounds = Bounds { pages: vec![1, 0, 0], slots: Some(1), hand_overs: one_page_to(&[1]), ..bounds() };
+    exhaust("a hand-over of a page in a window, 1, 1 and 2 accesses", Bounds { accesses: vec![1, 1, 2], ..bounds });
+}
+
+#[test]
+fn pages_are_evicted_while_they_move() {
+    let hand_overs = one_page_to(&[1]);
+    let bounds = Bounds { pages: vec![2, 0], accesses: vec![2, 3], cache_pages: Some(1), hand_overs, ..bounds() };
+    exhaust("a hand-over, 2 pages, 2 ranks, 2 and 3 accesses, with evictions", bounds);
+}
+
+/// A rank without pages leaves before or after a hand-over.
+#[test]
+fn a_rank_leaves_and_a_page_moves() {
+    let bounds = Bounds { pages: vec![1, 0, 0], hand_overs: one_page_to(&[1]), leave: vec![Rank(2)], ..bounds() };
+    let bounds = Bounds { accesses: vec![1, 1, 2], ..bounds };
+    exhaust("a hand-over of 1 page, 1, 1 and 2 accesses, and a rank that leaves", bounds.clone());
+    let bounds = Bounds { slots: Some(1), accesses: vec![1, 0, 1], hand_overs: one_page_to(&[1, 0]), ..bounds };
+    exhaust("2 hand-overs of a page in a window, 1, 0 and 1 accesses, and a rank that leaves", bounds);
 }
 
 #[test]

@@ -12,7 +12,9 @@ use vincs_coherence::sim::network::Delays;
 use vincs_coherence::sim::rng::Rng;
 use vincs_coherence::sim::scenario::{Program, Scenario};
 use vincs_coherence::sim::workload::{Mishaps, random, readers};
-use vincs_coherence::sim::{run_scenario, simulate, simulate_leavers, simulate_readers, simulate_without_windows};
+use vincs_coherence::sim::{
+    run_scenario, simulate, simulate_hand_overs, simulate_leavers, simulate_readers, simulate_without_windows,
+};
 
 /// Simulations of each kind, unless `VINCS_SIM_RUNS` says otherwise: as many as take about ten seconds in a debug build.
 const RUNS: u64 = 3000;
@@ -181,7 +183,9 @@ fn everything_that_a_node_counts_happens_in_simulations() {
     let test = "everything_that_a_node_counts_happens_in_simulations";
     let mut sums = serde_json::Map::new();
     for seed in Seeds::new(4, 200) {
-        for stats in run(test, seed, Mishaps::Any) {
+        let moving = simulate_hand_overs(seed, Mishaps::Any).map(|outcome| outcome.stats);
+        let moving = moving.unwrap_or_else(|failure| panic!("{failure}\n{}", replay("simulation", test, seed)));
+        for stats in run(test, seed, Mishaps::Any).into_iter().chain(moving) {
             let Value::Object(counts) = serde_json::to_value(stats).unwrap() else {
                 panic!("statistics are an object")
             };

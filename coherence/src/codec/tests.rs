@@ -49,8 +49,49 @@ fn grant() -> impl Strategy<Value = Message> {
     })
 }
 
+fn rank() -> impl Strategy<Value = Rank> {
+    (0..MAX_RANKS).prop_map(Rank)
+}
+
+fn ranks() -> impl Strategy<Value = RankSet> {
+    any::<u64>().prop_map(RankSet::from_bits)
+}
+
+fn requests() -> impl Strategy<Value = Message> {
+    let waiting = (rank(), access(), version()).prop_map(|(from, access, have)| Waiting { from, access, have });
+    (page(), any::<bool>(), vec(waiting, 1..=usize::from(MAX_RANKS)))
+        .prop_map(|(page, is_begun, requests)| Message::Requests { page, is_begun, requests })
+}
+
+fn entries() -> impl Strategy<Value = Message> {
+    let state = prop_oneof![
+        Just(HandedState::Untouched),
+        rank().prop_map(HandedState::Owned),
+        ranks().prop_map(HandedState::Shared),
+        rank().prop_map(HandedState::Recalling),
+        ranks().prop_map(HandedState::Invalidating),
+    ];
+    let handed = (version(), state, content()).prop_map(|(version, state, content)| Handed { version, state, content });
+    (run(), ranks(), vec(handed, 1..=usize::from(MAX_HAND_OVER_PAGES))).prop_map(|(run, gone, mut pages)| {
+        pages.truncate(run.count.into());
+        Message::Entries { first: run.first, gone, pages }
+    })
+}
+
+fn hand_over() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        (run(), rank(), ranks()).prop_map(|(run, to, members)| Message::HandOver { run, to, members }),
+        (run(), rank(), ranks()).prop_map(|(run, to, members)| Message::Freeze { run, to, members }),
+        run().prop_map(|run| Message::Frozen { run }),
+        run().prop_map(|run| Message::Moved { run }),
+        requests(),
+        entries(),
+    ]
+}
+
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
+        hand_over(),
         acquire(),
         grant(),
         run().prop_map(|run| Message::Refuse { run }),
@@ -97,7 +138,7 @@ proptest! {
     #[test]
     fn what_is_read_from_any_bytes_is_written_as_the_same_bytes(
         mut bytes in vec(any::<u8>(), 0..64),
-        kind in 0_u8..10,
+        kind in 0_u8..16,
     ) {
         // Nearly all bytes are refused for their first two.
         for (byte, value) in bytes.iter_mut().zip([VERSION, kind]) {
@@ -145,11 +186,18 @@ fn impossible_values_are_refused_field_by_field() {
     let recall = Message::Recall { page: Page(5), keep: Keep::Shared };
     let (version, keep, content) = (Version(1), Keep::Shared, Content::Zero);
     let write_back = Message::WriteBack { page: Page(5), version, keep, content };
+    let (to, members) = (Rank(1), RankSet::below(3));
+    let order = Message::HandOver { run, to, members };
+    let waiting = Waiting { from: Rank(2), access, have: Version(0) };
+    let requests = Message::Requests { page: Page(5), is_begun: true, requests: vec![waiting] };
+    let handed = Handed { version: Version(1), state: HandedState::Owned(Rank(2)), content: Content::Data };
+    let entries = Message::Entries { first: Page(5), gone: RankSet::EMPTY, pages: vec![handed] };
+    let two_ranks = [3, 0, 0, 0, 0, 0, 0, 0];
     let last = (u32::MAX - 1).to_le_bytes();
     let too_many = (MAX_RUN + 1).to_le_bytes();
     let cases: &[(&Message, usize, &[u8], &'static str)] = &[
         (&acquire, 1, &[0], "kind of message"),
-        (&acquire, 1, &[10], "kind of message"),
+        (&acquire, 1, &[16], "kind of message"),
         (&acquire, 2, &last, "number of pages"),
         (&acquire, 6, &[0, 0], "number of pages"),
         (&acquire, 6, &too_many, "number of pages"),
@@ -167,6 +215,20 @@ fn impossible_values_are_refused_field_by_field() {
         (&recall, 6, &[2], "keep"),
         (&write_back, 14, &[2], "keep"),
         (&write_back, 15, &[3], "content"),
+        (&order, 6, &[0, 0], "number of pages"),
+        (&order, 8, &[64, 0], "rank"),
+        (&requests, 6, &[2], "flag"),
+        (&requests, 7, &[0, 0], "number of requests"),
+        (&requests, 7, &[65, 0], "number of requests"),
+        (&requests, 9, &[64, 0], "rank"),
+        (&requests, 11, &[2], "access"),
+        (&entries, 14, &[0, 0], "number of pages"),
+        (&entries, 14, &[129, 0], "number of pages"),
+        (&entries, 24, &[0], "state"),
+        (&entries, 24, &[5], "state"),
+        (&entries, 25, &[0; 8], "state"),
+        (&entries, 25, &two_ranks, "state"),
+        (&entries, 33, &[3], "content"),
     ];
     for (message, at, new, field) in cases {
         assert_eq!(decode(&with(message, *at, new)), Err(DecodeError::Value(field)), "{message:?}, {new:?} at {at}");
@@ -183,7 +245,12 @@ fn the_longest_messages_fit() {
     let run = Run { first, count: MAX_RUN };
     let have = vec![version; many];
     let acquire = Message::Acquire { run, access: Access::Write, urgency: Urgency::Demand, have };
-    for message in [grant, acquire] {
+    let state = HandedState::Shared(RankSet::below(MAX_RANKS));
+    let pages = vec![Handed { version, state, content }; MAX_HAND_OVER_PAGES.into()];
+    let entries = Message::Entries { first, gone: RankSet::EMPTY, pages };
+    let waiting = Waiting { from: Rank(MAX_RANKS - 1), access: Access::Write, have: version };
+    let requests = Message::Requests { page: first, is_begun: true, requests: vec![waiting; MAX_RANKS.into()] };
+    for message in [grant, acquire, entries, requests] {
         let bytes = encoded(&message);
         assert!(bytes.len() <= MAX_ENCODED);
         assert_eq!(decode(&bytes), Ok(message));
@@ -197,5 +264,16 @@ fn the_bytes_of_a_message_are_these() {
     let message = Message::Acquire { run, access: Access::Write, urgency: Urgency::Ahead, have };
     let expected =
         [VERSION, 1, 0x0d, 0x0c, 0x0b, 0x0a, 2, 0, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x01, 0, 0, 0, 0, 0, 0];
+    assert_eq!(encoded(&message), expected);
+}
+
+#[test]
+fn the_bytes_of_a_page_that_moves_are_these() {
+    let state = HandedState::Invalidating(RankSet::from_bits(0x8000_0000_0000_0005));
+    let handed = Handed { version: Version(0x0102), state, content: Content::Zero };
+    let message = Message::Entries { first: Page(7), gone: RankSet::from_bits(6), pages: vec![handed] };
+    let begin = [VERSION, 14, 7, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    let page = [2, 1, 0, 0, 0, 0, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0x80, 1];
+    let expected = [&begin[..], &page].concat();
     assert_eq!(encoded(&message), expected);
 }

@@ -104,6 +104,13 @@ pub enum Action {
         /// Which.
         page: Page,
     },
+    /// Pages that rank 0 had ordered to move have their new home, and all ranks know or will before they hear anything else from it.
+    HandedOver {
+        /// Which.
+        run: Run,
+        /// The new home.
+        to: Rank,
+    },
     /// A device has all its pages.
     HoldReady {
         /// Which hold.

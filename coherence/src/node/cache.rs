@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::action::{Action, Body, Source};
 use super::deferral::{GiveUp, Stamp};
+use super::moves::Ask;
 use super::table::{MAX_PAGE_STATE, Table};
 use super::{Node, ProtocolError};
 use crate::id::{Access, Page, Rank, Run, Tick, Version};
@@ -177,7 +178,7 @@ impl Node {
             (Access::Write, Urgency::Demand | Urgency::Ahead) => CacheState::WriteWait,
         };
         self.set_cache(page, CacheEntry { state, ..entry });
-        self.out.acquire(home, page, access, urgency, entry.version);
+        self.acquire(home, Ask { page, access, urgency, have: entry.version });
     }
 
     /// [`Message::Grant`] at the cacher.

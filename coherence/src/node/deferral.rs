@@ -76,6 +76,13 @@ impl Deferrals {
         !self.by_page.is_empty() && self.by_page.contains_key(&page)
     }
 
+    /// A page that is to be given up changes its home: what is to be given up has another name.
+    pub(super) fn change(&mut self, page: Page, what: GiveUp) {
+        if let Some(deferral) = self.by_page.get_mut(&page) {
+            deferral.what = what;
+        }
+    }
+
     /// When the next minimum hold time is over.
     pub(super) fn next(&self) -> Option<Tick> {
         self.timers.first().map(|(due, _)| *due)
@@ -118,9 +125,10 @@ impl Node {
         }
     }
 
-    /// Gives up a page that only now is neither within its hold time nor held by a device, if it is to be.
+    /// Gives up a page that only now is neither within its hold time nor held by a device, if it is to be; one that is on its way to
+    /// another home, when that is over.
     pub(super) fn give_up_if_due(&mut self, now: Tick, page: Page) {
-        if self.pins(page) > 0 {
+        if self.pins(page) > 0 || self.is_frozen(page) {
             return;
         }
         if let Some(Deferral { what, due: None }) = self.deferrals.by_page.get(&page).copied() {

@@ -115,6 +115,11 @@ impl Directory {
         current.iter().chain(queue).any(|request| request.from == from)
     }
 
+    /// Whether somebody waits for this page, be it that a transaction is under way or that none could begin while it moved.
+    pub(super) fn has_requests(&self, page: Page) -> bool {
+        self.transactions.contains_key(&page)
+    }
+
     /// The first page that a rank has asked for and has no answer for yet.
     pub(super) fn asked_for_by(&self, from: Rank) -> Option<Page> {
         self.transactions.keys().copied().find(|page| self.has_request(*page, from))
@@ -154,6 +159,27 @@ impl Directory {
     /// A request whose turn it is waits for the page to be taken out of the window, before all others.
     pub(super) fn queue_first(&mut self, page: Page, request: Request) {
         self.transactions.entry(page).or_default().queue.push_front(request);
+    }
+
+    /// All requests for a page that moves to another home; none is left here.
+    pub(super) fn take(&mut self, page: Page) -> Transaction {
+        self.transactions.remove(&page).unwrap_or_default()
+    }
+
+    /// Requests for a page that has come from another home.
+    pub(super) fn put(&mut self, page: Page, transaction: Transaction) {
+        if transaction != Transaction::default() {
+            self.transactions.insert(page, transaction);
+        }
+    }
+
+    /// The request under way waits again, before all others.
+    pub(super) fn put_back(&mut self, page: Page) {
+        if let Some(Transaction { current, queue }) = self.transactions.get_mut(&page)
+            && let Some(request) = current.take()
+        {
+            queue.push_front(request);
+        }
     }
 
     /// The next request for a page whose transaction has ended; none is the end of all of them.

@@ -26,7 +26,7 @@ impl Node {
         }
     }
 
-    /// Gives a page up if it may go. Whether it is gone, perhaps for long.
+    /// Gives a page up if it may go. Whether it is gone, perhaps for long. What is to be written back waits for a home that moves.
     fn evict(&mut self, now: Tick, page: Page) -> bool {
         let entry = self.cache.table.get(page);
         // Patience is for others: a processor that goes through much memory would fill the cache beyond its limit with it.
@@ -36,7 +36,7 @@ impl Node {
             CacheState::Invalid => return true,
             // The home goes on to believe that there is a copy, and may invalidate it in vain.
             CacheState::Shared if is_free => self.drop_copy(page),
-            CacheState::Modified if is_free => self.write_back(page, Keep::Nothing),
+            CacheState::Modified if is_free && !self.is_frozen(page) => self.write_back(page, Keep::Nothing),
             CacheState::Shared
             | CacheState::Modified
             | CacheState::ReadWait

@@ -46,7 +46,10 @@ impl Node {
             let request = Request { from, access, have: have.get(index).copied().unwrap_or_default() };
             match urgency {
                 Urgency::Demand => self.serve(now, page, request),
-                Urgency::Ahead if self.is_grantable(now, page) => self.serve(now, page, request),
+                // Nothing is refused while a page moves: the refusal would be the old home's.
+                Urgency::Ahead if self.is_grantable(now, page) || self.is_frozen(page) => {
+                    self.serve(now, page, request)
+                }
                 Urgency::Ahead => match &mut refused {
                     Some(run) if run.end() == page => run.count += 1,
                     Some(_) | None => {
@@ -88,12 +91,14 @@ impl Node {
         for (index, page) in run.pages().enumerate() {
             let entry = self.directory.table.get(page);
             let fault = match entry.state {
-                DirectoryState::Untouched | DirectoryState::Shared(_) => None,
                 DirectoryState::Owned(owner) | DirectoryState::Recalling { owner } if owner == from => {
                     Some("which it owns")
                 }
-                DirectoryState::Owned(_) => None,
-                DirectoryState::Recalling { .. }
+                // Requests wait there only while the page moves.
+                DirectoryState::Untouched
+                | DirectoryState::Shared(_)
+                | DirectoryState::Owned(_)
+                | DirectoryState::Recalling { .. }
                 | DirectoryState::Invalidating { .. }
                 | DirectoryState::Collecting { .. } => {
                     self.directory.has_request(page, from).then_some("which it has asked for before")
@@ -121,8 +126,13 @@ impl Node {
         }
     }
 
-    /// Answers a request, begins a transaction for it, or puts it behind the one under way.
+    /// Answers a request, begins a transaction for it, or puts it behind the one under way; behind all that wait, if the page is on its way to
+    /// another home.
     fn serve(&mut self, now: Tick, page: Page, request: Request) {
+        if self.is_frozen(page) {
+            self.stats.queued += 1;
+            return self.directory.queue(page, request);
+        }
         let entry = self.directory.table.get(page);
         let home = self.rank();
         match entry.state {
@@ -169,6 +179,9 @@ impl Node {
 
     /// Answers the requests behind a transaction that has ended, up to the next that has to wait.
     pub(super) fn serve_queue(&mut self, now: Tick, page: Page) {
+        if self.is_frozen(page) {
+            return;
+        }
         while !self.directory.table.get(page).state.is_transient()
             && let Some(request) = self.directory.next(page)
         {
@@ -183,6 +196,8 @@ impl Node {
         let is_free = |at: &u32| {
             self.config.homes.home(Page(*at)) == Some(self.rank())
                 && self.directory.table.get(Page(*at)).state == DirectoryState::Untouched
+                && !self.is_frozen(Page(*at))
+                && !self.directory.has_requests(Page(*at))
         };
         let first = (start..page.0).rev().take_while(is_free).last().unwrap_or(page.0);
         let last = (page.0..=start.saturating_add(block - 1)).take_while(is_free).last().unwrap_or(page.0);
@@ -282,6 +297,7 @@ impl Node {
         waiting.remove(who);
         self.directory.table.set(page, DirectoryEntry { state: DirectoryState::Invalidating { waiting }, ..entry });
         if waiting.is_empty()
+            && !self.is_frozen(page)
             && let Some(request) = self.directory.current(page)
         {
             self.pass_on(now, page, request);
@@ -291,7 +307,7 @@ impl Node {
     }
 
     /// Only the home and perhaps the requester have a copy: the requester owns the page from now on.
-    fn pass_on(&mut self, now: Tick, page: Page, request: Request) {
+    pub(super) fn pass_on(&mut self, now: Tick, page: Page, request: Request) {
         let entry = self.directory.table.get(page);
         if request.from == self.rank() {
             self.set_owner(page, DirectoryEntry { came: Stamp::at(now), ..entry }, request.from);
@@ -335,7 +351,7 @@ impl Node {
         match entry.state {
             DirectoryState::Owned(owner) if owner == from => match keep {
                 Keep::Nothing => {
-                    let came = Stamp::free(now, self.longest_hold());
+                    let came = self.came_back(now, page);
                     self.set_owner(page, DirectoryEntry { came, ..entry }, self.rank());
                     self.map(page, Access::Write, source);
                     Ok(())
@@ -348,6 +364,10 @@ impl Node {
                     return wrong("and keeps a copy that it may not keep");
                 }
                 let sharers = if keep == Keep::Shared { RankSet::one(from) } else { RankSet::EMPTY };
+                if self.is_frozen(page) {
+                    self.keep_for_new_home(now, page, entry, sharers, source);
+                    return Ok(());
+                }
                 self.pass_on_received(now, page, entry, request, sharers, source);
                 self.serve_queue(now, page);
                 Ok(())
@@ -359,6 +379,12 @@ impl Node {
             | DirectoryState::Invalidating { .. }
             | DirectoryState::Collecting { .. } => wrong("which it does not own"),
         }
+    }
+
+    /// When a page came that has come back: now, if somebody here waits for it; who waits here for its own turn goes on with what came for another.
+    pub(super) fn came_back(&self, now: Tick, page: Page) -> Stamp {
+        let is_wanted = self.directory.has_request(page, self.rank());
+        if is_wanted { Stamp::at(now) } else { Stamp::free(now, self.longest_hold()) }
     }
 
     /// The page has come back for a request; `sharers` have kept a copy to read.
@@ -377,9 +403,7 @@ impl Node {
             Source::Zero => (Content::Zero, Body::None),
         };
         let is_local = request.from == home;
-        // Who waits here for its own turn goes on with what came for another.
-        let is_wanted = is_local || self.directory.has_request(page, home);
-        let came = if is_wanted { Stamp::at(now) } else { Stamp::free(now, self.longest_hold()) };
+        let came = self.came_back(now, page);
         match request.access {
             // Nobody else has a copy, so the home may write it even if it only wants to read.
             Access::Read | Access::Write if is_local && sharers.is_empty() => {
@@ -408,14 +432,14 @@ impl Node {
     }
 
     /// A new owner, and so a new version.
-    fn set_owner(&mut self, page: Page, entry: DirectoryEntry, owner: Rank) {
+    pub(super) fn set_owner(&mut self, page: Page, entry: DirectoryEntry, owner: Rank) {
         let state = DirectoryState::Owned(owner);
         let entry = DirectoryEntry { version: entry.version.next(), was_shown: false, state, ..entry };
         self.directory.table.set(page, entry);
     }
 
     /// The home's own view of a page begins.
-    fn map(&mut self, page: Page, access: Access, source: Source) {
+    pub(super) fn map(&mut self, page: Page, access: Access, source: Source) {
         self.out.push(Action::Map { run: Run::one(page), access, source });
         self.page_changed(page);
     }
@@ -443,7 +467,7 @@ impl Node {
 }
 
 /// What an owner keeps of a page that somebody else wants.
-fn kept_for(access: Access) -> Keep {
+pub(super) fn kept_for(access: Access) -> Keep {
     match access {
         Access::Read => Keep::Shared,
         Access::Write => Keep::Nothing,

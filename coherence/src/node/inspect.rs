@@ -3,6 +3,7 @@
 use super::deferral::Deferrals;
 use super::directory::{Directory, DirectoryState};
 use super::holds::Holds;
+use super::moves::Moves;
 use super::outbox::Outbox;
 use super::{Config, ConfigError, Node};
 use crate::id::{Page, Rank, RankSet};
@@ -78,6 +79,9 @@ impl Node {
         }
         if self.holds != Holds::default() {
             found.push("holds of devices".to_owned());
+        }
+        if self.moves != Moves::default() {
+            found.push("hand-overs".to_owned());
         }
         if self.leaving.is_under_way() {
             found.push("ranks that leave".to_owned());

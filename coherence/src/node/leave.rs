@@ -22,7 +22,7 @@ pub const LEAVE_STEP: u32 = 1024;
 pub enum Leave {
     /// There are more pages to look at: call again as soon as what was to be sent has been.
     GoesOn,
-    /// Something has to come first: a page that was asked for, the end of a hold time, the answer of a home. Call again after an input.
+    /// Something has to come first: the end of hand-overs, a page that was asked for, the end of a hold time, the answer of a home. Call again after an input.
     Waits,
     /// No home knows of this rank any more.
     Left,
@@ -71,6 +71,26 @@ impl Leaving {
         matches!(self.stage, Stage::Asked(_))
     }
 
+    /// At the rank that leaves: whether it has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.stage != Stage::Stays
+    }
+
+    /// At a home: who has left, or is about to.
+    pub(super) fn gone(&self) -> RankSet {
+        self.gone
+    }
+
+    /// At one that becomes a home: these have left before.
+    pub(super) fn add_gone(&mut self, ranks: RankSet) {
+        ranks.iter().for_each(|rank| _ = self.gone.insert(rank));
+    }
+
+    /// At a home: one of these ranks that has left, or one that is about to.
+    pub(super) fn leaver(&self, ranks: RankSet) -> Option<Rank> {
+        ranks.iter().find(|rank| self.gone.contains(*rank)).or(self.owing.keys().next().copied())
+    }
+
     /// At a home: those of these ranks that have not left.
     pub(super) fn without_gone(&self, mut ranks: RankSet) -> RankSet {
         for rank in self.gone.iter() {
@@ -82,7 +102,7 @@ impl Leaving {
 
 impl Node {
     /// This rank is to leave: no processor executes anything here any more, and no device holds pages. Gives up what is here, page by page. To be called until
-    /// [`Leave::Left`].
+    /// [`Leave::Left`]. Hand-overs come first; while this rank leaves, rank 0 orders none.
     ///
     /// # Errors
     /// [`LeaveError`] when this rank is a home; it stays then.
@@ -91,6 +111,8 @@ impl Node {
             return Err(LeaveError(self.rank().0));
         }
         let progress = match self.leaving.stage {
+            // Its homes are others afterwards.
+            Stage::Stays if self.moves.is_any() => Leave::Waits,
             Stage::Stays => self.give_up_from(now, Page(0)),
             Stage::At(page) => self.give_up_from(now, page),
             Stage::Asked(waiting) if waiting.is_empty() => Leave::Left,
@@ -105,6 +127,12 @@ impl Node {
     #[must_use]
     pub fn has_left(&self, rank: Rank) -> bool {
         self.leaving.gone.contains(rank) && !self.leaving.owing.contains_key(&rank)
+    }
+
+    /// Whether this rank has left: no home knows of it any more.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        matches!(self.leaving.stage, Stage::Asked(waiting) if waiting.is_empty())
     }
 
     /// Pages of other homes that are here, or asked for.
@@ -178,6 +206,9 @@ impl Node {
             |page: Page, what: &str| Err(ProtocolError::new(from, format!("it leaves with page {}, {what}", page.0)));
         if let Some(page) = self.directory.asked_for_by(from) {
             return wrong(page, "which it has asked for");
+        }
+        if let Some(page) = self.moves.begun_here() {
+            return wrong(page, "which is to move to another home");
         }
         let mut owes = 0;
         let mut known = Vec::new();

@@ -45,6 +45,10 @@ pub struct Stats {
     pub shown: u64,
     /// Times that one was taken out of it.
     pub hidden: u64,
+    /// Pages whose home this rank was and is not any more.
+    pub homes_given: u64,
+    /// Pages whose home this rank has become.
+    pub homes_taken: u64,
     /// Requests that waited at this home behind another on the same page.
     pub queued: u64,
 }

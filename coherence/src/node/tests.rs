@@ -3,6 +3,7 @@
 mod document;
 mod eviction;
 mod flows;
+mod hand_overs;
 mod holds;
 mod machine;
 mod random;

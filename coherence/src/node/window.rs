@@ -16,6 +16,7 @@ use super::cache::{CacheEntry, CacheState};
 use super::config::WindowConfig;
 use super::deferral::Stamp;
 use super::directory::{DirectoryEntry, DirectoryState};
+use super::moves::Ask;
 use crate::id::{Access, Page, Rank, RankSet, Run, Tick, Version};
 use crate::message::Urgency;
 use crate::window::{Layout, Seen, Word};
@@ -46,7 +47,7 @@ impl Node {
         let Some((window, layout)) = self.layout() else { return };
         let entry = self.directory.table.get(page);
         let is_worth_it = again || readers.len() >= window.readers.into();
-        if entry.was_shown || !is_worth_it || Word::shown(page, entry.version).is_none() {
+        if entry.was_shown || !is_worth_it || self.is_moving(page) || Word::shown(page, entry.version).is_none() {
             return;
         }
         let slot = layout.slot(page);
@@ -79,7 +80,8 @@ impl Node {
         let is_idle = |other: &Page| {
             let entry = self.directory.table.get(*other);
             let is_own = self.config.homes.home(*other) == Some(home) && entry.state == DirectoryState::Owned(home);
-            let fits = is_own && !entry.was_near && Word::shown(*other, entry.version).is_some();
+            let fits =
+                is_own && !entry.was_near && !self.is_moving(*other) && Word::shown(*other, entry.version).is_some();
             fits && self.is_free(now, *other, entry.came, entry.pins)
         };
         let mut shown = Vec::new();
@@ -119,6 +121,7 @@ impl Node {
         self.shown.pages.remove(&slot);
         self.directory.table.set(page, DirectoryEntry { state: DirectoryState::Shared(sharers), ..entry });
         self.serve_queue(now, page);
+        self.freeze_when_hidden(page);
         // It may have been written meanwhile.
         if let Some(next) = self.shown.next.remove(&slot)
             && let DirectoryState::Shared(sharers) = self.directory.table.get(next).state
@@ -130,7 +133,7 @@ impl Node {
     /// A processor wants to read a page of which there is no copy: looks into its home's window, if that may pay; says whether it does.
     pub(super) fn look_into_window(&mut self, now: Tick, home: Rank, page: Page) -> bool {
         let Some(window) = self.config.window else { return false };
-        if !self.hints.tries(page, window.wait) {
+        if self.is_frozen(page) || !self.hints.tries(page, window.wait) {
             return false;
         }
         self.make_room(now, 1);
@@ -166,9 +169,11 @@ impl Node {
                     self.hints.miss(page, self.config.window.map_or(0, |window| window.wait));
                 }
                 self.set_cache(page, CacheEntry { state: CacheState::ReadWait, ..entry });
-                self.out.acquire(home, page, Access::Read, Urgency::Demand, Version::NONE);
+                let (access, urgency, have) = (Access::Read, Urgency::Demand, Version::NONE);
+                self.acquire(home, Ask { page, access, urgency, have });
             }
         }
+        self.tell_frozen(page);
     }
 
     fn guarded_read_hit(&mut self, now: Tick, page: Page, entry: CacheEntry, version: Version) {

@@ -2,13 +2,15 @@
 
 mod checks;
 mod devices;
+mod events;
+mod hand_overs;
 mod leaving;
 mod processors;
 mod windows;
 
 use std::collections::BTreeMap;
 
-use crate::id::{Access, Page, Rank, RankSet, Tick};
+use crate::id::{Access, Page, Rank, RankSet, Run, Tick};
 use crate::message::Message;
 use crate::node::{Action, Awaited, Config, Leave, Node, Stats};
 use crate::window::Seen;
@@ -63,6 +65,8 @@ enum Event {
     Nic { reader: Rank, id: u64 },
     /// A guarded read has ended.
     Brought { reader: Rank, id: u64 },
+    /// Rank 0 orders a hand-over.
+    HandOver { at: usize },
     /// A rank is gone.
     Crash { rank: Rank },
     /// A processor is to go to another rank.
@@ -92,6 +96,8 @@ pub enum Input {
     Collected(Page, RankSet),
     /// What a guarded read has brought.
     Brought(Page, Seen, Words),
+    /// Pages are to get this home; these ranks are told.
+    HandOver(Run, Rank, RankSet),
     /// Its rank is to leave, or to go on with it.
     Leave,
 }
@@ -134,6 +140,8 @@ pub struct Outcome {
     pub registers: Vec<Vec<u64>>,
     /// The last value of every page.
     pub last: Vec<Words>,
+    /// Hand-overs.
+    pub hand_overs: u64,
     /// How long faults took, where times were given.
     pub faults: Vec<FaultTime>,
 }
@@ -154,6 +162,10 @@ pub struct Machine<'a> {
     places: Vec<Rank>,
     goes: Vec<Option<Rank>>,
     jobs: Vec<JobState>,
+    /// Pages that were ordered to move and have not said that they have.
+    moving: Vec<Run>,
+    /// Hand-overs that were ordered.
+    hand_overs: u64,
     network: Network,
     /// Guarded reads under way, and how many were begun.
     reads: BTreeMap<u64, GuardedRead>,
@@ -202,6 +214,8 @@ impl<'a> Machine<'a> {
             places: scenario.programs.iter().map(|program| program.rank).collect(),
             goes: vec![None; scenario.programs.len()],
             jobs: vec![JobState::Before; scenario.devices.len()],
+            moving: Vec::new(),
+            hand_overs: 0,
             network: Network::new(scenario.delays, scenario.partitions.clone()),
             reads: BTreeMap::new(),
             begun: 0,
@@ -226,6 +240,9 @@ impl<'a> Machine<'a> {
         let scenario = self.scenario;
         for (job, device) in scenario.devices.iter().enumerate() {
             self.schedule(device.at, Event::Hold { job });
+        }
+        for (at, hand_over) in scenario.hand_overs.iter().enumerate() {
+            self.schedule(hand_over.at, Event::HandOver { at });
         }
         if let Some((rank, at)) = scenario.crash {
             self.schedule(at, Event::Crash { rank });
@@ -266,6 +283,9 @@ impl<'a> Machine<'a> {
         if let Some(vcpu) = self.vcpus.iter().position(|vcpu| !vcpu.is_finished()) {
             return Err(Violation::of_rank(Checker::Progress, self.home_of(vcpu), format!("processor {vcpu} hangs")));
         }
+        if let Some(run) = self.moving.first() {
+            return Err(Violation::of_page(Checker::Progress, run.first, "it never gets to its new home".to_owned()));
+        }
         self.check_all_left()?;
         quiescence::check(&self.sites)
     }
@@ -277,6 +297,7 @@ impl<'a> Machine<'a> {
             accesses: self.truth.accesses,
             stats: self.sites.iter().flat_map(|site| &site.nodes).map(Node::stats).collect(),
             last: pages.map(|page| self.truth.last(page)).collect(),
+            hand_overs: self.hand_overs,
             registers: self.vcpus.into_iter().map(|vcpu| vcpu.registers).collect(),
             faults: self.timing.into_faults(),
         }
@@ -300,26 +321,6 @@ impl<'a> Machine<'a> {
         self.rng.between(1, LONGEST_STEP) * slowness
     }
 
-    fn rank_of(&self, event: &Event) -> Rank {
-        match event {
-            Event::Arrival { to: rank, .. }
-            | Event::Timer { rank, .. }
-            | Event::Sleep { rank }
-            | Event::Nic { reader: rank, .. }
-            | Event::Brought { reader: rank, .. }
-            | Event::Crash { rank }
-            | Event::Leave { rank, .. }
-            | Event::GiveUpPages { rank } => *rank,
-            Event::Relocate { vcpu, .. }
-            | Event::Step { vcpu, .. }
-            | Event::Fault { vcpu, .. }
-            | Event::Answered { vcpu, .. } => self.home_of(*vcpu),
-            Event::Hold { job } | Event::GiveUp { job } | Event::Use { job, .. } | Event::HoldOver { job } => {
-                self.scenario.devices.get(*job).map_or(Rank(0), |device| device.rank)
-            }
-        }
-    }
-
     /// The rank of a processor.
     fn home_of(&self, vcpu: usize) -> Rank {
         self.places.get(vcpu).copied().unwrap_or(Rank(0))
@@ -336,33 +337,6 @@ impl<'a> Machine<'a> {
     fn rank_tick(&self, rank: Rank) -> Tick {
         let clock = self.scenario.clocks.get(usize::from(rank.0)).copied().unwrap_or(0);
         Tick(self.now + clock)
-    }
-
-    /// Until when the event has to wait, because its rank stalls or its service thread is busy.
-    fn put_off(&self, rank: Rank, event: &Event) -> Option<u64> {
-        let (service, guest) = match event {
-            Event::Arrival { .. }
-            | Event::Fault { .. }
-            | Event::Timer { .. }
-            | Event::Sleep { .. }
-            | Event::Brought { .. }
-            | Event::GiveUpPages { .. }
-            | Event::Hold { .. } => (true, false),
-            Event::Step { .. } | Event::Use { .. } | Event::GiveUp { .. } => (false, true),
-            // A NIC works whatever its rank does.
-            Event::Answered { .. }
-            | Event::HoldOver { .. }
-            | Event::Nic { .. }
-            | Event::Crash { .. }
-            | Event::Relocate { .. }
-            | Event::Leave { .. } => (false, false),
-        };
-        let stalls = |stall: &&super::scenario::Stall| {
-            stall.rank == rank && (stall.from..stall.until).contains(&self.now) && (service || (guest && stall.guest))
-        };
-        let stalled = self.scenario.stalls.iter().find(stalls).map(|stall| stall.until);
-        let busy = self.hosts.get(usize::from(rank.0)).filter(|host| service && host.free_at > self.now);
-        stalled.or(busy.map(|host| host.free_at))
     }
 
     fn handle(&mut self, event: Event) -> Checked {
@@ -410,6 +384,7 @@ impl<'a> Machine<'a> {
                 Ok(())
             }
             Event::Brought { reader, id } => self.brought(reader, id),
+            Event::HandOver { at } => self.orders(at),
             Event::Hold { .. } | Event::GiveUp { .. } | Event::Use { .. } | Event::HoldOver { .. } => {
                 self.device(rank, &event)
             }
@@ -523,6 +498,10 @@ impl<'a> Machine<'a> {
                 held.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
             }
             Input::Release(job) => node.handle_release(now, hold_id(*job)),
+            Input::HandOver(run, to, members) => {
+                let ordered = node.handle_hand_over(now, *run, *to, *members);
+                ordered.map_err(|error| Violation::of_rank(Checker::Protocol, rank, error))?;
+            }
             Input::Collected(page, marks) => {
                 touched.push(*page);
                 node.handle_collected(now, *page, *marks);
@@ -597,6 +576,7 @@ impl<'a> Machine<'a> {
             }
             Effect::Woken(_) => {}
             Effect::Ready(id) => self.hold_ready(rank, id)?,
+            Effect::Moved(run) => self.has_moved(rank, run)?,
             Effect::Shows { page, version, words } => self.shows(rank, page, version, words)?,
             Effect::Hides(page) => self.hides(rank, page)?,
             Effect::Reads { home, page } => self.reads(rank, home, page)?,
@@ -667,6 +647,7 @@ fn place_of(site: &Site, input: &Input) -> usize {
     let page = match input {
         Input::Fault(page, _) | Input::Collected(page, _) | Input::Brought(page, ..) => Some(*page),
         Input::Message(_, parcel) => Some(parcel.message.run().first),
+        Input::HandOver(run, ..) => Some(run.first),
         Input::Timeout => {
             let timeouts = site.nodes.iter().map(Node::poll_timeout).enumerate();
             let due = timeouts.filter_map(|(place, due)| Some((due?, place))).min();
@@ -688,6 +669,7 @@ fn pages_of_action(action: &Action) -> Vec<Page> {
         | Action::Wake { run } => run.pages().collect(),
         Action::Send { message, .. } => message.run().pages().collect(),
         Action::Show { page, .. } | Action::Hide { page } | Action::GuardedRead { page, .. } => vec![*page],
+        Action::HandedOver { run, .. } => run.pages().collect(),
         Action::HoldReady { .. } => Vec::new(),
     }
 }

@@ -53,6 +53,8 @@ pub enum Effect {
     Woken(Run),
     /// A device has its pages.
     Ready(HoldId),
+    /// Pages have their new home.
+    Moved(Run),
     /// A page is shown in the window.
     Shows {
         /// Which.
@@ -170,6 +172,7 @@ impl Memory {
             }
             Action::Wake { run } => Ok(Effect::Woken(*run)),
             Action::HoldReady { id } => Ok(Effect::Ready(*id)),
+            Action::HandedOver { run, .. } => Ok(Effect::Moved(*run)),
             Action::Show { page, version } => match self.copy(*page) {
                 Some(PageCopy { view: View::Read, words }) => {
                     Ok(Effect::Shows { page: *page, version: *version, words })

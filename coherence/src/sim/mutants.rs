@@ -9,6 +9,7 @@
 mod cacher;
 mod device;
 mod driver;
+mod hand_over;
 mod home;
 mod leaving;
 mod window;
@@ -27,7 +28,7 @@ use super::network::Parcel;
 use super::rng::Rng;
 use super::scenario::Scenario;
 use super::window::{HomeStep, NicStep};
-use super::workload::{Mishaps, leavers, random, readers};
+use super::workload::{Mishaps, leavers, random, readers, with_hand_overs, with_leavers};
 
 /// What a filter makes of an input.
 #[derive(Clone, Debug)]
@@ -108,6 +109,25 @@ pub struct Mutant {
 /// Anything, without mishaps.
 fn anything(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
     random(rng, Mishaps::None)
+}
+
+/// The same while homes move.
+fn moving(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
+    let scenario = anything(rng)?;
+    Ok(with_hand_overs(rng, scenario))
+}
+
+/// Pages in windows while homes move.
+fn moving_readers(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
+    let scenario = readers(rng)?;
+    Ok(with_hand_overs(rng, scenario))
+}
+
+/// Pages in windows of homes that move, and ranks that have read there and leave.
+fn leaving_readers(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
+    let scenario = readers(rng)?;
+    let scenario = with_leavers(rng, scenario);
+    Ok(with_hand_overs(rng, scenario))
 }
 
 /// Ranks that leave, without mishaps.
@@ -291,6 +311,84 @@ pub const MUTANTS: &[Mutant] = &[
         plant: || Box::new(window::UsesLost::default()),
         scenario: readers,
         found_by: &[Checker::Directory, Checker::Exclusive],
+    },
+    Mutant {
+        name: "a home hands pages over without their sharers",
+        plant: || Box::new(hand_over::ForgetsSharers),
+        scenario: moving,
+        found_by: &[Checker::Directory, Checker::Exclusive],
+    },
+    Mutant {
+        name: "a home hands a page over in an older version",
+        plant: || Box::new(hand_over::LosesVersion),
+        scenario: moving,
+        found_by: &[Checker::Versions, Checker::Protocol],
+    },
+    Mutant {
+        name: "a home hands a page over as if it was zero",
+        plant: || Box::new(hand_over::LosesBytes),
+        scenario: moving,
+        found_by: &[Checker::Values],
+    },
+    Mutant {
+        name: "a home hands a page over without its queue",
+        plant: || Box::new(hand_over::DropsQueue),
+        scenario: moving,
+        found_by: &[Checker::Progress],
+    },
+    Mutant {
+        name: "a home hands pages over before all have frozen them",
+        plant: || Box::new(hand_over::WaitsForNobody::default()),
+        scenario: moving,
+        found_by: &[Checker::Protocol, Checker::Directory],
+    },
+    Mutant {
+        name: "an old home still grants",
+        plant: || Box::new(hand_over::GrantsFrozen::default()),
+        scenario: moving,
+        found_by: &[Checker::Protocol, Checker::Versions],
+    },
+    Mutant {
+        name: "an old home keeps copies of what it has handed over",
+        plant: || Box::new(hand_over::KeepsCopies),
+        scenario: moving,
+        found_by: &[Checker::Directory, Checker::Exclusive, Checker::Agreement],
+    },
+    Mutant {
+        name: "a home hands a page over that is in its window",
+        plant: || Box::new(hand_over::MovesShown::default()),
+        scenario: moving_readers,
+        found_by: &[Checker::Directory, Checker::Exclusive, Checker::Values],
+    },
+    Mutant {
+        name: "a rank says that it has frozen pages and goes on",
+        plant: || Box::new(hand_over::FreezesNothing),
+        scenario: moving,
+        found_by: &[Checker::Protocol, Checker::Directory],
+    },
+    Mutant {
+        name: "a request is overtaken by the word that no more come",
+        plant: || Box::new(hand_over::AsksLate::default()),
+        scenario: moving,
+        found_by: &[Checker::Protocol],
+    },
+    Mutant {
+        name: "a new home does not tell all that it is",
+        plant: || Box::new(hand_over::TellsNotAll),
+        scenario: moving,
+        found_by: &[Checker::Progress, Checker::Protocol, Checker::Quiescence],
+    },
+    Mutant {
+        name: "a new home goes on before it says that it is",
+        plant: || Box::new(hand_over::TellsLate),
+        scenario: moving,
+        found_by: &[Checker::Protocol],
+    },
+    Mutant {
+        name: "a home hands pages over and does not say who has left",
+        plant: || Box::new(hand_over::ForgetsGone),
+        scenario: leaving_readers,
+        found_by: &[Checker::Leaving],
     },
     Mutant {
         name: "a rank leaves with a page that it owns",

@@ -35,6 +35,17 @@ pub struct DeviceJob {
     pub gives_up: bool,
 }
 
+/// Pages that get another home.
+#[derive(Clone, Copy, Debug)]
+pub struct HandOver {
+    /// When rank 0 orders it, in microseconds; it waits while some of the pages move.
+    pub at: u64,
+    /// The pages, of which those up to the end of a segment move.
+    pub run: Run,
+    /// The new home. If it is the old one, nothing happens.
+    pub to: Rank,
+}
+
 /// A time in which a rank does nothing, or only its guest does.
 #[derive(Clone, Copy, Debug)]
 pub struct Stall {
@@ -111,6 +122,8 @@ pub struct Scenario {
     pub programs: Vec<Program>,
     /// The devices.
     pub devices: Vec<DeviceJob>,
+    /// Hand-overs of homes.
+    pub hand_overs: Vec<HandOver>,
     /// Processors that move.
     pub relocations: Vec<Relocation>,
     /// Ranks that leave; with one node for each rank only.
@@ -145,6 +158,7 @@ impl Scenario {
             zeros_left_out_one_in: 0,
             programs,
             devices: Vec::new(),
+            hand_overs: Vec::new(),
             relocations: Vec::new(),
             leaves: Vec::new(),
         }
@@ -153,7 +167,10 @@ impl Scenario {
     /// The same with several nodes of each rank, to which the pages are dealt out one by one; without what needs adjacent pages of one node.
     #[must_use]
     pub fn split(self, nodes: usize) -> Self {
-        Self { nodes, read_ahead: 0, first_touch: 1, devices: Vec::new(), ..self }
+        // A message is about pages of one node.
+        let one = |hand_over: &HandOver| HandOver { run: Run::one(hand_over.run.first), ..*hand_over };
+        let hand_overs = self.hand_overs.iter().map(one).collect();
+        Self { nodes, read_ahead: 0, first_touch: 1, devices: Vec::new(), hand_overs, ..self }
     }
 
     /// The configuration of a rank's node.
@@ -173,7 +190,7 @@ impl Scenario {
     }
 
     /// How long a fault may wait in microseconds: everybody else comes first, each with a recall, its answer, a grant and
-    /// the hold time, and every device keeps its pages once for each; and whatever the mishaps take.
+    /// the hold time, and every device keeps its pages once for each; the page moves each time that pages do; and whatever the mishaps take.
     #[must_use]
     pub fn answer_within(&self) -> u64 {
         let slowest = self.slowness.iter().copied().max().unwrap_or(1);
@@ -182,7 +199,8 @@ impl Scenario {
         let kept = self.devices.iter().map(|device| device.keeps).sum::<u64>();
         let guarded = if self.window.is_some() { 8 * (self.delays.slow + self.nic_pause) } else { 0 };
         let turn = self.hold.0 + 8 * (self.delays.slow + slowest * LONGEST_STEP * 8) + guarded;
-        let others = self.programs.len() as u64 + 4 * self.devices.len() as u64 + u64::from(self.ranks);
+        let moves = self.hand_overs.len() as u64;
+        let others = self.programs.len() as u64 + 4 * self.devices.len() as u64 + u64::from(self.ranks) + moves;
         4 * (cut + stalled + kept) + 8 * turn * others
     }
 }

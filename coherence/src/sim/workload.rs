@@ -8,7 +8,7 @@ use super::guest::{Instruction, Op, Touch};
 use super::memory::WORDS;
 use super::network::{Delays, Partition};
 use super::rng::Rng;
-use super::scenario::{Departure, DeviceJob, LONGEST_STEP, Program, Relocation, Scenario, Stall};
+use super::scenario::{Departure, DeviceJob, HandOver, LONGEST_STEP, Program, Relocation, Scenario, Stall};
 
 /// Which mishaps happen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,6 +32,9 @@ enum Pattern {
 
 /// Pages that everybody wants in [`Pattern::Hot`].
 const HOT_PAGES: u32 = 3;
+
+/// Hand-overs that [`with_hand_overs`] adds, some of which find their pages where they are to go.
+const MOST_HAND_OVERS: usize = 20;
 
 /// Rounds of [`readers`].
 const ROUNDS: u32 = 36;
@@ -99,7 +102,13 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
 /// # Errors
 /// [`HomeMapError`] never, as what is made here has pages; it is passed on rather than ignored.
 pub fn leavers(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError> {
-    let mut scenario = random(rng, mishaps)?;
+    let scenario = random(rng, mishaps)?;
+    Ok(with_leavers(rng, scenario))
+}
+
+/// The same machine with such ranks.
+#[must_use]
+pub fn with_leavers(rng: &mut Rng, mut scenario: Scenario) -> Scenario {
     let stay = scenario.ranks;
     for _ in 0..rng.between(1, 2) {
         scenario.ranks += 1;
@@ -120,7 +129,7 @@ pub fn leavers(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError
     for rank in (stay..scenario.ranks).map(Rank) {
         scenario.leaves.push(Departure { at: rng.below(lasts), rank, to: Rank(rng.below_u16(stay)) });
     }
-    Ok(scenario)
+    scenario
 }
 
 /// A machine in which many read a few pages again and again, and one or the other writes them: what windows are for, and what goes
@@ -163,6 +172,24 @@ pub fn readers(rng: &mut Rng) -> Result<Scenario, HomeMapError> {
         nic_pause: rng.pick(&[longest, 8 * longest, 30 * longest]).unwrap_or(longest),
         ..Scenario::calm(ranks, homes, delays, programs)
     })
+}
+
+/// The same machine, in which homes move at random moments: some pages at once or one after the other, to and fro or all over.
+#[must_use]
+pub fn with_hand_overs(rng: &mut Rng, scenario: Scenario) -> Scenario {
+    let pages = scenario.homes.pages();
+    let until = rng.pick(&[100, 500, 4000]).unwrap_or(100);
+    // Those that leave are the last.
+    let stay = (0..scenario.ranks).filter(|rank| scenario.leaves.iter().all(|leaves| leaves.rank.0 != *rank)).count();
+    let stay = u16::try_from(stay).unwrap_or(1);
+    let few = if rng.one_in(2) { pages.min(HOT_PAGES) } else { pages };
+    let longest = rng.pick(&[1, 2, 16]).unwrap_or(1);
+    let hand_over = |_| {
+        let run = Run { first: Page(rng.below_u32(few)), count: 1 + rng.below_u16(longest) };
+        HandOver { at: rng.below(until), run, to: Rank(rng.below_u16(stay)) }
+    };
+    let hand_overs = (0..MOST_HAND_OVERS).map(hand_over).collect();
+    Scenario { hand_overs, ..scenario }
 }
 
 /// Windows of random sizes, or none.

@@ -38,6 +38,8 @@ pub(crate) struct Bounds {
     pub(crate) slots: Option<u32>,
     /// Pages that are shown with one that is read, itself included.
     pub(crate) near: u16,
+    /// Hand-overs that rank 0 orders at any time, one after the other: the pages and their new home.
+    pub(crate) hand_overs: Vec<(Run, Rank)>,
     /// Ranks that leave at any moment; they have no pages. What accesses they have left they do not do then.
     pub(crate) leave: Vec<Rank>,
 }
@@ -61,6 +63,8 @@ pub(crate) enum Step {
     Nic(Rank, NicStep),
     /// A rank is told what its NIC has brought.
     Brought(Rank),
+    /// Rank 0 orders the next hand-over.
+    HandOver(Run, Rank),
     /// A rank leaves, or goes on with it.
     Leave(Rank),
 }
@@ -109,6 +113,9 @@ pub(crate) struct State {
     /// Only those with messages.
     channels: BTreeMap<(Rank, Rank), VecDeque<Parcel>>,
     last: Vec<Words>,
+    /// Hand-overs ordered, and the pages of those that are not over.
+    ordered: usize,
+    moving: Vec<Run>,
     problem: Option<String>,
 }
 
@@ -171,6 +178,17 @@ impl State {
                 self.host(rank).device = Device::Over;
                 self.node(rank).handle_release(Tick(0), HoldId(0));
                 self.execute(rank, &[])
+            }
+            Step::HandOver(run, to) => {
+                self.ordered += 1;
+                self.moving.push(run);
+                let mut members = RankSet::EMPTY;
+                for (rank, _) in (0..).map(Rank).zip(&self.hosts).filter(|(_, host)| host.stay != Stay::Left) {
+                    members.insert(rank);
+                }
+                let node = self.node(Rank(0));
+                node.handle_hand_over(Tick(0), run, to, members).map_err(|error| error.to_string())?;
+                self.execute(Rank(0), &[])
             }
             Step::Leave(rank) => {
                 self.host(rank).accesses_left = 0;
@@ -281,6 +299,10 @@ impl State {
                 host.woken |= host.waiting.is_some_and(|(page, _)| run.contains(page));
             }
             Effect::Ready(_) => self.host(rank).device = Device::Has,
+            Effect::Moved(run) => {
+                let at = self.moving.iter().position(|other| *other == run).ok_or("pages moved unordered")?;
+                self.moving.remove(at);
+            }
             Effect::Shows { page, version, words } => {
                 self.host(rank).work = work(page, Some((version, words)), HomeStep::to_show());
             }
@@ -327,15 +349,15 @@ impl State {
         Ok(())
     }
 
-    fn check_between_steps(&self, homes: &HomeMap) -> Right {
+    fn check_between_steps(&self) -> Right {
         for page in self.all_pages().pages() {
+            // While actions are under way a node is ahead of its guest.
+            let is_busy = self.hosts.iter().any(|host| host.work.is_some());
             let agrees = || {
-                // While actions are under way a node is ahead of its guest.
-                let is_busy = self.hosts.iter().any(|host| host.work.is_some());
                 if is_busy { Ok(()) } else { agreement::check(&self.sites, page) }
             };
-            directory::check(&self.sites, homes, page)
-                .and_then(|()| marks::check(&self.sites, homes, page))
+            directory::check(&self.sites, page)
+                .and_then(|()| marks::check(&self.sites, page))
                 .and_then(|()| agrees())
                 .map_err(|violation| violation.to_string())?;
         }
@@ -376,6 +398,9 @@ impl State {
         let has_device = self.hosts.iter().any(|host| host.device == Device::Has);
         if has_device {
             return Ok(());
+        }
+        if let Some(run) = self.moving.first() {
+            return Err(format!("page {} never gets to its new home", run.first.0));
         }
         for (rank, host) in self.hosts.iter().enumerate() {
             if let Some((page, access)) = host.waiting {
@@ -450,6 +475,8 @@ impl Model for Machine {
             hosts: self.ranks().map(|rank| self.host(rank)).collect(),
             channels: BTreeMap::new(),
             last: vec![ZEROS; self.homes.pages() as usize],
+            ordered: 0,
+            moving: Vec::new(),
             problem: None,
         }]
     }
@@ -459,6 +486,13 @@ impl Model for Machine {
             return;
         }
         let is_busy = |rank: Rank| state.hosts[usize::from(rank.0)].work.is_some();
+        if let Some((run, to)) = self.bounds.hand_overs.get(state.ordered)
+            && !state.moving.contains(run)
+            && !is_busy(Rank(0))
+            && state.hosts.iter().all(|host| host.stay != Stay::Leaves)
+        {
+            steps.push(Step::HandOver(*run, *to));
+        }
         let deliveries = state.channels.keys().filter(|(_, to)| !is_busy(*to));
         steps.extend(deliveries.map(|(from, to)| Step::Deliver(*from, *to)));
         for ((rank, host), site) in self.ranks().zip(&state.hosts).zip(&state.sites) {
@@ -491,7 +525,9 @@ impl Model for Machine {
                 Device::Has => steps.push(Step::Release(rank)),
                 Device::None | Device::Asked | Device::Over => {}
             }
-            if matches!(host.stay, Stay::MayLeave | Stay::Leaves) && host.waiting.is_none() && host.read.is_none() {
+            // While homes move, rank 0 lets nobody begin.
+            let may_leave = host.stay == Stay::Leaves || (host.stay == Stay::MayLeave && state.moving.is_empty());
+            if may_leave && host.waiting.is_none() && host.read.is_none() {
                 steps.push(Step::Leave(rank));
             }
             if host.waiting.is_none() && host.accesses_left > 0 {
@@ -504,7 +540,7 @@ impl Model for Machine {
 
     fn next_state(&self, state: &State, step: Step) -> Option<State> {
         let mut next = state.clone();
-        let taken = next.take(step).and_then(|()| next.check_between_steps(&self.homes));
+        let taken = next.take(step).and_then(|()| next.check_between_steps());
         next.problem = taken.err();
         if matches!(step, Step::Leave(_)) && next == *state && next.is_at_rest() {
             next.problem = Some("a rank waits for ever to leave".to_owned());

@@ -9,6 +9,7 @@
 //!   work for a while, then sleeps.
 //! - `view`: what the guest sees, and the system calls that change it; `uffd`, `frames`: what that stands on.
 //! - `service`: the thread; `outgoing`: messages that wait; `mailbox`, `holds`: what devices want.
+//! - `hand_over`: how rank 0 has pages get another home.
 //! - `windows`: what this rank shows the others, to be read without its threads.
 //! - `awaited`: what shards tell each other.
 //! - `processors`: whether any of the rank's executes anything.
@@ -40,6 +41,7 @@ mod caches;
 mod calibrate;
 mod config;
 mod frames;
+mod hand_over;
 mod holds;
 mod hot;
 mod latency;
@@ -61,6 +63,7 @@ mod tests;
 pub use calibrate::HOLD_LIMITS;
 pub use config::{DEFAULT_READ_AHEAD, EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, MemorySettings};
 pub use frames::FramesError;
+pub use hand_over::MoveError;
 pub(super) use holds::{Holds, Lease};
 pub use hot::HotPage;
 pub use latency::Latencies;

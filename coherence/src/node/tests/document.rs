@@ -5,13 +5,15 @@
 use std::collections::BTreeSet;
 
 use super::machine::{Input, Seen};
-use super::random::{random_machine, step};
+use super::random::{hand_over, random_machine, step};
 use crate::id::{Access, MAX_RANKS, MAX_RUN, Page, Rank, RankSet, Run, STRIPE_PAGES, Version};
 use crate::message::{Content, Granted, Keep, Message, Urgency};
 use crate::node::cache::CacheState;
 use crate::node::directory::DirectoryState;
 use crate::node::table::MAX_PAGE_STATE;
-use crate::node::{Action, Body, HoldId, MAX_HOLD_PAGES, MAX_HOLDS, MIN_CACHE_PAGES, Node, Source};
+use crate::node::{
+    Action, Body, HoldId, MAX_HAND_OVER_PAGES, MAX_HAND_OVERS, MAX_HOLD_PAGES, MAX_HOLDS, MIN_CACHE_PAGES, Node, Source,
+};
 use crate::window::{Seen as SeenWords, Word};
 
 fn document() -> String {
@@ -47,6 +49,12 @@ fn message_name(message: &Message) -> &'static str {
         Message::InvalidateAck { .. } => "InvalidateAck",
         Message::Recall { .. } => "Recall",
         Message::WriteBack { .. } => "WriteBack",
+        Message::HandOver { .. } => "HandOver",
+        Message::Freeze { .. } => "Freeze",
+        Message::Frozen { .. } => "Frozen",
+        Message::Requests { .. } => "Requests",
+        Message::Entries { .. } => "Entries",
+        Message::Moved { .. } => "Moved",
         Message::Leave => "Leave",
         Message::LeaveAck => "LeaveAck",
     }
@@ -59,11 +67,18 @@ fn event(message: &Message) -> (bool, String) {
         Message::Acquire { urgency: Urgency::Ahead, .. } => (true, format!("{name} Ahead")),
         Message::Acquire { access, .. } => (true, format!("{name} {access:?}")),
         Message::WriteBack { keep, .. } => (true, format!("{name} {keep:?}")),
-        Message::InvalidateAck { .. } | Message::Leave => (true, name.to_owned()),
-        Message::Grant { access, .. } => (false, format!("{name} {access:?}")),
-        Message::Refuse { .. } | Message::Invalidate { .. } | Message::Recall { .. } | Message::LeaveAck => {
-            (false, name.to_owned())
+        Message::InvalidateAck { .. } | Message::HandOver { .. } | Message::Frozen { .. } | Message::Leave => {
+            (true, name.to_owned())
         }
+        Message::Grant { access, .. } => (false, format!("{name} {access:?}")),
+        Message::Refuse { .. }
+        | Message::Invalidate { .. }
+        | Message::Recall { .. }
+        | Message::Freeze { .. }
+        | Message::Requests { .. }
+        | Message::Entries { .. }
+        | Message::Moved { .. }
+        | Message::LeaveAck => (false, name.to_owned()),
     }
 }
 
@@ -134,6 +149,7 @@ fn action_name(action: &Action) -> &'static str {
         Action::Show { .. } => "Show",
         Action::Hide { .. } => "Hide",
         Action::GuardedRead { .. } => "GuardedRead",
+        Action::HandedOver { .. } => "HandedOver",
     }
 }
 
@@ -160,11 +176,25 @@ fn messages(page: Page, version: Version) -> Vec<Message> {
     all
 }
 
+/// One of each kind that homes move by.
+fn messages_of_hand_overs() -> [Message; 6] {
+    let (page, run, to, members) = (Page(0), Run::one(Page(0)), Rank(1), RankSet::below(2));
+    [
+        Message::HandOver { run, to, members },
+        Message::Freeze { run, to, members },
+        Message::Frozen { run },
+        Message::Requests { page, is_begun: false, requests: Vec::new() },
+        Message::Entries { first: page, gone: RankSet::EMPTY, pages: Vec::new() },
+        Message::Moved { run },
+    ]
+}
+
 #[test]
 fn the_lists_of_messages_and_actions_are_those_of_the_code() {
-    let about_ranks = [Message::Leave, Message::LeaveAck];
-    let sent = messages(Page(0), Version(1)).into_iter().chain(about_ranks);
-    let sent: BTreeSet<_> = sent.map(|message| message_name(&message)).collect();
+    let mut all = messages(Page(0), Version(1));
+    all.extend(messages_of_hand_overs());
+    all.extend([Message::Leave, Message::LeaveAck]);
+    let sent: BTreeSet<_> = all.iter().map(message_name).collect();
     let written = column("message");
     assert_eq!(written.iter().map(String::as_str).collect::<BTreeSet<_>>(), sent);
     assert_eq!(written.len(), sent.len());
@@ -181,6 +211,7 @@ fn the_lists_of_messages_and_actions_are_those_of_the_code() {
         Action::Show { page: Page(0), version: Version(1) },
         Action::Hide { page: Page(0) },
         Action::GuardedRead { home: Rank(0), page: Page(0) },
+        Action::HandedOver { run, to: Rank(1) },
     ];
     assert_eq!(column("action"), actions.each_ref().map(action_name));
 }
@@ -214,6 +245,8 @@ fn the_limits_are_those_of_the_code() {
         ("MAX_HOLD_PAGES", u64::from(MAX_HOLD_PAGES)),
         ("MAX_STREAMS", crate::node::read_ahead::MAX_STREAMS as u64),
         ("MAX_PATIENCE", u64::from(crate::node::patience::MAX_PATIENCE)),
+        ("MAX_HAND_OVER_PAGES", u64::from(MAX_HAND_OVER_PAGES)),
+        ("MAX_HAND_OVERS", MAX_HAND_OVERS as u64),
         ("MAX_COMPANIONS", u64::from(crate::node::MAX_COMPANIONS)),
         ("MAX_SLOTS", u64::from(crate::window::MAX_SLOTS)),
         ("SLOT_BYTES", crate::window::SLOT_BYTES as u64),
@@ -246,7 +279,7 @@ fn primary(input: &Input, page: Page) -> Option<String> {
         Input::GuardedRead(at, seen) => {
             (*at == page).then(|| if seen.version_of(page).is_some() { "hit" } else { "miss" }.to_owned())
         }
-        Input::Hold(..) | Input::Release(_) | Input::Timeout => None,
+        Input::Hold(..) | Input::Release(_) | Input::Timeout | Input::HandOver(..) => None,
     }
 }
 
@@ -370,4 +403,40 @@ fn the_transitions_are_those_of_the_code() {
     );
     let wrong = ("Shared".to_owned(), "Recall".to_owned(), "Invalid".to_owned());
     assert_eq!(faults(&[&cacher[..], &[wrong]].concat(), &BESIDE_AT_CACHER, &at_cacher).len(), 1);
+}
+
+/// Notes what a page's entry becomes at its old home when it moves: the states before and after.
+fn watch_moves(seen: &mut Seen, input: &Input, before: &Node, after: &Node) {
+    let Input::Message(_, message) = input else { return };
+    for page in message.run().pages() {
+        let ((was_home, from), (is_home, to)) = (state(before, page), state(after, page));
+        if was_home && !is_home {
+            seen.insert(format!("{from}|{to}"));
+        }
+    }
+}
+
+#[test]
+fn what_becomes_of_entries_that_move_is_as_written() {
+    let mut seen = Seen::new();
+    for seed in 1..=400 {
+        let (mut random, mut machine) = random_machine(seed);
+        machine.watch = Some(watch_moves);
+        let mut holds = 0;
+        for _ in 0..400 {
+            step(&mut machine, &mut random, &mut holds);
+            if random.below(8) == 0 {
+                hand_over(&mut machine, &mut random);
+            }
+        }
+        seen.append(&mut machine.seen);
+    }
+    let lines = |row: Vec<String>| {
+        let line = |to| format!("{}|{to}", row[0]);
+        row[1].split(", ").map(line).collect::<Vec<_>>()
+    };
+    let written: Seen = table("old home in").into_iter().flat_map(lines).collect();
+    let missing: Vec<_> = seen.difference(&written).collect();
+    let never: Vec<_> = written.difference(&seen).collect();
+    assert!(missing.is_empty() && never.is_empty(), "not in the table: {missing:#?}, never seen: {never:#?}");
 }

@@ -34,6 +34,7 @@ pub(super) enum Input {
     Timeout,
     Collected(Page, RankSet),
     GuardedRead(Page, SeenWords),
+    HandOver(Run, Rank, RankSet),
 }
 
 /// A slot of a window.
@@ -66,6 +67,7 @@ impl Input {
             Self::Timeout => node.handle_timeout(now),
             Self::Collected(page, marks) => node.handle_collected(now, *page, *marks),
             Self::GuardedRead(page, seen) => node.handle_guarded_read(now, *page, Some(*seen)),
+            Self::HandOver(run, to, members) => node.handle_hand_over(now, *run, *to, *members).expect("a hand-over"),
         }
         Ok(())
     }
@@ -94,6 +96,8 @@ pub(super) struct Machine {
     pub(super) marks_are_late: bool,
     /// Marks to be told to a rank.
     collected: Vec<(u16, Page, RankSet)>,
+    /// Pages that move.
+    pub(super) moving: Vec<Run>,
     /// Everything executed since it was taken last.
     pub(super) log: Vec<(Rank, Action)>,
     /// Told of every input with the node before and after it.
@@ -140,6 +144,7 @@ impl Machine {
             reading: Vec::new(),
             marks_are_late: false,
             collected: Vec::new(),
+            moving: Vec::new(),
             log: Vec::new(),
             watch: None,
             seen: Seen::new(),
@@ -199,6 +204,18 @@ impl Machine {
             }
         }
         self.input(rank, &Input::Release(HoldId(id)), &[]);
+    }
+
+    /// Rank 0 orders a hand-over, if the pages have one home, which is another, and do not move.
+    pub(super) fn hand_over(&mut self, run: Run, to: u16) {
+        let node = &self.nodes[0];
+        let is_moving = self.moving.iter().any(|other| other.first < run.end() && run.first < other.end());
+        if is_moving || node.home_of_run(run).is_none_or(|home| home == Rank(to)) {
+            return;
+        }
+        self.moving.push(run);
+        let members = RankSet::below(u16::try_from(self.nodes.len()).expect("ranks"));
+        self.input(0, &Input::HandOver(run, Rank(to), members), &[]);
     }
 
     /// Delivers the next message of this link, encoded and decoded again.
@@ -391,6 +408,11 @@ impl Machine {
                 }
             }
             Action::Wake { run } => self.wake(rank, run),
+            Action::HandedOver { run, to } => {
+                let at = self.moving.iter().position(|other| *other == run).expect("pages that move");
+                self.moving.remove(at);
+                assert_eq!((rank, self.nodes[0].home(run.first)), (0, Some(to)));
+            }
             Action::HoldReady { id } => {
                 let (runs, is_ready) = self.holds[at].get_mut(&id).expect("a hold");
                 *is_ready = true;
@@ -428,6 +450,12 @@ impl Machine {
             | Message::Acquire { .. }
             | Message::Refuse { .. }
             | Message::Invalidate { .. }
+            | Message::HandOver { .. }
+            | Message::Freeze { .. }
+            | Message::Frozen { .. }
+            | Message::Requests { .. }
+            | Message::Entries { .. }
+            | Message::Moved { .. }
             | Message::Recall { .. }
             | Message::Leave
             | Message::LeaveAck => {}
@@ -460,8 +488,12 @@ impl Machine {
                 (0..).zip(&self.views).filter_map(|(rank, views)| Some((rank, *views.get(&page)?))).collect();
             let writers = seen.iter().filter(|(_, view)| view.access == Access::Write).count();
             assert!(writers == 0 || seen.len() == 1, "page {}: {seen:?}", page.0);
-            let (home, known) =
-                (0..).zip(&self.nodes).find_map(|(rank, node)| Some((rank, node.directory(page)?))).expect("a home");
+            let mut homes = (0..).zip(&self.nodes).filter_map(|(rank, node)| Some((rank, node.directory(page)?)));
+            let Some((home, known)) = homes.next() else {
+                assert!(self.nodes.iter().all(|node| node.is_frozen(page)), "page {} has no home", page.0);
+                continue;
+            };
+            assert_eq!(homes.next(), None, "page {} has two homes", page.0);
             let mut holders = known.holders;
             if known.is_shown {
                 let slot = self.nodes[home].slot(page).and_then(|slot| self.windows[home].get(&slot));

@@ -1,8 +1,8 @@
 //! Random histories of small machines: processors, devices and time in any order. What each step checks is in the machine.
 
 use super::machine::Machine;
-use crate::id::{Access, Page, Run, Version};
-use crate::message::{Content, Granted, Keep, Message, Urgency};
+use crate::id::{Access, Page, Rank, RankSet, Run, Version};
+use crate::message::{Content, Granted, Handed, HandedState, Keep, Message, Urgency, Waiting};
 use crate::node::WindowConfig;
 
 /// A xorshift generator (Marsaglia, "Xorshift RNGs", 2003).
@@ -111,6 +111,17 @@ pub(super) fn random_machine(seed: u64) -> (Random, Machine) {
     (random, machine)
 }
 
+/// Ranks, most often those that there are.
+fn ranks(random: &mut Random) -> RankSet {
+    random.pick(&[
+        RankSet::below(RANKS),
+        RankSet::below(RANKS),
+        RankSet::one(Rank(1)),
+        RankSet::EMPTY,
+        RankSet::below(4),
+    ])
+}
+
 /// A message with values that may make sense here.
 pub(super) fn random_message(random: &mut Random) -> Message {
     let page = Page(u32::try_from(random.below(14)).expect("a page"));
@@ -118,7 +129,7 @@ pub(super) fn random_message(random: &mut Random) -> Message {
     let version = |random: &mut Random| Version(random.pick(&[0, 1, 1, 2, 2, 3, 4, 5, u64::MAX]));
     let content = random.pick(&[Content::Data, Content::Zero, Content::Current]);
     let keep = random.pick(&[Keep::Nothing, Keep::Shared]);
-    match random.below(7) {
+    match random.below(13) {
         0 => {
             let have = (0..random.pick(&[0, 0, run.count])).map(|_| version(random)).collect();
             let urgency = random.pick(&[Urgency::Demand, Urgency::Ahead]);
@@ -132,7 +143,38 @@ pub(super) fn random_message(random: &mut Random) -> Message {
         3 => Message::Invalidate { page },
         4 => Message::InvalidateAck { page },
         5 => Message::Recall { page, keep },
-        _ => Message::WriteBack { page, version: version(random), keep, content },
+        6 => Message::WriteBack { page, version: version(random), keep, content },
+        7 => Message::HandOver { run, to: Rank(random.rank(4)), members: ranks(random) },
+        8 => Message::Freeze { run, to: Rank(random.rank(4)), members: ranks(random) },
+        9 => Message::Frozen { run },
+        10 => {
+            let waiting = |random: &mut Random| Waiting {
+                from: Rank(random.rank(4)),
+                access: random.access(),
+                have: version(random),
+            };
+            let requests = (0..random.below(3)).map(|_| waiting(random)).collect();
+            Message::Requests { page, is_begun: random.below(2) == 0, requests }
+        }
+        11 => {
+            let handed = |random: &mut Random| {
+                let rank = Rank(random.rank(4));
+                let state = match random.below(5) {
+                    0 => HandedState::Untouched,
+                    1 => HandedState::Owned(rank),
+                    2 => HandedState::Shared(ranks(random)),
+                    3 => HandedState::Recalling(rank),
+                    _ => HandedState::Invalidating(ranks(random)),
+                };
+                Handed { version: version(random), state, content }
+            };
+            Message::Entries {
+                first: page,
+                gone: RankSet::EMPTY,
+                pages: (0..run.count).map(|_| handed(random)).collect(),
+            }
+        }
+        _ => Message::Moved { run },
     }
 }
 
@@ -147,4 +189,33 @@ fn random_histories_are_coherent_and_come_to_rest() {
         }
         end(&mut machine);
     }
+}
+
+/// Pages of one home move to another at any moment, some at once, some to and fro.
+#[test]
+fn random_histories_in_which_homes_move_are_coherent_and_come_to_rest() {
+    let mut moved = 0;
+    for seed in 1..=300 {
+        println!("seed {seed}");
+        let (mut random, mut machine) = random_machine(seed);
+        let mut holds = 0;
+        for _ in 0..STEPS {
+            step(&mut machine, &mut random, &mut holds);
+            if random.below(8) == 0 {
+                hand_over(&mut machine, &mut random);
+            }
+        }
+        end(&mut machine);
+        assert!(machine.moving.is_empty(), "{:?} never get to their new home", machine.moving);
+        moved += machine.nodes.iter().map(|node| node.stats().homes_taken).sum::<u64>();
+    }
+    assert!(moved > 3000, "{moved} pages moved");
+}
+
+/// Some pages are to get another home.
+pub(super) fn hand_over(machine: &mut Machine, random: &mut Random) {
+    let first = Page(u32::try_from(random.below((u32::from(RANKS) * PAGES).into())).expect("a page"));
+    let run = Run { first, count: random.pick(&[1, 1, 2, 4]) };
+    let to = random.rank(RANKS);
+    machine.hand_over(run, to);
 }

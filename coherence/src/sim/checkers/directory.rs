@@ -1,7 +1,7 @@
 //! The directory of a page's home knows of every copy at another rank: the one that can be written as its owner's, the
-//! others as its owner's or a sharer's. It may know of more, as copies to read are dropped silently.
+//! others as its owner's or a sharer's. It may know of more, as copies to read are dropped silently. One rank is the page's home, or none while its
+//! entry is on the way from one to another, and all others have frozen it or have left.
 
-use crate::home::HomeMap;
 use crate::id::{Access, Page};
 
 use super::super::rank::{Site, ranks};
@@ -11,13 +11,23 @@ use super::{Checker, Violation};
 ///
 /// # Errors
 /// [`Violation`] naming the copy that its home does not know of.
-pub fn check(sites: &[Site], homes: &HomeMap, page: Page) -> Result<(), Violation> {
-    let home = homes.home(page);
-    let site = home.and_then(|home| sites.get(usize::from(home.0)));
-    let Some(known) = site.and_then(|site| site.node_of(page).directory(page)) else {
-        return Err(Violation::of_page(Checker::Directory, page, "its home has no entry for it".to_owned()));
+pub fn check(sites: &[Site], page: Page) -> Result<(), Violation> {
+    let mut homes = ranks(sites).filter_map(|(rank, site)| Some((rank, site.node_of(page).directory(page)?)));
+    let Some((home, known)) = homes.next() else {
+        let goes_on = ranks(sites).find(|(_, site)| {
+            let node = site.node_of(page);
+            !node.is_frozen(page) && !node.is_out()
+        });
+        return goes_on.map_or(Ok(()), |(rank, _)| {
+            let what = format!("it has no home, and rank {} goes on as if it had", rank.0);
+            Err(Violation::of_page(Checker::Directory, page, what))
+        });
     };
-    for (rank, site) in ranks(sites).filter(|(rank, _)| Some(*rank) != home) {
+    if let Some((other, _)) = homes.next() {
+        let what = format!("it has its home at rank {} and at rank {}", home.0, other.0);
+        return Err(Violation::of_page(Checker::Directory, page, what));
+    }
+    for (rank, site) in ranks(sites).filter(|(rank, _)| *rank != home) {
         if site.memory.copy(page).is_none() {
             continue;
         }

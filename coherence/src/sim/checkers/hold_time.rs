@@ -56,6 +56,7 @@ impl HoldTimes {
             Action::Send { .. }
             | Action::Wake { .. }
             | Action::HoldReady { .. }
+            | Action::HandedOver { .. }
             | Action::Show { .. }
             | Action::Hide { .. }
             | Action::GuardedRead { .. } => {}

@@ -1,6 +1,5 @@
 //! A rank that has left has no copy of a page, no home knows of one, and nothing is on its way to it or from it, then or later.
 
-use crate::home::HomeMap;
 use crate::id::{Page, Rank};
 
 use super::super::network::Network;
@@ -11,14 +10,13 @@ use super::{Checker, Violation};
 ///
 /// # Errors
 /// [`Violation`] naming what is left.
-pub fn check(sites: &[Site], network: &Network, homes: &HomeMap, gone: Rank) -> Result<(), Violation> {
-    for page in (0..homes.pages()).map(Page) {
+pub fn check(sites: &[Site], network: &Network, pages: u32, gone: Rank) -> Result<(), Violation> {
+    for page in (0..pages).map(Page) {
         if sites.get(usize::from(gone.0)).is_some_and(|site| site.memory.copy(page).is_some()) {
             return Err(Violation::of_page(Checker::Leaving, page, format!("rank {} has left with a copy", gone.0)));
         }
-        let home = homes.home(page).and_then(|home| sites.get(usize::from(home.0)));
-        let known = home.and_then(|site| site.node_of(page).directory(page));
-        if known.is_some_and(|known| known.owner == Some(gone) || known.holders.contains(gone)) {
+        let mut known = sites.iter().filter_map(|site| site.node_of(page).directory(page));
+        if let Some(known) = known.find(|known| known.owner == Some(gone) || known.holders.contains(gone)) {
             let what = format!("rank {} has left, and the home knows {known:?}", gone.0);
             return Err(Violation::of_page(Checker::Leaving, page, what));
         }

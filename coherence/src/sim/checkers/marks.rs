@@ -1,7 +1,6 @@
 //! Who has read a page in its home's window is found when the home takes it out of there: every copy of a page in the window
 //! is one that the home knows of, or its rank has marked the slot.
 
-use crate::home::HomeMap;
 use crate::id::{Access, Page};
 
 use super::super::rank::{Site, ranks};
@@ -11,12 +10,11 @@ use super::{Checker, Violation};
 ///
 /// # Errors
 /// [`Violation`] naming the copy that nobody will find.
-pub fn check(sites: &[Site], homes: &HomeMap, page: Page) -> Result<(), Violation> {
-    let home = homes.home(page);
-    let Some(site) = home.and_then(|home| sites.get(usize::from(home.0))) else { return Ok(()) };
-    let Some(known) = site.node_of(page).directory(page).filter(|known| known.is_shown) else { return Ok(()) };
+pub fn check(sites: &[Site], page: Page) -> Result<(), Violation> {
+    let home = ranks(sites).find_map(|(rank, site)| Some((rank, site, site.node_of(page).directory(page)?)));
+    let Some((home, site, known)) = home.filter(|(_, _, known)| known.is_shown) else { return Ok(()) };
     let marks = site.slot_of(page).marks;
-    for (rank, site) in ranks(sites).filter(|(rank, _)| Some(*rank) != home) {
+    for (rank, site) in ranks(sites).filter(|(rank, _)| *rank != home) {
         let may_read = site.memory.access(page) == Some(Access::Read);
         if may_read && !known.holders.contains(rank) && !marks.contains(rank) {
             let what =

@@ -44,7 +44,24 @@ impl Versions {
                 }
                 Ok(())
             }
+            // A page that moves has a version that the old home has granted, to itself if to nobody else.
+            Message::Entries { first, pages, .. } => {
+                for (page, handed) in (first.0..).map(Page).zip(pages) {
+                    let latest = self.latest(page);
+                    if handed.version < latest {
+                        let what = format!("rank {} hands it over in {:?}, after {latest:?}", from.0, handed.version);
+                        return Err(Violation::of_page(Checker::Versions, page, what));
+                    }
+                    self.latest.insert(page, handed.version);
+                }
+                Ok(())
+            }
             Message::Refuse { .. }
+            | Message::HandOver { .. }
+            | Message::Freeze { .. }
+            | Message::Frozen { .. }
+            | Message::Requests { .. }
+            | Message::Moved { .. }
             | Message::Invalidate { .. }
             | Message::InvalidateAck { .. }
             | Message::Recall { .. }

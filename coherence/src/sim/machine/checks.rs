@@ -15,8 +15,8 @@ impl Machine<'_> {
 
     /// When a node's actions have been done.
     pub(super) fn check_between_inputs(&self, page: Page) -> Checked {
-        directory::check(&self.sites, &self.scenario.homes, page)?;
-        marks::check(&self.sites, &self.scenario.homes, page)?;
+        directory::check(&self.sites, page)?;
+        marks::check(&self.sites, page)?;
         agreement::check(&self.sites, page)
     }
 

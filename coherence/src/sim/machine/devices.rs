@@ -56,6 +56,7 @@ impl Machine<'_> {
             | Event::Sleep { .. }
             | Event::Nic { .. }
             | Event::Brought { .. }
+            | Event::HandOver { .. }
             | Event::Crash { .. }
             | Event::Relocate { .. }
             | Event::Leave { .. }

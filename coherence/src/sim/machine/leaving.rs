@@ -78,18 +78,24 @@ impl Machine<'_> {
 
     /// The driver of a rank that leaves goes on.
     pub(super) fn give_up_pages(&mut self, rank: Rank) -> Checked {
-        self.input(rank, &Input::Leave)?;
         if self.crashed() {
             // What it waits for may never come.
             return Ok(());
         }
+        if !self.moving.is_empty() {
+            // Those that rank 0 has ordered come first, and it orders no others until this rank has left.
+            let at = self.now + self.moment(rank) + ASK_AGAIN;
+            self.schedule(at, Event::GiveUpPages { rank });
+            return Ok(());
+        }
+        self.input(rank, &Input::Leave)?;
         let wait = match self.host(rank).progress {
             None | Some(Leave::GoesOn) => 0,
             Some(Leave::Waits) => ASK_AGAIN,
             Some(Leave::Left) => {
                 self.host(rank).departure = Departure::Left;
                 self.trace.note(self.now, || format!("rank {} has left", rank.0));
-                return leaving::check(&self.sites, &self.network, &self.scenario.homes, rank);
+                return leaving::check(&self.sites, &self.network, self.scenario.homes.pages(), rank);
             }
         };
         let at = self.now + self.moment(rank) + wait;

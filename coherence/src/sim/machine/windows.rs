@@ -54,7 +54,7 @@ impl Machine<'_> {
 
     /// A rank begins to read in another's window.
     pub(super) fn reads(&mut self, reader: Rank, home: Rank, page: Page) -> Checked {
-        if home == reader || self.scenario.homes.home(page) != Some(home) {
+        if home == reader || self.site(reader).node_of(page).home(page) != Some(home) {
             let what = format!("reads page {} in the window of rank {}", page.0, home.0);
             return Err(Violation::of_rank(Checker::Memory, reader, what));
         }

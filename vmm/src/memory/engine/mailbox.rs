@@ -5,10 +5,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use vincs_coherence::id::{Access, Run};
+use vincs_coherence::id::{Access, Rank, RankSet, Run};
 use vincs_coherence::node::HoldId;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::hand_over::MoveError;
 use super::leaving::Leaving;
 
 /// What is wanted.
@@ -25,6 +26,17 @@ pub(in crate::memory) enum Command {
     },
     /// A device is done with its pages.
     Release(HoldId),
+    /// Pages are to get another home.
+    HandOver {
+        /// Which.
+        run: Run,
+        /// The new home.
+        to: Rank,
+        /// The ranks of the machine.
+        members: RankSet,
+        /// Who is told.
+        waiter: Arc<Waiter<Result<(), MoveError>>>,
+    },
     /// All pages of other homes are to be given up.
     Leave(Arc<Leaving>),
     /// The thread is to end.
@@ -39,8 +51,10 @@ pub(in crate::memory) trait Refuse {
 
 impl Refuse for Command {
     fn refuse(&self) {
-        if let Self::Hold { waiter, .. } = self {
-            waiter.answer(Err(Refused::Ended));
+        match self {
+            Self::Hold { waiter, .. } => waiter.answer(Err(Refused::Ended)),
+            Self::HandOver { waiter, .. } => waiter.answer(Err(MoveError::Ended)),
+            Self::Release(_) | Self::Leave(_) | Self::Stop => {}
         }
     }
 }

@@ -16,6 +16,7 @@ use vincs_coherence::window::Seen;
 use super::awaited::Board;
 use super::config::{EngineEvent, EventSink, FaultSampler};
 use super::frames::Shard;
+use super::hand_over::MoveError;
 use super::leaving::Leaving;
 use super::mailbox::{Command, Mailbox, Refuse as _, Refused, Waiter};
 use super::outgoing::Outgoing;
@@ -109,6 +110,8 @@ pub(super) struct Service {
     spin: Duration,
     /// Devices that wait for their pages.
     waiters: BTreeMap<HoldId, Arc<Waiter>>,
+    /// Who waits for pages to get another home, by the first of them.
+    movers: BTreeMap<Page, Arc<Waiter<Result<(), MoveError>>>>,
     /// Buffers that live on.
     faults: Vec<Fault>,
     header: Vec<u8>,
@@ -166,6 +169,7 @@ impl Service {
             until_sample: 0,
             spin,
             waiters: BTreeMap::new(),
+            movers: BTreeMap::new(),
             faults: Vec::new(),
             header: Vec::new(),
         }
@@ -183,6 +187,7 @@ impl Service {
                 match command {
                     Command::Hold { id, runs, waiter } => self.hold(id, &runs, waiter),
                     Command::Release(id) => self.release(id),
+                    Command::HandOver { run, to, members, waiter } => self.hand_over(run, to, members, waiter),
                     Command::Leave(leaving) => self.begin_to_leave(leaving),
                     Command::Stop => {
                         commands.for_each(|late| late.refuse());
@@ -429,7 +434,24 @@ impl Service {
         }
     }
 
+    fn hand_over(&mut self, run: Run, to: Rank, members: RankSet, waiter: Arc<Waiter<Result<(), MoveError>>>) {
+        if self.shared.ended() {
+            return waiter.answer(Err(MoveError::Ended));
+        }
+        let now = self.input_time();
+        match self.node.handle_hand_over(now, run, to, members) {
+            Ok(()) => {
+                self.movers.insert(run.first, waiter);
+                self.act(&[]);
+            }
+            Err(error) => waiter.answer(Err(error.into())),
+        }
+    }
+
     fn refuse_waiters(&mut self) {
+        for (_, waiter) in std::mem::take(&mut self.movers) {
+            waiter.answer(Err(MoveError::Ended));
+        }
         for (_, waiter) in std::mem::take(&mut self.waiters) {
             waiter.answer(Err(Refused::Ended));
         }

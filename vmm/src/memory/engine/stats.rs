@@ -58,6 +58,9 @@ pub struct Traffic {
     pub recall: Count,
     /// Pages given back.
     pub write_back: Count,
+    /// Everything that homes move by, with the bytes of their pages.
+    #[serde(default)]
+    pub hand_over: Count,
     /// Ranks that leave, and answers to that.
     #[serde(default)]
     pub leave: Count,
@@ -99,6 +102,12 @@ impl Traffic {
             Message::Recall { .. } => &mut self.recall,
             Message::WriteBack { .. } => &mut self.write_back,
             Message::Leave | Message::LeaveAck => &mut self.leave,
+            Message::HandOver { .. }
+            | Message::Freeze { .. }
+            | Message::Frozen { .. }
+            | Message::Requests { .. }
+            | Message::Entries { .. }
+            | Message::Moved { .. } => &mut self.hand_over,
         };
         count.add(Count { messages: 1, bytes: bytes as u64 });
     }
@@ -106,15 +115,15 @@ impl Traffic {
     /// Messages of all types together.
     #[must_use]
     pub fn total(&self) -> Count {
-        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, leave } = *self;
+        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over, leave } = *self;
         let mut sum = Count::default();
-        let all = [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, leave];
+        let all = [acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over, leave];
         all.into_iter().for_each(|count| sum.add(count));
         sum
     }
 
     fn add(&mut self, other: &Self) {
-        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, leave } = other;
+        let Self { acquire, grant, refuse, invalidate, invalidate_ack, recall, write_back, hand_over, leave } = other;
         self.acquire.add(*acquire);
         self.grant.add(*grant);
         self.refuse.add(*refuse);
@@ -122,6 +131,7 @@ impl Traffic {
         self.invalidate_ack.add(*invalidate_ack);
         self.recall.add(*recall);
         self.write_back.add(*write_back);
+        self.hand_over.add(*hand_over);
         self.leave.add(*leave);
     }
 }
@@ -172,6 +182,8 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
         guarded_misses,
         shown,
         hidden,
+        homes_given,
+        homes_taken,
         queued,
     } = other;
     sum.read_faults += read_faults;
@@ -194,6 +206,8 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
     sum.guarded_misses += guarded_misses;
     sum.shown += shown;
     sum.hidden += hidden;
+    sum.homes_given += homes_given;
+    sum.homes_taken += homes_taken;
     sum.queued += queued;
 }
 

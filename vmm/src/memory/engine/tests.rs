@@ -18,6 +18,7 @@ use crate::test_transport::{End, Hub};
 
 mod devices;
 mod endings;
+mod hand_overs;
 mod sharing;
 mod windows;
 

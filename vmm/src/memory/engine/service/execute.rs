@@ -59,6 +59,11 @@ impl Service {
                 self.untold.push(Untold::Collected(page, marks));
             }
             Action::GuardedRead { home, page } => self.guarded_read(home, page),
+            Action::HandedOver { run, to: _ } => {
+                if let Some(waiter) = self.movers.remove(&run.first) {
+                    waiter.answer(Ok(()));
+                }
+            }
             Action::HoldReady { id } => {
                 if let Some(waiter) = self.waiters.remove(&id) {
                     waiter.answer(Ok(()));
