@@ -121,8 +121,10 @@ pub(crate) fn run(share: Share, mut zero: Channel, grace: Option<Duration>) -> E
     let alone = match &end {
         End::Left => return ExitCode::SUCCESS,
         End::Dropped => Some((STATUS_RANK_LOST, format!("rank {rank} has lost the machine, which goes on without it"))),
-        _ if takes_part => None,
-        end => leaving::why_not_joined(rank, end, &mut zero, noticed + LOSS_TIME),
+        End::Ended | End::Lost { .. } | End::Failed(_) | End::Refused(_) if takes_part => None,
+        End::Ended | End::Lost { .. } | End::Failed(_) | End::Refused(_) => {
+            leaving::why_not_joined(rank, &end, &mut zero, noticed + LOSS_TIME)
+        }
     };
     if let Some((status, line)) = alone {
         crate::say(&line);

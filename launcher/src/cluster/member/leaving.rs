@@ -53,10 +53,13 @@ pub(super) fn why_not_joined(rank: u16, end: &End, zero: &mut Channel, deadline:
                 | ToMember::Wait
                 | ToMember::Seat(_),
             )
-            | Err(_) => match end {
-                End::Lost { rank: lost @ 1.., reason } => format!("it has lost rank {lost}: {reason}"),
-                _ => "the machine has ended".to_owned(),
-            },
+            | Err(_) => {
+                if let End::Lost { rank: lost @ 1.., reason } = end {
+                    format!("it has lost rank {lost}: {reason}")
+                } else {
+                    "the machine has ended".to_owned()
+                }
+            }
         },
     };
     Some((STATUS_BAD_INPUT, format!("rank {rank} does not join: {line}")))

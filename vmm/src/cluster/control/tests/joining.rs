@@ -139,11 +139,8 @@ fn a_rank_comes_and_goes_only_while_no_processor_is_on_its_way() {
     assert_eq!(has_joined.recv_timeout(LONG), Ok(Ok(())));
     let (mut order, until) = (Vec::new(), Instant::now() + LONG);
     while order.len() < 2 && Instant::now() < until {
-        order.extend(heard(&ends[1]).into_iter().filter_map(|(_, message)| match message {
-            Control::Come { .. } => Some("come"),
-            Control::Move { .. } => Some("move"),
-            _ => None,
-        }));
+        let heard = heard(&ends[1]).into_iter().map(|(_, message)| matches!(message, Control::Come { .. }));
+        order.extend(heard.map(|comes| if comes { "come" } else { "move" }));
         thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(order, ["come", "move"]);
