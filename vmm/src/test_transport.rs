@@ -1,4 +1,4 @@
-//! A transport between threads of one process, for tests: messages and guarded reads. These are done as a NIC does them, without the target's threads.
+//! A transport between threads of one process, for tests: messages, and operations on segments. These are done as a NIC does them, without the target's threads.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -18,6 +18,8 @@ enum Item {
     Message(Rank, Vec<u8>, Vec<u8>),
     Lost(Rank, String),
     Read(OperationId, Option<Vec<u8>>),
+    Put(OperationId, bool),
+    Old(OperationId, Option<u64>),
 }
 
 #[derive(Debug)]
@@ -32,7 +34,9 @@ pub(crate) struct End {
     rank: Rank,
     inboxes: Arc<Vec<Inbox>>,
     /// The segments of all ranks, if they have any.
-    segments: Arc<Vec<Arc<WordSegment>>>,
+    segments: Arc<Vec<Arc<dyn Segment>>>,
+    /// It says that a NIC does what is done with them.
+    by_nic: bool,
     /// How many messages may wait at each rank before a sender is told to try again.
     limits: Mutex<Vec<usize>>,
     /// How often this sender was told so.
@@ -49,11 +53,20 @@ pub(crate) struct Hub;
 impl Hub {
     /// The ends of so many ranks.
     pub(crate) fn ends(ranks: u16) -> Vec<Arc<End>> {
-        Self::ends_with(ranks, Vec::new())
+        Self::make(ranks, Vec::new(), false)
     }
 
     /// The same with the segments of all ranks.
     pub(crate) fn ends_with(ranks: u16, segments: Vec<Arc<WordSegment>>) -> Vec<Arc<End>> {
+        Self::make(ranks, segments.into_iter().map(|segment| segment as Arc<dyn Segment>).collect(), true)
+    }
+
+    /// The same with segments of any kind, which it does not say that a NIC serves.
+    pub(crate) fn ends_over(ranks: u16, segments: Vec<Arc<dyn Segment>>) -> Vec<Arc<End>> {
+        Self::make(ranks, segments, false)
+    }
+
+    fn make(ranks: u16, segments: Vec<Arc<dyn Segment>>, by_nic: bool) -> Vec<Arc<End>> {
         let segments = Arc::new(segments);
         let inbox = |_| Inbox { items: Mutex::default(), ready: EventFd::new(EFD_NONBLOCK).unwrap() };
         let inboxes = Arc::new((0..ranks).map(inbox).collect::<Vec<_>>());
@@ -62,7 +75,7 @@ impl Hub {
             let (refused, max_transfer) = (AtomicUsize::new(0), AtomicUsize::new(MAX_BODY));
             let signs = AtomicUsize::new(0);
             let (inboxes, segments) = (Arc::clone(&inboxes), Arc::clone(&segments));
-            Arc::new(End { rank: Rank(rank), inboxes, segments, limits, refused, max_transfer, signs })
+            Arc::new(End { rank: Rank(rank), inboxes, segments, by_nic, limits, refused, max_transfer, signs })
         };
         (0..ranks).map(end).collect()
     }
@@ -105,6 +118,17 @@ impl End {
         inbox.ready.write(1).unwrap();
     }
 
+    fn segment(&self, target: Rank) -> Result<&dyn Segment, SendError> {
+        self.segments.get(usize::from(target.0)).map(|segment| &**segment).ok_or(SendError::NoPeer(target))
+    }
+
+    /// An operation is done; its target looks at what is in its segment now.
+    fn end(&self, target: Rank, item: Item) -> Result<(), SendError> {
+        self.put(self.rank, item);
+        self.inboxes[usize::from(target.0)].ready.write(1).unwrap();
+        Ok(())
+    }
+
     fn own(&self) -> MutexGuard<'_, VecDeque<Item>> {
         self.inboxes[usize::from(self.rank.0)].items.lock().unwrap()
     }
@@ -113,7 +137,7 @@ impl End {
 impl Transport for End {
     fn capabilities(&self) -> Capabilities {
         let max_transfer = self.max_transfer.load(Ordering::Relaxed);
-        let one_sided_by_nic = !self.segments.is_empty();
+        let one_sided_by_nic = self.by_nic;
         Capabilities { name: "threads", one_sided_by_nic, max_transfer, max_operations: usize::MAX, put_lists: false }
     }
 
@@ -129,24 +153,36 @@ impl Transport for End {
         Ok(())
     }
 
-    fn get(&self, _: OperationId, target: Rank, _: u64, _: usize) -> Result<(), SendError> {
-        Err(SendError::NoPeer(target))
+    fn get(&self, id: OperationId, target: Rank, offset: u64, len: usize) -> Result<(), SendError> {
+        let mut bytes = vec![0; len];
+        let is_there = self.segment(target)?.read(offset, &mut bytes);
+        self.end(target, Item::Read(id, is_there.then_some(bytes)))
     }
 
-    fn put(&self, _: OperationId, target: Rank, _: u64, _: &[u8]) -> Result<(), SendError> {
-        Err(SendError::NoPeer(target))
+    fn put(&self, id: OperationId, target: Rank, offset: u64, bytes: &[u8]) -> Result<(), SendError> {
+        let is_there = self.segment(target)?.write(offset, bytes);
+        self.end(target, Item::Put(id, is_there))
     }
 
-    fn compare_and_swap(&self, _: OperationId, target: Rank, _: u64, _: u64, _: u64) -> Result<(), SendError> {
-        Err(SendError::NoPeer(target))
+    fn compare_and_swap(
+        &self,
+        id: OperationId,
+        target: Rank,
+        offset: u64,
+        expected: u64,
+        new: u64,
+    ) -> Result<(), SendError> {
+        let old = self.segment(target)?.compare_and_swap(offset, expected, new);
+        self.end(target, Item::Old(id, old))
     }
 
-    fn fetch_and_add(&self, _: OperationId, target: Rank, _: u64, _: u64) -> Result<(), SendError> {
-        Err(SendError::NoPeer(target))
+    fn fetch_and_add(&self, id: OperationId, target: Rank, offset: u64, add: u64) -> Result<(), SendError> {
+        let old = self.segment(target)?.fetch_and_add(offset, add);
+        self.end(target, Item::Old(id, old))
     }
 
     fn guarded_read(&self, id: OperationId, target: Rank, read: GuardedRead) -> Result<(), SendError> {
-        let segment = self.segments.get(usize::from(target.0)).ok_or(SendError::NoPeer(target))?;
+        let segment = self.segment(target)?;
         let mut bytes = vec![0; read.len];
         let marked = segment.write(read.mark_at, &[read.mark]);
         std::sync::atomic::fence(Ordering::SeqCst);
@@ -161,14 +197,18 @@ impl Transport for End {
     }
 
     fn poll(&self, sink: &mut dyn FnMut(Event<'_>)) -> bool {
-        let _ = self.inboxes[usize::from(self.rank.0)].ready.read();
+        let rung = self.inboxes[usize::from(self.rank.0)].ready.read().is_ok();
         let items = std::mem::take(&mut *self.own());
-        let any = !items.is_empty();
+        let any = rung || !items.is_empty();
         for item in items {
             match item {
                 Item::Message(from, header, body) => sink(Event::Message { from, header: &header, body: &body }),
                 Item::Lost(rank, reason) => sink(Event::Lost { rank, reason }),
-                Item::Read(id, None) => sink(Event::Completed { id, outcome: Outcome::Refused }),
+                Item::Put(id, true) => sink(Event::Completed { id, outcome: Outcome::Put }),
+                Item::Old(id, Some(old)) => sink(Event::Completed { id, outcome: Outcome::Old(old) }),
+                Item::Read(id, None) | Item::Put(id, false) | Item::Old(id, None) => {
+                    sink(Event::Completed { id, outcome: Outcome::Refused })
+                }
                 Item::Read(id, Some(bytes)) => sink(Event::Completed { id, outcome: Outcome::Got(&bytes) }),
             }
         }

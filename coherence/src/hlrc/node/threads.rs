@@ -72,6 +72,15 @@ impl Node {
         Ok(ended)
     }
 
+    /// A thread that waits for a lock does not want it any more: nothing is told of it. Other waits come to their ends by themselves.
+    pub fn handle_withdraw(&mut self, thread: ThreadId) {
+        if self.threads.get(usize::from(thread.0)) == Some(&Thread::Acquiring) {
+            self.set_thread(thread, Thread::Running);
+            self.leave_queues(thread);
+            self.work();
+        }
+    }
+
     /// Drops what has been written to pages of other homes and is not on its way home.
     fn discard(&mut self) -> Vec<Page> {
         let pages: Vec<Page> = self.written.iter().copied().collect();

@@ -280,11 +280,16 @@ impl Service {
 
     fn ask(&mut self, thread: ThreadId, ask: Ask, reply: Reply) {
         let members = self.settings.team.iter().map(|threads| u32::from(*threads)).sum();
-        let Some(seat) = self.seats.get_mut(usize::from(thread.0)) else { return reply.answer(Err(SyncError::Ended)) };
+        if usize::from(thread.0) >= self.seats.len() {
+            return reply.answer(Err(SyncError::Ended));
+        }
         if self.ended && !self.failed {
             return reply.answer(Err(SyncError::Ended));
         }
-        if seat.waits.is_some() {
+        // After an earlier program's end the node may still be at something that it asked for.
+        let begins = matches!(ask, Ask::Reset);
+        let is_held_up = self.node.waits(thread) || self.is_resetting();
+        if self.doing(thread).is_some() || is_held_up && !begins {
             return reply.answer(Err(ThreadError::Busy(thread.0).into()));
         }
         let begun = match ask {

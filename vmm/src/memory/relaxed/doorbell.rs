@@ -68,15 +68,19 @@ impl Slots {
         self.slots.get(usize::from(slot))
     }
 
-    /// A command has come to its end.
+    /// A command has come to its end. The slot is free for the next one only when all of the answer is in it: rung before, the same command would begin
+    /// again.
     fn answer(&self, slot: u16, result: u32, words: &[u64]) {
-        let ended = self.slot(slot).and_then(|slot| locked(slot).take());
-        let Some(UnderWay { asked, waits }) = ended else { return };
+        let Some(entry) = self.slot(slot) else { return };
+        let mut under_way = locked(entry);
+        let Some(asked) = under_way.as_ref().map(|under_way| under_way.asked) else { return };
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         // A team has no more members than there is room for.
         let _ = self.memory.write_slice(&bytes, MemoryRegionAddress(slot_page(slot) + commands::WORDS));
         self.write(slot, commands::RESULT, result);
         self.write(slot, commands::ANSWERED, asked);
+        let waits = under_way.take().and_then(|under_way| under_way.waits);
+        drop(under_way);
         if let Some(vcpu) = waits {
             vcpu.wake();
         }

@@ -142,6 +142,35 @@ fn a_lock_is_recovered_with_the_data_as_last_released() {
     }
 }
 
+/// The lock comes for nobody and goes on, or for whoever wants it by then.
+#[test]
+fn a_thread_that_does_not_want_a_lock_any_more_is_not_told_of_it() {
+    for again in [false, true] {
+        let mut machine = Machine::new(&[1, 1, 1], 1, |_| {});
+        acquire(&mut machine, 1, LOCK);
+        acquire(&mut machine, 0, LOCK);
+        acquire(&mut machine, 2, LOCK);
+        machine.woken.clear();
+        machine.node(0).handle_withdraw(FIRST);
+        machine.settle();
+        assert!(!machine.node(0).waits(FIRST));
+        if again {
+            acquire(&mut machine, 0, LOCK);
+        }
+        assert_eq!(machine.woken, []);
+        release(&mut machine, 1, LOCK);
+        let acquired = Outcome::Acquired { abandoned: false };
+        let next = if again { 0 } else { 2 };
+        assert_eq!(machine.woken, [(1, FIRST, Outcome::Released), (next, FIRST, acquired)]);
+        // It has it: this is for threads that wait.
+        machine.node(next).handle_withdraw(FIRST);
+        assert_eq!(machine.node(next).locks_of(FIRST), [LOCK]);
+        release(&mut machine, next, LOCK);
+        acquire(&mut machine, 1, LOCK);
+        assert_eq!(machine.node(1).locks_of(FIRST).is_empty(), again, "after rank 0 it is rank 2's turn");
+    }
+}
+
 /// Nobody waits for the lock when its holder ends: whoever comes later is told.
 #[test]
 fn an_abandoned_lock_says_so_though_nobody_waited() {

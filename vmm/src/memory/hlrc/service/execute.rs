@@ -8,6 +8,7 @@ use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, Run};
 use vincs_coherence::transport::PutList;
 
 use super::batch::Batch;
+use super::teams::Doing;
 use super::{Received, Service};
 use crate::memory::engine::uffd::Faults;
 use crate::memory::hlrc::maps::bytes_of;
@@ -230,7 +231,10 @@ impl Service {
             Outcome::Published => self.published(thread),
             Outcome::Seen => self.seen(thread),
             Outcome::Acquired { .. } | Outcome::Released | Outcome::Passed(_) => {
-                self.answer(thread, Ok(outcome));
+                // What an earlier program asked for is nobody's.
+                if self.doing(thread) == Some(Doing::Asks) {
+                    self.answer(thread, Ok(outcome));
+                }
                 self.settle();
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use vincs_coherence::hlrc::clock::Clock;
+use vincs_coherence::hlrc::node::{SeeError, ThreadError};
 use vincs_coherence::hlrc::{Outcome, ThreadId};
 use vincs_coherence::id::{Rank, RankSet};
 
@@ -89,7 +90,7 @@ impl Service {
     pub(super) fn ask_teams(&mut self, thread: ThreadId, ask: Ask, reply: Reply) {
         // The last thread is for programs that begin, and nothing else.
         if (thread == self.own_thread()) != matches!(ask, Ask::Reset) {
-            return reply.answer(Err(SyncError::Thread(vincs_coherence::hlrc::node::ThreadError::None(thread.0))));
+            return reply.answer(Err(ThreadError::None(thread.0).into()));
         }
         if let Some(failure) = self.node.failure() {
             return reply.answer(Err(SyncError::Failed(failure)));
@@ -131,18 +132,26 @@ impl Service {
         {
             return Err(MeetingError::Size { members, here, threads }.into());
         }
+        if member >= members {
+            return Err(MeetingError::Disagree(team).into());
+        }
         let gathering = self.teams.gatherings.entry(team).or_insert_with(|| Gathering {
             meeting,
             come: Vec::new(),
             words: BTreeMap::new(),
         });
         let has_come = gathering.words.contains_key(&member) || gathering.come.len() >= here as usize;
-        if gathering.meeting != meeting || member >= members || has_come {
+        if gathering.meeting != meeting || has_come {
             return Err(MeetingError::Disagree(team).into());
         }
         gathering.come.push(thread);
         gathering.words.insert(member, word);
         Ok(())
+    }
+
+    /// Whether an earlier program's things are being given up here: nothing begins meanwhile.
+    pub(super) fn is_resetting(&self) -> bool {
+        self.teams.resets || self.teams.publishes
     }
 
     /// If all members of this rank have come, it says so.
@@ -155,9 +164,9 @@ impl Service {
             // Threads of one rank see each other's writes as they are.
             return self.end_meeting(team, Ok(Outcome::Seen));
         }
-        // It runs: it has only come to a meeting.
-        if let Some(first) = come.first().copied() {
-            let _ = self.node.handle_publish(first);
+        let published = come.first().map(|first| self.node.handle_publish(*first));
+        if let Some(Err(error)) = published {
+            self.end_meeting(team, Err(error.into()));
         }
     }
 
@@ -273,9 +282,14 @@ impl Service {
     }
 
     fn see(&mut self, thread: ThreadId, clock: Clock) {
-        // Clocks of messages are of as many ranks as there are, and the thread waits for this alone.
-        if let Err(error) = self.node.handle_see(thread, clock) {
-            self.host_failed(&error.to_string());
+        let Err(error) = self.node.handle_see(thread, clock) else { return };
+        let SeeError::Thread(error) = error else {
+            // Clocks of messages are of as many ranks as there are: it is found as they are read.
+            return self.host_failed(&error.to_string());
+        };
+        match self.doing(thread) {
+            Some(Doing::Meets(team)) => self.end_meeting(team, Err(error.into())),
+            _ => self.answer(thread, Err(error.into())),
         }
     }
 
@@ -356,6 +370,7 @@ impl Service {
         let mut settled = !self.node.waits(own);
         for index in 0..self.seats.len().saturating_sub(1) {
             let thread = ThreadId(u16::try_from(index).unwrap_or(u16::MAX));
+            self.node.handle_withdraw(thread);
             if self.node.waits(thread) {
                 settled = false;
             } else if let Some(lock) = self.node.locks_of(thread).first() {

@@ -1,5 +1,6 @@
 //! Commands as a guest gives them, by the pages alone: right ones, wrong ones, and garbage.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use vincs_coherence::id::Rank;
@@ -11,6 +12,7 @@ use super::commands::{
     NOT_HELD, RESULT, SECOND, TAKEN_OVER, TELL, THIRD, UNLOCK, VERSION, WORDS,
 };
 use super::*;
+use crate::memory::hlrc::Prepared;
 use crate::memory::relaxed::spread::{RelaxedShare, SpreadMemory, prepare};
 use crate::test_transport::Hub;
 use crate::topology::VcpuId;
@@ -29,23 +31,37 @@ impl Waker for Nobody {
     fn wake(&self) {}
 }
 
-/// A rank alone, with a guest that writes to its pages.
+/// A rank, with a guest that writes to its pages.
 struct Guest {
     _memory: SpreadMemory,
     doorbell: Arc<Doorbell>,
+    /// Why its memory has ended, if it has.
+    ended: Arc<Mutex<Option<String>>>,
 }
 
 impl Guest {
+    /// A machine of one rank.
     fn new() -> Self {
-        let prepared = prepare(Rank(0), 1, BYTES).unwrap();
-        let share = RelaxedShare { prepared, channel: Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport> };
-        let (vcpu, _) = VcpuHandle::new(VcpuId(0), Arc::new(Samples::default()), false);
-        let region = (START, RELAXED_HEADER + BYTES);
-        let memory = SpreadMemory::start(share, (Rank(0), 1), region, vec![(vcpu, true)], |_, why| {
-            tracing::error!(why, "relaxed memory has ended");
-        });
-        let memory = memory.unwrap();
-        Self { doorbell: memory.doorbell(), _memory: memory }
+        Self::of(1).remove(0)
+    }
+
+    /// A machine of so many.
+    fn of(ranks: u16) -> Vec<Self> {
+        let prepared: Vec<_> = (0..ranks).map(|rank| prepare(Rank(rank), ranks, BYTES).unwrap()).collect();
+        let ends = Hub::ends_over(ranks, prepared.iter().map(Prepared::segment).collect());
+        let start = |((rank, prepared), channel): ((u16, Prepared), Arc<_>)| {
+            let share = RelaxedShare { prepared, channel: channel as Arc<dyn Transport> };
+            let (vcpu, _) = VcpuHandle::new(VcpuId(rank.into()), Arc::new(Samples::default()), false);
+            let region = (START, RELAXED_HEADER + BYTES);
+            let ended = Arc::new(Mutex::new(None));
+            let told = Arc::clone(&ended);
+            let memory = SpreadMemory::start(share, (Rank(rank), ranks), region, vec![(vcpu, true)], move |_, why| {
+                *locked(&told) = Some(why.to_string());
+            });
+            let memory = memory.unwrap();
+            Self { doorbell: memory.doorbell(), _memory: memory, ended }
+        };
+        (0..).zip(prepared).zip(ends).map(start).collect()
     }
 
     fn put(&self, slot: u16, at: u64, bytes: &[u8]) {
@@ -143,9 +159,38 @@ fn a_program_that_begins_frees_what_a_dead_one_had() {
 }
 
 #[test]
-fn garbage_in_any_page_is_an_error_to_who_wrote_it() {
+fn a_program_begins_though_members_of_a_dead_one_wait_for_each_others_locks() {
+    // Two slots of one rank, then one of each.
+    for (ranks, other) in [(1, (0, 1)), (2, (1, 0))] {
+        let guests = Guest::of(ranks);
+        let [one, other] = [(0, 0), other].map(|(rank, slot): (usize, u16)| (&guests[rank], slot));
+        assert_eq!(one.0.does(one.1, LOCK, [1, 0, 0]), DONE);
+        assert_eq!(other.0.does(other.1, LOCK, [2, 0, 0]), DONE);
+        one.0.ring(one.1, LOCK, [2, 0, 0]);
+        other.0.ring(other.1, LOCK, [1, 0, 0]);
+        assert!(one.0.doorbell.is_under_way(one.1.into()) && other.0.doorbell.is_under_way(other.1.into()));
+        assert_eq!(other.0.does(LAST, BEGIN, [0; 3]), DONE);
+        for (guest, slot) in [one, other] {
+            assert_eq!(guest.result(slot), TAKEN_OVER);
+            for lock in [1, 2] {
+                assert_eq!(guest.does(slot, UNLOCK, [lock, 0, 0]), NOT_HELD);
+                assert_eq!([LOCK, UNLOCK].map(|command| guest.does(slot, command, [lock, 0, 0])), [DONE; 2]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_team_that_was_refused_leaves_nothing_of_its_name() {
     let guest = Guest::new();
-    let mut seed = 1u64;
+    let second = |members: u64, here: u64, own: u64| members | here << 16 | own << 32;
+    assert_ne!(guest.does(3, MEET, [5, second(2, 2, 2), 0]), DONE, "there is no member 2 of 2");
+    assert_eq!(guest.does(3, MEET, [5, second(1, 1, 0), 0]), DONE, "the same name for another size");
+}
+
+/// Rings with garbage, of which half is likely to be commands.
+fn garbage(guests: &[Guest], seed: u64, rounds: u32) {
+    let mut seed = seed;
     let mut next = || {
         // Marsaglia's xorshift.
         seed ^= seed << 13;
@@ -153,12 +198,14 @@ fn garbage_in_any_page_is_an_error_to_who_wrote_it() {
         seed ^= seed << 17;
         seed
     };
-    for round in 0..20_000 {
-        let slot = u16::try_from(next() % u64::from(SLOTS)).unwrap();
-        let small = round % 2 == 0;
+    for round in 0..rounds {
+        let guest = &guests[usize::try_from(next()).unwrap() % guests.len()];
+        // Few, so that commands meet what earlier ones have left.
+        let slots = [u64::from(SLOTS), 4][usize::from(round % 4 == 0)];
+        let slot = if round % 64 == 2 { LAST } else { u16::try_from(next() % slots).unwrap() };
         let mut bytes: Vec<u8> = (0..8).flat_map(|_| next().to_le_bytes()).collect();
-        if small {
-            // Likely to be a command, with numbers that may be.
+        if round % 2 == 0 {
+            // Numbers that may be.
             bytes[16..20].copy_from_slice(&(u32::try_from(next() % 8).unwrap()).to_le_bytes());
             bytes[24..32].copy_from_slice(&(next() % 5).to_le_bytes());
             bytes[32..40].copy_from_slice(&((next() % 4) | ((next() % 4) << 16) | ((next() % 4) << 32)).to_le_bytes());
@@ -168,17 +215,65 @@ fn garbage_in_any_page_is_an_error_to_who_wrote_it() {
         guest.doorbell.ring(number, Arc::new(Nobody));
         guest.doorbell.stop_waiting(number);
     }
-    assert!(!guest.doorbell.ring(u32::MAX, Arc::new(Nobody)) && !guest.doorbell.ring(SLOTS.into(), Arc::new(Nobody)));
-    // Some wait for locks or others, which a program that begins ends.
-    guest.wait(LAST);
-    assert_eq!(guest.does(LAST, BEGIN, [0; 3]), DONE);
-    for slot in 0..SLOTS {
-        assert!(!guest.doorbell.is_under_way(slot.into()), "slot {slot}");
+}
+
+#[test]
+fn garbage_in_any_page_is_an_error_to_who_wrote_it() {
+    for (ranks, seed) in [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5)] {
+        let guests = Guest::of(ranks);
+        garbage(&guests, seed, 20_000);
+        let first = &guests[0];
+        assert!(
+            !first.doorbell.ring(u32::MAX, Arc::new(Nobody)) && !first.doorbell.ring(SLOTS.into(), Arc::new(Nobody))
+        );
+        // Some wait for locks or others, which a program that begins ends.
+        guests.iter().for_each(|guest| guest.wait(LAST));
+        assert_eq!(guests[guests.len() - 1].does(LAST, BEGIN, [0; 3]), DONE, "seed {seed}");
+        for guest in &guests {
+            for slot in 0..SLOTS {
+                assert!(!guest.doorbell.is_under_way(slot.into()), "seed {seed}, slot {slot}");
+            }
+            let stats = guest.doorbell.stats();
+            assert!(stats.rings.refused > 1000 && stats.rings.commands > 1000, "seed {seed}: {stats:?}");
+        }
+        for slot in 0..LAST {
+            let guest = &guests[usize::from(slot) % guests.len()];
+            guest.put(slot, ANSWERED, &[0; 4]);
+            assert_eq!(guest.does(slot, LOCK, [u64::from(slot), 0, 0]), DONE, "seed {seed}");
+        }
+        for guest in &guests {
+            assert_eq!([TELL, HEAR].map(|command| guest.does(0, command, [0; 3])), [DONE; 2], "seed {seed}");
+            assert_eq!(*locked(&guest.ended), None, "seed {seed}");
+        }
     }
-    let stats = guest.doorbell.stats();
-    assert!(stats.rings.refused > 1000 && stats.rings.commands > 1000, "{stats:?}");
-    for slot in 0..LAST {
-        guest.put(slot, ANSWERED, &[0; 4]);
-        assert_eq!(guest.does(slot, LOCK, [u64::from(slot), 0, 0]), DONE);
-    }
+}
+
+#[test]
+fn a_command_is_begun_once_however_often_it_is_rung_for() {
+    const COMMANDS: u32 = 400;
+    let guest = Guest::new();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                guest.doorbell.ring(2, Arc::new(Nobody));
+                // A vCPU's way here takes longer than the answer; who rings without a pause keeps that from the slot.
+                std::thread::yield_now();
+            }
+        });
+        for asked in 1..=COMMANDS {
+            // Taken and given back in turns: a second time would be refused.
+            let command = if asked % 2 == 1 { LOCK } else { UNLOCK };
+            guest.put(2, COMMAND, &command.to_le_bytes());
+            guest.put(2, ASKED, &asked.to_le_bytes());
+            let deadline = Instant::now() + PATIENCE;
+            while guest.word(2, ANSWERED) != asked {
+                assert!(Instant::now() < deadline, "command {asked} has no answer");
+                std::thread::yield_now();
+            }
+            assert_eq!(guest.word(2, RESULT), DONE, "command {asked}");
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(guest.doorbell.stats().rings.commands, u64::from(COMMANDS));
 }
