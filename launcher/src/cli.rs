@@ -264,6 +264,7 @@ mod tests {
         let value = |name: &str| match name {
             "transport" => "tcp",
             "placement" => "pack",
+            "gather" => "never",
             "mem" | "relaxed" | "cache" => "64M",
             _ => "1",
         };
