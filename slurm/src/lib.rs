@@ -1,6 +1,6 @@
 //! What started this process, and where: Slurm's and MPI's environment as one typed [`Allocation`].
 //!
-//! - [`allocation`] reads it from a map of variables, and nothing else;
+//! - [`allocation()`] reads it from a map of variables, and nothing else;
 //! - [`Place`] is a rank among ranks, and which [`Launcher`] said so;
 //! - [`Job`] is what Slurm says of the job and the step;
 //! - [`hostlist`] expands Slurm's short form of many nodes.

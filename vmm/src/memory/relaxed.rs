@@ -1,7 +1,7 @@
 //! Relaxed memory: apart from RAM, handed to the guest's programs as a DAX character device.
 //!
 //! To the guest's kernel it is persistent memory that firmware reports in the NFIT: nothing of it goes to the kernel's allocator. A block
-//! at its start ([`info_block`]) claims the rest for a character device, so that nobody in the guest has to configure one. The kernel
+//! at its start (`info_block`) claims the rest for a character device, so that nobody in the guest has to configure one. The kernel
 //! reads that block and writes nothing here: its own records of these pages are in RAM.
 //!
 //! - [`RelaxedMemory`]: that of a machine of one rank;
