@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::id::{MAX_RUN, PAGE_BYTES, Rank};
 
 pub use put_list::{Malformed, PutList, RUN_BYTES};
-pub use words::{WordMemory, WordSegment, Words};
+pub use words::{WordMemory, WordSegment};
 
 mod put_list;
 mod words;

@@ -4,6 +4,7 @@ mod device;
 pub mod engine;
 pub mod hlrc;
 mod ram;
+mod ready;
 pub mod relaxed;
 
 pub use device::{Access, DeviceMemory, GuestRange, Held, HoldError};

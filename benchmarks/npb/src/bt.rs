@@ -3,20 +3,10 @@
 //! Lines along x and y are within a member's planes; for those along z the members share out the rows instead.
 
 use crate::cfd::block::{Block, State, solve, subtract_block_product, subtract_product};
-use crate::cfd::{Gas, axis::Axis, checks};
+use crate::cfd::{Gas, axis::Axis, problem::Problem};
 use crate::class::Class;
-use crate::kernel::{Check, Outcome, Size, timed};
+use crate::kernel::Outcome;
 use crate::team::{NoMemory, Team};
-
-/// A class's problem.
-#[derive(Clone, Copy, Debug)]
-struct Problem {
-    side: usize,
-    steps: usize,
-    step: f64,
-    /// The published norms of the residual and of the error.
-    norms: [State; 2],
-}
 
 const S: Problem = Problem {
     side: 12,
@@ -101,37 +91,14 @@ const B: Problem = Problem {
 /// No memory for its arrays.
 pub fn run(team: &dyn Team, class: Class) -> Result<Outcome, NoMemory> {
     let problem = class.pick([S, W, A, B]);
-    let gas = Gas::new(team, problem.side)?;
-    // Once for nothing, so that all memory is there.
-    step(team, &gas, problem.step);
-    gas.reset(team);
-    let ((), seconds) = timed(team, || (0..problem.steps).for_each(|_| step(team, &gas, problem.step)));
-    let errors = gas.error_norm(team);
-    gas.set_change(team, 1.0);
-    let checks = checks(gas.change_norm(team), errors, &problem.norms);
     let side = problem.side as f64;
-    let each = 3478.8 * side.powi(3) - 17655.7 * side.powi(2) + 28023.7 * side;
-    Ok(Outcome {
-        size: Size::Grid([problem.side; 3]),
-        iterations: problem.steps,
-        seconds,
-        million_operations: problem.steps as f64 * each / 1e6,
-        operation: "floating point",
-        verified: checks.iter().all(Check::passed),
-        results: checks.iter().map(Check::to_string).collect(),
+    let operations = 3478.8 * side.powi(3) - 17655.7 * side.powi(2) + 28023.7 * side;
+    problem.run(team, operations, |gas| {
+        let mut system = System::default();
+        solve_in_planes(team, gas, problem.step, &mut system);
+        team.barrier();
+        solve_across_planes(team, gas, problem.step, &mut system);
     })
-}
-
-/// One step. It ends with a barrier.
-fn step(team: &dyn Team, gas: &Gas, step: f64) {
-    gas.set_change(team, step);
-    let mut system = System::default();
-    solve_in_planes(team, gas, step, &mut system);
-    team.barrier();
-    solve_across_planes(team, gas, step, &mut system);
-    team.barrier();
-    gas.add_change(team, 1.0);
-    team.barrier();
 }
 
 /// Lines along x, then those along y.

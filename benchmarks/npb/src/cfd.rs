@@ -5,10 +5,12 @@
 //!
 //! - [`solution`]: the polynomial;
 //! - [`axis`]: what differences along one axis contribute, and their Jacobians;
-//! - [`block`]: blocks of five by five.
+//! - [`block`]: blocks of five by five;
+//! - [`problem`]: a run, and its outcome.
 
 pub mod axis;
 pub mod block;
+pub mod problem;
 pub mod solution;
 
 use std::ops::Range;

@@ -6,9 +6,10 @@
 use std::ops::Range;
 
 use crate::cfd::block::{Block, State, solve, times};
+use crate::cfd::problem::outcome;
 use crate::cfd::{Gas, checks};
 use crate::class::Class;
-use crate::kernel::{Check, Outcome, Size, timed};
+use crate::kernel::{Check, Outcome, timed};
 use crate::team::{NoMemory, Team};
 
 /// Over-relaxation.
@@ -126,16 +127,8 @@ pub fn run(team: &dyn Team, class: Class) -> Result<Outcome, NoMemory> {
     let computed = pressure_integral(&gas);
     checks.push(Check { name: "surface integral", computed, published: problem.integral, tolerance: TOLERANCE });
     let side = problem.side as f64;
-    let each = 1984.77 * side.powi(3) - 10923.3 * side.powi(2) + 27770.9 * side - 144_010.0;
-    Ok(Outcome {
-        size: Size::Grid([problem.side; 3]),
-        iterations: problem.steps,
-        seconds,
-        million_operations: problem.steps as f64 * each / 1e6,
-        operation: "floating point",
-        verified: checks.iter().all(Check::passed),
-        results: checks.iter().map(Check::to_string).collect(),
-    })
+    let operations = 1984.77 * side.powi(3) - 10923.3 * side.powi(2) + 27770.9 * side - 144_010.0;
+    Ok(outcome(problem.side, problem.steps, seconds, operations, &checks))
 }
 
 /// Makes steps, from changes that are set. The changes at the end are those of a unit of time.

@@ -6,20 +6,10 @@
 
 use crate::cfd::axis::{Axis, Wave};
 use crate::cfd::block::State;
-use crate::cfd::{Gas, checks};
+use crate::cfd::{Gas, problem::Problem};
 use crate::class::Class;
-use crate::kernel::{Check, Outcome, Size, timed};
+use crate::kernel::Outcome;
 use crate::team::{NoMemory, Team};
-
-/// A class's problem.
-#[derive(Clone, Copy, Debug)]
-struct Problem {
-    side: usize,
-    steps: usize,
-    step: f64,
-    /// The published norms of the residual and of the error.
-    norms: [State; 2],
-}
 
 const S: Problem = Problem {
     side: 12,
@@ -92,37 +82,14 @@ const B: Problem = Problem {
 /// No memory for its arrays.
 pub fn run(team: &dyn Team, class: Class) -> Result<Outcome, NoMemory> {
     let problem = class.pick([S, W, A, B]);
-    let gas = Gas::new(team, problem.side)?;
-    // Once for nothing, so that all memory is there.
-    step(team, &gas, problem.step);
-    gas.reset(team);
-    let ((), seconds) = timed(team, || (0..problem.steps).for_each(|_| step(team, &gas, problem.step)));
-    let errors = gas.error_norm(team);
-    gas.set_change(team, 1.0);
-    let checks = checks(gas.change_norm(team), errors, &problem.norms);
     let side = problem.side as f64;
-    let each = 881.174 * side.powi(3) - 4683.91 * side.powi(2) + 11484.5 * side - 19272.4;
-    Ok(Outcome {
-        size: Size::Grid([problem.side; 3]),
-        iterations: problem.steps,
-        seconds,
-        million_operations: problem.steps as f64 * each / 1e6,
-        operation: "floating point",
-        verified: checks.iter().all(Check::passed),
-        results: checks.iter().map(Check::to_string).collect(),
+    let operations = 881.174 * side.powi(3) - 4683.91 * side.powi(2) + 11484.5 * side - 19272.4;
+    problem.run(team, operations, |gas| {
+        let mut systems = Systems::default();
+        solve_in_planes(team, gas, problem.step, &mut systems);
+        team.barrier();
+        solve_across_planes(team, gas, problem.step, &mut systems);
     })
-}
-
-/// One step. It ends with a barrier.
-fn step(team: &dyn Team, gas: &Gas, step: f64) {
-    gas.set_change(team, step);
-    let mut systems = Systems::default();
-    solve_in_planes(team, gas, step, &mut systems);
-    team.barrier();
-    solve_across_planes(team, gas, step, &mut systems);
-    team.barrier();
-    gas.add_change(team, 1.0);
-    team.barrier();
 }
 
 /// Lines along x, then those along y.

@@ -33,8 +33,21 @@ impl WordSegment {
         (*self.0).as_ref()
     }
 
-    fn view(&self) -> Words<'_> {
-        Words(self.words())
+    /// The aligned word at this offset in bytes.
+    fn word(&self, offset: u64) -> Option<&AtomicU64> {
+        let index = usize::try_from(offset / 8).ok().filter(|_| offset.is_multiple_of(8))?;
+        self.words().get(index)
+    }
+
+    /// The words that hold `len` bytes from `offset` on, and where in the first of them these begin; nothing if it ends before.
+    fn span(&self, offset: u64, len: usize) -> Option<(&[AtomicU64], usize)> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(len)?;
+        let words = self.words();
+        words
+            .get(start / 8..end.div_ceil(8).max(start / 8))
+            .filter(|_| end <= words.len() * 8)
+            .map(|words| (words, start % 8))
     }
 }
 
@@ -54,30 +67,12 @@ fn merge(word: &AtomicU64, skip: usize, bytes: &[u8]) {
     let _: Result<u64, u64> = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace);
 }
 
-/// Words of memory, read and written as [`Segment`] has it: whoever has a segment of its own kind of memory does it by these.
-#[derive(Clone, Copy, Debug)]
-pub struct Words<'a>(pub &'a [AtomicU64]);
-
-impl Words<'_> {
-    /// The aligned word at this offset in bytes.
-    fn word(&self, offset: u64) -> Option<&AtomicU64> {
-        let index = usize::try_from(offset / 8).ok().filter(|_| offset.is_multiple_of(8))?;
-        self.0.get(index)
+impl Segment for WordSegment {
+    fn len(&self) -> u64 {
+        self.words().len() as u64 * 8
     }
 
-    /// The words that hold `len` bytes from `offset` on, and where in the first of them these begin; nothing if it ends before.
-    fn span(&self, offset: u64, len: usize) -> Option<(&[AtomicU64], usize)> {
-        let start = usize::try_from(offset).ok()?;
-        let end = start.checked_add(len)?;
-        self.0
-            .get(start / 8..end.div_ceil(8).max(start / 8))
-            .filter(|_| end <= self.0.len() * 8)
-            .map(|words| (words, start % 8))
-    }
-
-    /// [`Segment::read`].
-    #[must_use]
-    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
         let Some((mut words, skip)) = self.span(offset, bytes.len()) else { return false };
         let load = |word: &AtomicU64| word.load(Ordering::Acquire).to_le_bytes();
         let (head, rest) = bytes.split_at_mut(head_length(skip, bytes.len()));
@@ -94,9 +89,7 @@ impl Words<'_> {
         true
     }
 
-    /// [`Segment::write`].
-    #[must_use]
-    pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+    fn write(&self, offset: u64, bytes: &[u8]) -> bool {
         let Some((mut words, skip)) = self.span(offset, bytes.len()) else { return false };
         let (head, rest) = bytes.split_at(head_length(skip, bytes.len()));
         if let (false, Some((first, others))) = (head.is_empty(), words.split_first()) {
@@ -112,39 +105,13 @@ impl Words<'_> {
         true
     }
 
-    /// [`Segment::compare_and_swap`].
-    #[must_use]
-    pub fn compare_and_swap(&self, offset: u64, expected: u64, new: u64) -> Option<u64> {
+    fn compare_and_swap(&self, offset: u64, expected: u64, new: u64) -> Option<u64> {
         let result = self.word(offset)?.compare_exchange(expected, new, Ordering::AcqRel, Ordering::Acquire);
         Some(result.unwrap_or_else(|old| old))
     }
 
-    /// [`Segment::fetch_and_add`].
-    #[must_use]
-    pub fn fetch_and_add(&self, offset: u64, add: u64) -> Option<u64> {
-        Some(self.word(offset)?.fetch_add(add, Ordering::AcqRel))
-    }
-}
-
-impl Segment for WordSegment {
-    fn len(&self) -> u64 {
-        self.words().len() as u64 * 8
-    }
-
-    fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
-        self.view().read(offset, bytes)
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> bool {
-        self.view().write(offset, bytes)
-    }
-
-    fn compare_and_swap(&self, offset: u64, expected: u64, new: u64) -> Option<u64> {
-        self.view().compare_and_swap(offset, expected, new)
-    }
-
     fn fetch_and_add(&self, offset: u64, add: u64) -> Option<u64> {
-        self.view().fetch_and_add(offset, add)
+        Some(self.word(offset)?.fetch_add(add, Ordering::AcqRel))
     }
 
     fn words(&self) -> Option<&[AtomicU64]> {

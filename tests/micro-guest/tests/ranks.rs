@@ -22,6 +22,16 @@ fn start(program: Program, ranks: u16) -> Session {
     Session::start_on(program, ranks.into(), &Ranks::new(ranks)).unwrap()
 }
 
+/// Stops a self-check that still runs: it has found nothing wrong, and all that it checks has happened.
+fn stop_and_check(session: Session) {
+    assert!(!session.has_ended());
+    session.ask_to_stop();
+    let Report::SelfCheck { windows, timer_interrupts, processor_interrupts } = session.wait(LIMIT).unwrap() else {
+        panic!("a report of another program")
+    };
+    assert!(windows >= 16 && timer_interrupts > 0 && processor_interrupts > 0, "{windows} windows");
+}
+
 #[test]
 fn an_interrupt_goes_round_all_ranks() {
     let Some(_turn) = turn("IPI ping-pong over ranks") else { return };
@@ -52,12 +62,7 @@ fn processors_of_all_ranks_keep_their_state() {
     for ranks in RANKS {
         let session = start(Program::SelfCheck { rounds: 20_000, period: 5_000_000 }, ranks);
         std::thread::sleep(Duration::from_millis(500));
-        assert!(!session.has_ended());
-        session.ask_to_stop();
-        let Report::SelfCheck { windows, timer_interrupts, processor_interrupts } = session.wait(LIMIT).unwrap() else {
-            panic!("a report of another program")
-        };
-        assert!(windows >= 16 && timer_interrupts > 0 && processor_interrupts > 0, "{windows} windows");
+        stop_and_check(session);
     }
 }
 
@@ -200,12 +205,7 @@ fn processors_keep_their_state_while_ranks_join_and_leave() {
         }
     }
     std::thread::sleep(Duration::from_millis(300));
-    assert!(!session.has_ended());
-    session.ask_to_stop();
-    let Report::SelfCheck { windows, timer_interrupts, processor_interrupts } = session.wait(LIMIT).unwrap() else {
-        panic!("a report of another program")
-    };
-    assert!(windows >= 16 && timer_interrupts > 0 && processor_interrupts > 0, "{windows} windows");
+    stop_and_check(session);
 }
 
 #[test]

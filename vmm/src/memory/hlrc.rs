@@ -274,7 +274,7 @@ impl Prepared {
     /// What other ranks reach by one-sided operations.
     #[must_use]
     pub fn segment(&self) -> Arc<dyn Segment> {
-        Arc::clone(&self.segment) as Arc<dyn Segment>
+        Arc::clone(self.segment.words()) as Arc<dyn Segment>
     }
 
     /// Sets it to work over a transport, which nobody else polls and whose segment at this rank is [`Self::segment`].

@@ -36,15 +36,21 @@ impl Stay {
     }
 }
 
-/// Why a rank that was to join has ended before it took part: its exit status and line. Nothing when rank 0 has said by `deadline` that it does take part: it ends with the
-/// machine then.
-pub(super) fn why_not_joined(rank: u16, end: &End, zero: &mut Channel, deadline: Instant) -> Option<(u8, String)> {
-    let line = match end {
-        End::Failed(cause) => return Some((STATUS_OWN_FAILURE, format!("rank {rank} cannot join: {cause}"))),
-        End::Refused(line) => line.clone(),
-        End::Ended | End::Lost { .. } | End::Left | End::Dropped => match zero.receive(deadline) {
-            Ok(ToMember::Joined) => return None,
-            Ok(ToMember::Refused { line, .. }) => line,
+/// What rank 0 says to a rank that has its seat.
+enum Word {
+    /// It takes part.
+    Joined,
+    /// It does not, for this reason.
+    Refused(String),
+    /// Nothing more that is of use to it.
+    Over,
+}
+
+impl Word {
+    fn of(zero: &mut Channel, deadline: Instant) -> Self {
+        match zero.receive(deadline) {
+            Ok(ToMember::Joined) => Self::Joined,
+            Ok(ToMember::Refused { line, .. }) => Self::Refused(line),
             Ok(
                 ToMember::Listen(_)
                 | ToMember::Roster(_)
@@ -53,13 +59,22 @@ pub(super) fn why_not_joined(rank: u16, end: &End, zero: &mut Channel, deadline:
                 | ToMember::Wait
                 | ToMember::Seat(_),
             )
-            | Err(_) => {
-                if let End::Lost { rank: lost @ 1.., reason } = end {
-                    format!("it has lost rank {lost}: {reason}")
-                } else {
-                    "the machine has ended".to_owned()
-                }
-            }
+            | Err(_) => Self::Over,
+        }
+    }
+}
+
+/// Why a rank that was to join has ended before it took part: its exit status and line. Nothing when rank 0 has said by `deadline` that it does take part: it ends with the
+/// machine then.
+pub(super) fn why_not_joined(rank: u16, end: &End, zero: &mut Channel, deadline: Instant) -> Option<(u8, String)> {
+    let line = match end {
+        End::Failed(cause) => return Some((STATUS_OWN_FAILURE, format!("rank {rank} cannot join: {cause}"))),
+        End::Refused(line) => line.clone(),
+        End::Ended | End::Lost { .. } | End::Left | End::Dropped => match (Word::of(zero, deadline), end) {
+            (Word::Joined, _) => return None,
+            (Word::Refused(line), _) => line,
+            (Word::Over, End::Lost { rank: lost @ 1.., reason }) => format!("it has lost rank {lost}: {reason}"),
+            (Word::Over, _) => "the machine has ended".to_owned(),
         },
     };
     Some((STATUS_BAD_INPUT, format!("rank {rank} does not join: {line}")))
@@ -123,24 +138,13 @@ impl Guest {
     /// Until rank 0 has said so, a wish to leave waits: processors may be on their way here already.
     fn look_whether_it_takes_part(&mut self, zero: &mut Channel) -> Option<End> {
         if channel::wait_for([&*zero], Duration::ZERO).contains(&true) {
-            match zero.receive(Instant::now() + MESSAGE_TIME) {
-                Ok(ToMember::Joined) => {
+            match Word::of(zero, Instant::now() + MESSAGE_TIME) {
+                Word::Joined => {
                     self.takes_part = true;
                     crate::say(&format!("rank {} has joined the machine", self.rank));
-                    return None;
                 }
-                Ok(ToMember::Refused { line, .. }) => return Some(End::Refused(line)),
-                Ok(
-                    ToMember::Listen(_)
-                    | ToMember::Roster(_)
-                    | ToMember::Go
-                    | ToMember::Bye { .. }
-                    | ToMember::Wait
-                    | ToMember::Seat(_),
-                )
-                | Err(_) => {
-                    return Some(End::Ended);
-                }
+                Word::Refused(line) => return Some(End::Refused(line)),
+                Word::Over => return Some(End::Ended),
             }
         }
         None

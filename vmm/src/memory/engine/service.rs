@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vincs_coherence::codec;
 use vincs_coherence::id::{PAGE_BYTES, Page, Rank, RankSet, Run, Tick};
 use vincs_coherence::node::{Awaited, HoldId, Node};
@@ -25,6 +24,7 @@ use super::stats::Recorder;
 use super::view::{Fault, View, ViewError};
 use super::vitals::Vitals;
 use super::windows::Window;
+use crate::memory::ready::Ready;
 
 mod execute;
 mod leave;
@@ -126,13 +126,6 @@ enum Untold {
     NotRead(Page),
 }
 
-/// Where something may have to be done.
-#[derive(Clone, Copy, Debug)]
-struct Ready {
-    faults: bool,
-    transport: bool,
-}
-
 impl Service {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts {
@@ -177,7 +170,7 @@ impl Service {
 
     /// Serves until it is told to stop. Then who waits for a page goes on.
     pub(super) fn run(mut self) {
-        let mut ready = Ready { faults: true, transport: true };
+        let mut ready = Ready::EVERYWHERE;
         let mut idle_since = Instant::now();
         loop {
             let mut worked = false;
@@ -208,17 +201,8 @@ impl Service {
             }
             // Looking for more costs less than finding out that there is more.
             let spinning = worked || idle_since.elapsed() < self.spin;
-            ready = if spinning { Self::look_again(worked) } else { self.sleep() };
+            ready = if spinning { Ready::at_once(worked) } else { self.sleep() };
         }
-    }
-
-    /// Looks everywhere at once again. Whoever waits for this processor goes first: it may well be the thread that was just
-    /// woken.
-    fn look_again(worked: bool) -> Ready {
-        if !worked {
-            std::thread::yield_now();
-        }
-        Ready { faults: true, transport: true }
     }
 
     /// Waits for something to do.
@@ -226,22 +210,8 @@ impl Service {
         self.recorder.sleeps(self.node.stats());
         let may_sleep = self.mailbox.may_sleep(self.node.poll_timeout().is_some());
         let timeout = if may_sleep && self.knows_who_sleeps() { self.sleep_for() } else { Duration::ZERO };
-        let timeout = Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
-        let faults = if self.takes_faults() { PollFlags::IN } else { PollFlags::empty() };
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.view.fd(), faults),
-            PollFd::from_borrowed_fd(self.transport.ready(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.mailbox.fd(), PollFlags::IN),
-        ];
-        // It fails only when a signal arrives; then there is nothing to do, or it is found by the next poll.
-        let found = poll(&mut fds, Some(&timeout)).unwrap_or(0);
-        let [faults, transport, rung] = fds.map(|fd| !fd.revents().is_empty());
-        self.mailbox.awake(rung);
-        // A transport may have to say something though nothing has arrived.
-        Ready { faults, transport: transport || found == 0 }
+        let takes_faults = self.takes_faults();
+        Ready::within(timeout, self.view.fd(), takes_faults, self.transport.ready(), &self.mailbox)
     }
 
     /// How long to sleep at most.

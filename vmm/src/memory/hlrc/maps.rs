@@ -6,12 +6,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use vincs_coherence::id::{PAGE_BYTES, Page, Run};
-use vincs_coherence::transport::{Segment, Words};
+use vincs_coherence::transport::{Segment as _, WordSegment};
 
 /// Addresses of this process, given back when this is dropped.
 #[derive(Debug)]
@@ -78,21 +79,36 @@ fn in_memory(bytes: u64) -> io::Result<usize> {
     usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
+/// The first words of a mapping.
+#[derive(Debug)]
+struct MappedWords {
+    mapping: Mapping,
+    words: usize,
+}
+
+impl AsRef<[AtomicU64]> for MappedWords {
+    fn as_ref(&self) -> &[AtomicU64] {
+        // SAFETY: so many words are within the mapping, which is on a whole page and kept as long as `self`. Other threads and processes change
+        // them, by whole words or, where they are pages of arrays, as a program without data races does.
+        unsafe { std::slice::from_raw_parts(self.mapping.address() as *const AtomicU64, self.words) }
+    }
+}
+
 /// This rank's segment: what other ranks reach.
 #[derive(Debug)]
 pub(super) struct OwnSegment {
     file: File,
-    alias: Mapping,
-    bytes: u64,
+    words: Arc<WordSegment>,
 }
 
 impl OwnSegment {
-    /// One of so many bytes, all zero.
+    /// One of so many bytes, a multiple of 8, all zero.
     pub(super) fn new(bytes: u64) -> io::Result<Self> {
         let whole = bytes.next_multiple_of(PAGE_BYTES as u64);
         let file = file("vincs-relaxed-segment", whole)?;
-        let alias = Mapping::of(&file, in_memory(whole)?)?;
-        Ok(Self { file, alias, bytes })
+        let mapping = Mapping::of(&file, in_memory(whole)?)?;
+        let words = MappedWords { mapping, words: in_memory(bytes / 8)? };
+        Ok(Self { file, words: Arc::new(WordSegment::over(words)) })
     }
 
     /// Its file.
@@ -100,48 +116,20 @@ impl OwnSegment {
         &self.file
     }
 
+    /// Its words, as the transport has them.
+    pub(super) fn words(&self) -> &Arc<WordSegment> {
+        &self.words
+    }
+
     /// So many words from an offset on; nothing beyond its end.
     pub(super) fn read_words(&self, offset: u64, words: u32) -> Option<Vec<u64>> {
         let mut bytes = vec![0; words as usize * 8];
-        self.read(offset, &mut bytes).then(|| words_of(&bytes))
+        self.words.read(offset, &mut bytes).then(|| words_of(&bytes))
     }
 
     /// Changes words; false beyond its end.
     pub(super) fn write_words(&self, offset: u64, words: &[u64]) -> bool {
-        self.write(offset, &bytes_of(words))
-    }
-
-    fn view(&self) -> Words<'_> {
-        let words = usize::try_from(self.bytes / 8).unwrap_or(0);
-        // SAFETY: so many words are within the alias mapping, which is on a whole page and kept as long as `self`. Other threads and processes change
-        // them, by whole words or, where they are pages of arrays, as a program without data races does.
-        Words(unsafe { std::slice::from_raw_parts(self.alias.address() as *const AtomicU64, words) })
-    }
-}
-
-impl Segment for OwnSegment {
-    fn len(&self) -> u64 {
-        self.bytes
-    }
-
-    fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
-        self.view().read(offset, bytes)
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> bool {
-        self.view().write(offset, bytes)
-    }
-
-    fn compare_and_swap(&self, offset: u64, expected: u64, new: u64) -> Option<u64> {
-        self.view().compare_and_swap(offset, expected, new)
-    }
-
-    fn fetch_and_add(&self, offset: u64, add: u64) -> Option<u64> {
-        self.view().fetch_and_add(offset, add)
-    }
-
-    fn words(&self) -> Option<&[AtomicU64]> {
-        Some(self.view().0)
+        self.words.write(offset, &bytes_of(words))
     }
 }
 
@@ -214,9 +202,13 @@ mod tests {
         assert!(segment.write_words(4096, &[1, 2]) && !segment.write_words(4104, &[1, 2]));
         assert_eq!(segment.read_words(4096, 2), Some(vec![1, 2]));
         assert_eq!(segment.read_words(4096, 3), None);
-        assert_eq!(segment.compare_and_swap(4096, 1, 7), Some(1));
-        assert_eq!(segment.compare_and_swap(4096 + 16, 0, 1), None, "there is memory, but it is not the segment's");
-        assert_eq!(segment.words().unwrap().len() as u64, segment.len() / 8);
+        assert_eq!(segment.words().compare_and_swap(4096, 1, 7), Some(1));
+        assert_eq!(
+            segment.words().compare_and_swap(4096 + 16, 0, 1),
+            None,
+            "there is memory, but it is not the segment's"
+        );
+        assert_eq!((segment.words().words().len(), segment.words().len()), (514, 4096 + 16));
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vincs_coherence::hlrc::node::{ThreadError, TouchError};
 use vincs_coherence::hlrc::{Completion, Failure, Node, OpId, ThreadId};
 use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, RankSet, Run};
@@ -21,6 +20,7 @@ use super::streams::Streams;
 use super::{ArrayError, Ending, EndingSink, JoinError, Settings, Statistics};
 use crate::memory::engine::mailbox::{Mailbox, Refuse as _, Waiter};
 use crate::memory::engine::uffd::{Faults, Missing, RawFault};
+use crate::memory::ready::Ready;
 use batch::Batch;
 use teams::{Doing, Teams};
 
@@ -97,13 +97,6 @@ pub(super) struct Service {
     raw: Vec<RawFault>,
 }
 
-/// Where something may have to be done.
-#[derive(Clone, Copy, Debug)]
-struct Ready {
-    faults: bool,
-    transport: bool,
-}
-
 /// Pages that have come: their bytes, from this page on.
 #[derive(Clone, Copy, Debug)]
 struct Received<'a> {
@@ -158,7 +151,7 @@ impl Service {
 
     /// Serves until it is told to stop. Then who waits for a page goes on.
     pub(super) fn run(mut self) {
-        let mut ready = Ready { faults: true, transport: true };
+        let mut ready = Ready::EVERYWHERE;
         let mut idle_since = Instant::now();
         loop {
             let mut worked = false;
@@ -182,16 +175,8 @@ impl Service {
                 idle_since = Instant::now();
             }
             let spinning = worked || idle_since.elapsed() < self.settings.spin;
-            ready = if spinning { Self::look_again(worked) } else { self.sleep() };
+            ready = if spinning { Ready::at_once(worked) } else { self.sleep() };
         }
-    }
-
-    /// Looks everywhere at once again. Whoever waits for this processor goes first: it may well be the thread that was just woken.
-    fn look_again(worked: bool) -> Ready {
-        if !worked {
-            std::thread::yield_now();
-        }
-        Ready { faults: true, transport: true }
     }
 
     /// Waits for something to do.
@@ -201,21 +186,7 @@ impl Service {
             true => self.transport.poll_within(),
             false => Duration::ZERO,
         };
-        let timeout = Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.faults.fd(), if self.ended { PollFlags::empty() } else { PollFlags::IN }),
-            PollFd::from_borrowed_fd(self.transport.ready(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.mailbox.fd(), PollFlags::IN),
-        ];
-        // It fails only when a signal arrives; then there is nothing to do, or it is found by the next poll.
-        let found = poll(&mut fds, Some(&timeout)).unwrap_or(0);
-        let [faults, transport, rung] = fds.map(|fd| !fd.revents().is_empty());
-        self.mailbox.awake(rung);
-        // A transport may have to say something though nothing has arrived.
-        Ready { faults, transport: transport || found == 0 }
+        Ready::within(timeout, self.faults.fd(), !self.ended, self.transport.ready(), &self.mailbox)
     }
 
     fn obey(&mut self, command: Command) {

@@ -120,7 +120,7 @@ impl Service {
             Action::CompareAndSwap { op, target, offset, expected, new } if target == self.settings.rank => {
                 // What others exchange there is exchanged in this process too, as the transport says.
                 use vincs_coherence::transport::Segment as _;
-                match self.segment.compare_and_swap(offset, expected, new) {
+                match self.segment.words().compare_and_swap(offset, expected, new) {
                     Some(old) => self.done.push((op, Completion::Old(old))),
                     None => self.host_failed("a word of its own segment is not there"),
                 }
