@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use rustix::process::{Pid, getpid};
+use vincs_guest_commands::{HEAR, TELL};
 
 use crate::array::{Array, Element};
-use crate::ranks::layout::{HEAR, TELL, reason};
-use crate::ranks::{Device, Ranks};
+use crate::ranks::{Device, Ranks, reason};
 
 /// Environment variable with the path of the machine's relaxed memory. vincs sets it for the command of a machine that has some.
 pub const RELAXED_VARIABLE: &str = "VINCS_RELAXED";

@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::{FlockOperation, flock};
+use vincs_guest_commands::{BEGIN, DONE, FAILED, HELD, NO_COMMAND, NO_LOCK, NO_TEAM, NOT_HELD, TAKEN_OVER};
 
 use crate::memory::{CONTROL_BYTES, OpenError, PAGE, RELAXED_VARIABLE, size_of_device};
 use crate::sync::LOCKS;
 use control::Control;
-pub use control::layout;
 use places::Places;
 pub(crate) use slot::Slot;
 
@@ -95,9 +95,8 @@ impl Ranks {
     fn begin(control: Control) -> Result<Self, OpenError> {
         let places = Places::find(&control)?;
         let ranks = Self { control, places, locks: AtomicU64::new(0), teams: AtomicU64::new(0) };
-        let begun =
-            places::here(|| ranks.slot_to_begin().command(layout::BEGIN, [0; 3])).map_err(OpenError::Processor)?;
-        if begun != layout::DONE {
+        let begun = places::here(|| ranks.slot_to_begin().command(BEGIN, [0; 3])).map_err(OpenError::Processor)?;
+        if begun != DONE {
             return Err(OpenError::Refused(begun));
         }
         for processor in ranks.places.one_of_each() {
@@ -127,7 +126,7 @@ impl Ranks {
     }
 
     /// The slot of this number, which the calling thread has taken.
-    pub(crate) fn taken(&self, number: usize) -> Slot<'_> {
+    pub(crate) fn taken(&self, number: u16) -> Slot<'_> {
         Slot::taken(&self.control, number)
     }
 
@@ -140,7 +139,7 @@ impl Ranks {
             result
         });
         match result {
-            Ok(layout::DONE) => {}
+            Ok(DONE) => {}
             Ok(result) => fail(result),
             Err(error) => {
                 eprint_line(&format!("a thread cannot stay on its processor: {error}"));
@@ -166,9 +165,24 @@ impl Ranks {
     }
 }
 
+/// A result in words.
+#[must_use]
+pub(crate) fn reason(result: u32) -> &'static str {
+    match result {
+        NO_COMMAND => "there is no such command",
+        NO_LOCK => "there is no such lock",
+        HELD => "the lock is the thread's already",
+        NOT_HELD => "the lock is not the thread's",
+        NO_TEAM => "the members of a team do not agree how many they are",
+        TAKEN_OVER => "another program has taken it over",
+        FAILED => "a rank is lost, or cannot go on",
+        _ => "vincs says what this library does not know; use the library of its version",
+    }
+}
+
 /// What members do together has failed, and there is nobody to tell: the others would wait for ever.
 pub(crate) fn fail(result: u32) -> ! {
-    eprint_line(&format!("relaxed memory: {}", layout::reason(result)));
+    eprint_line(&format!("relaxed memory: {}", reason(result)));
     std::process::abort()
 }
 

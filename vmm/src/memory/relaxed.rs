@@ -7,7 +7,7 @@
 //! - [`RelaxedMemory`]: that of a machine of one rank;
 //! - [`spread`](prepare): that of one of several; `doorbell` and [`commands`]: how its programs synchronise.
 
-pub mod commands;
+mod commands;
 pub(crate) mod doorbell;
 mod info_block;
 pub(crate) mod spread;

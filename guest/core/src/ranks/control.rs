@@ -6,76 +6,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use rustix::process::{Pid, getpid};
+use vincs_guest_commands::{ANSWERED, ASKED, MAGIC, OWNER, RANKS_AT, SLOTS, VERSION, VERSION_AT};
 
 use crate::memory::{CONTROL_BYTES, OpenError, PAGE};
-
-/// What is where in the control part, and what commands and results there are.
-pub mod layout {
-    /// The first word of the header, of a machine of several ranks.
-    pub const MAGIC: u64 = u64::from_le_bytes(*b"vincsrlx");
-    /// Version of all this.
-    pub const VERSION: u32 = 1;
-    /// Where the header has the version.
-    pub const VERSION_AT: usize = 8;
-    /// Where the header has the number of ranks.
-    pub const RANKS_AT: usize = 12;
-    /// Slots, the last of which is for [`BEGIN`].
-    pub const SLOTS: usize = 510;
-
-    /// Where a slot has who uses it.
-    pub const OWNER: usize = 0;
-    /// Where a slot has the number of the last command.
-    pub const ASKED: usize = 4;
-    /// Where a slot has the number of the last command that was answered.
-    pub const ANSWERED: usize = 8;
-    /// Where a slot has what came of it.
-    pub const RESULT: usize = 12;
-    /// Where a slot has the command.
-    pub const COMMAND: usize = 16;
-    /// Where a slot has the command's three numbers.
-    pub const NUMBERS: usize = 24;
-    /// Where a slot has the words of all who met.
-    pub const WORDS: usize = 1024;
-
-    /// Take a lock.
-    pub const LOCK: u32 = 1;
-    /// Give it back.
-    pub const UNLOCK: u32 = 2;
-    /// Tell what has been written.
-    pub const TELL: u32 = 3;
-    /// See what has been told.
-    pub const HEAR: u32 = 4;
-    /// Meet as a team.
-    pub const MEET: u32 = 5;
-    /// Begin a program.
-    pub const BEGIN: u32 = 6;
-
-    /// It is done.
-    pub const DONE: u32 = 0;
-    /// There is no such lock.
-    pub const NO_LOCK: u32 = 2;
-    /// The slot has the lock already.
-    pub const HELD: u32 = 3;
-    /// The slot does not have the lock.
-    pub const NOT_HELD: u32 = 4;
-
-    /// A result in words.
-    #[must_use]
-    pub fn reason(result: u32) -> &'static str {
-        match result {
-            1 => "there is no such command",
-            NO_LOCK => "there is no such lock",
-            HELD => "the lock is the thread's already",
-            NOT_HELD => "the lock is not the thread's",
-            5 => "the members of a team do not agree how many they are",
-            6 => "another program has taken it over",
-            7 => "a rank is lost, or cannot go on",
-            _ => "vincs says what this library does not know; use the library of its version",
-        }
-    }
-}
-
-use layout::{ANSWERED, ASKED, MAGIC, OWNER, RANKS_AT, SLOTS, VERSION, VERSION_AT};
 
 /// A mapping of the control part.
 #[derive(Debug)]
@@ -122,14 +55,14 @@ impl Control {
 
     /// Whether the machine has several ranks, and speaks as this library does.
     pub(super) fn has_ranks(&self) -> bool {
-        let is_known =
-            self.long(0).load(Ordering::Relaxed) == MAGIC && self.word(VERSION_AT).load(Ordering::Relaxed) == VERSION;
-        is_known && self.word(RANKS_AT).load(Ordering::Relaxed) > 1
+        let is_known = self.long(0).load(Ordering::Relaxed) == MAGIC
+            && self.word(VERSION_AT.into()).load(Ordering::Relaxed) == VERSION;
+        is_known && self.word(RANKS_AT.into()).load(Ordering::Relaxed) > 1
     }
 
-    /// Where a slot starts.
-    pub(super) fn slot(slot: usize) -> usize {
-        (1 + slot) * PAGE
+    /// Where a slot has something, so many bytes from its start.
+    pub(super) fn in_slot(slot: u16, offset: u16) -> usize {
+        (1 + usize::from(slot)) * PAGE + usize::from(offset)
     }
 
     fn doorbell(&self) -> *mut u8 {
@@ -137,10 +70,9 @@ impl Control {
     }
 
     /// Rings for a slot: vincs stops the processor here until the command has ended, or there is something else for it to do.
-    pub(super) fn ring(&self, slot: usize) {
-        let number = u32::try_from(slot).unwrap_or(u32::MAX);
+    pub(super) fn ring(&self, slot: u16) {
         // SAFETY: the doorbell is mapped, and has no memory that anybody could have a reference to.
-        unsafe { self.doorbell().cast::<u32>().write_volatile(number) };
+        unsafe { self.doorbell().cast::<u32>().write_volatile(slot.into()) };
     }
 
     /// The rank that the calling thread is on and one; 0 as long as processors are about to move.
@@ -152,9 +84,9 @@ impl Control {
     /// Nobody has a slot of this rank's any more, and nothing is asked for in one.
     pub(super) fn free_all(&self) {
         for slot in 0..SLOTS {
-            let answered = self.word(Self::slot(slot) + ANSWERED).load(Ordering::Relaxed);
-            self.word(Self::slot(slot) + ASKED).store(answered, Ordering::Relaxed);
-            self.word(Self::slot(slot) + OWNER).store(0, Ordering::Release);
+            let answered = self.word(Self::in_slot(slot, ANSWERED)).load(Ordering::Relaxed);
+            self.word(Self::in_slot(slot, ASKED)).store(answered, Ordering::Relaxed);
+            self.word(Self::in_slot(slot, OWNER)).store(0, Ordering::Release);
         }
     }
 }

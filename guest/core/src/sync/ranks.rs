@@ -1,15 +1,16 @@
 //! Members on several ranks: vincs does what they do together, and has relaxed memory coherent then.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use vincs_guest_commands::{DONE, HEAR, HELD, LOCK, MEET, NOT_HELD, TELL, UNLOCK};
 
 use super::LOCKS;
 use super::lock::LockError;
-use crate::ranks::layout::{DONE, HEAR, HELD, LOCK, MEET, NOT_HELD, TELL, UNLOCK};
 use crate::ranks::{Device, Ranks, Slot, fail};
 
 /// A member without a slot.
-const NONE: usize = usize::MAX;
+const NONE: u16 = u16::MAX;
 
 /// A team on several ranks.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(super) struct OnRanks {
     team: u64,
     first_lock: u32,
     /// For each member how many there are on its rank, and which slot it has there.
-    members: Vec<(u64, AtomicUsize)>,
+    members: Vec<(u64, AtomicU16)>,
 }
 
 impl OnRanks {
@@ -27,7 +28,7 @@ impl OnRanks {
         let ranks = device.ranks.as_ref()?;
         let places: Vec<u32> = processors.iter().map(|one| ranks.rank_of(*one)).collect::<Option<_>>()?;
         let here = |place: &u32| places.iter().filter(|other| *other == place).count() as u64;
-        let members = places.iter().map(|place| (here(place), AtomicUsize::new(NONE))).collect();
+        let members = places.iter().map(|place| (here(place), AtomicU16::new(NONE))).collect();
         let (team, first_lock) = ranks.new_team()?;
         Some(Self { device, team, first_lock, members })
     }

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
+use vincs_guest_commands::{ANSWERED, ASKED, COMMAND, FIRST, RESULT, SECOND, SLOTS, THIRD, WORDS};
 use vm_memory::{Bytes, GuestRegionMmap, MemoryRegionAddress};
 
-use super::commands::{self, SLOTS, Words};
+use super::commands::{Words, result};
 use crate::apic::Waker;
 use crate::layout::{PAGE_SIZE, RELAXED_CONTROL, RELAXED_HEADER};
 use crate::memory::engine::mailbox::locked;
@@ -51,17 +52,17 @@ struct Slots {
 }
 
 impl Slots {
-    fn read<const N: usize>(&self, slot: u16, at: u64) -> [u8; N] {
+    fn read<const N: usize>(&self, slot: u16, at: u16) -> [u8; N] {
         let mut bytes = [0; N];
         // All slots are in it.
-        let _ = self.memory.read_slice(&mut bytes, MemoryRegionAddress(slot_page(slot) + at));
+        let _ = self.memory.read_slice(&mut bytes, MemoryRegionAddress(slot_page(slot) + u64::from(at)));
         bytes
     }
 
-    fn write(&self, slot: u16, at: u64, word: u32) {
+    fn write(&self, slot: u16, at: u16, word: u32) {
         use std::sync::atomic::Ordering;
         // As above. Whoever sees the word sees what was written before it.
-        let _ = self.memory.store(word, MemoryRegionAddress(slot_page(slot) + at), Ordering::Release);
+        let _ = self.memory.store(word, MemoryRegionAddress(slot_page(slot) + u64::from(at)), Ordering::Release);
     }
 
     fn slot(&self, slot: u16) -> Option<&Mutex<Option<UnderWay>>> {
@@ -76,9 +77,9 @@ impl Slots {
         let Some(asked) = under_way.as_ref().map(|under_way| under_way.asked) else { return };
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         // A team has no more members than there is room for.
-        let _ = self.memory.write_slice(&bytes, MemoryRegionAddress(slot_page(slot) + commands::WORDS));
-        self.write(slot, commands::RESULT, result);
-        self.write(slot, commands::ANSWERED, asked);
+        let _ = self.memory.write_slice(&bytes, MemoryRegionAddress(slot_page(slot) + u64::from(WORDS)));
+        self.write(slot, RESULT, result);
+        self.write(slot, ANSWERED, asked);
         let waits = under_way.take().and_then(|under_way| under_way.waits);
         drop(under_way);
         if let Some(vcpu) = waits {
@@ -137,16 +138,16 @@ impl Doorbell {
             under_way.waits = Some(vcpu);
             return true;
         }
-        let asked = u32::from_le_bytes(self.slots.read(number, commands::ASKED));
-        if asked == u32::from_le_bytes(self.slots.read(number, commands::ANSWERED)) {
+        let asked = u32::from_le_bytes(self.slots.read(number, ASKED));
+        if asked == u32::from_le_bytes(self.slots.read(number, ANSWERED)) {
             return false;
         }
         // Read once: the guest may change it meanwhile.
         let words = Words {
-            command: u32::from_le_bytes(self.slots.read(number, commands::COMMAND)),
-            first: u64::from_le_bytes(self.slots.read(number, commands::FIRST)),
-            second: u64::from_le_bytes(self.slots.read(number, commands::SECOND)),
-            third: u64::from_le_bytes(self.slots.read(number, commands::THIRD)),
+            command: u32::from_le_bytes(self.slots.read(number, COMMAND)),
+            first: u64::from_le_bytes(self.slots.read(number, FIRST)),
+            second: u64::from_le_bytes(self.slots.read(number, SECOND)),
+            third: u64::from_le_bytes(self.slots.read(number, THIRD)),
         };
         *under_way = Some(UnderWay { asked, waits: Some(vcpu) });
         drop(under_way);
@@ -154,7 +155,7 @@ impl Doorbell {
             Ok((thread, ask)) => {
                 locked(&self.slots.rings).commands += 1;
                 let slots = Arc::clone(&self.slots);
-                let reply = Reply::new(move |answer, words| slots.answer(number, commands::result(answer), words));
+                let reply = Reply::new(move |answer, words| slots.answer(number, result(answer), words));
                 self.asker.ask(thread, ask, reply);
             }
             Err(result) => {

@@ -7,9 +7,10 @@ use serde::Serialize;
 use vincs_coherence::hlrc::Failure;
 use vincs_coherence::id::{PAGE_BYTES, Rank};
 use vincs_coherence::transport::Transport;
+use vincs_guest_commands::{MAGIC, SLOTS, VERSION};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
-use super::commands::{LOCKS, MAGIC, SLOTS, VERSION};
+use super::commands::LOCKS;
 use super::doorbell::{DOORBELL, Doorbell, Rings};
 use super::info_block;
 use crate::layout::{RELAXED_CONTROL, RELAXED_HEADER};

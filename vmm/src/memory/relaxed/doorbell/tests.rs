@@ -7,16 +7,17 @@ use vincs_coherence::id::Rank;
 use vincs_coherence::transport::Transport;
 use vm_memory::GuestAddress;
 
-use super::commands::{
-    ANSWERED, ASKED, BEGIN, COMMAND, DONE, FIRST, HEAR, HELD, LOCK, LOCKS, MAGIC, MEET, NO_COMMAND, NO_LOCK, NO_TEAM,
-    NOT_HELD, RESULT, SECOND, TAKEN_OVER, TELL, THIRD, UNLOCK, VERSION, WORDS,
-};
+use super::super::commands::LOCKS;
 use super::*;
 use crate::memory::hlrc::Prepared;
 use crate::memory::relaxed::spread::{RelaxedShare, SpreadMemory, prepare};
 use crate::test_transport::Hub;
 use crate::topology::VcpuId;
 use crate::vcpu::Samples;
+use vincs_guest_commands::{
+    ANSWERED, ASKED, BEGIN, COMMAND, DONE, FIRST, HEAR, HELD, LOCK, MAGIC, MEET, NO_COMMAND, NO_LOCK, NO_TEAM,
+    NOT_HELD, RESULT, SECOND, TAKEN_OVER, TELL, THIRD, UNLOCK, VERSION, WORDS,
+};
 
 const START: GuestAddress = GuestAddress(4 << 30);
 const BYTES: u64 = 8 << 20;
@@ -64,11 +65,11 @@ impl Guest {
         (0..).zip(prepared).zip(ends).map(start).collect()
     }
 
-    fn put(&self, slot: u16, at: u64, bytes: &[u8]) {
-        self.doorbell.slots.memory.write_slice(bytes, MemoryRegionAddress(slot_page(slot) + at)).unwrap();
+    fn put(&self, slot: u16, at: u16, bytes: &[u8]) {
+        self.doorbell.slots.memory.write_slice(bytes, MemoryRegionAddress(slot_page(slot) + u64::from(at))).unwrap();
     }
 
-    fn word(&self, slot: u16, at: u64) -> u32 {
+    fn word(&self, slot: u16, at: u16) -> u32 {
         u32::from_le_bytes(self.doorbell.slots.read(slot, at))
     }
 

@@ -1,0 +1,75 @@
+//! What guest programs write into command pages, and what they find there: the one place that both the library and vincs have it from.
+//!
+//! The first 2 MiB of the device are for this; they are memory of each rank's own, at the same guest-physical addresses on all. The first page is a header, the last
+//! one the doorbell, which has no memory behind it; each page between is a slot. All numbers are little-endian.
+//!
+//! | header | bytes | |
+//! |---|---|---|
+//! | magic | 0 to 7 | [`MAGIC`] |
+//! | version | 8 to 11 | [`VERSION`] |
+//! | ranks | 12 to 15 | of the machine |
+//! | rank | 16 to 19 | whose memory this is |
+//! | slots | 20 to 23 | for commands; the last is for [`BEGIN`] alone |
+//! | locks | 24 to 27 | numbered from 0 |
+//! | stripe | 28 to 31 | pages that follow each other with one home |
+
+/// The first word of the header.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"vincsrlx");
+/// Version of what is described here.
+pub const VERSION: u32 = 1;
+/// Where the header has the version.
+pub const VERSION_AT: u16 = 8;
+/// Where the header has the number of ranks.
+pub const RANKS_AT: u16 = 12;
+/// Slots.
+pub const SLOTS: u16 = 510;
+
+/// Where a slot has who uses it, which is the guest's own affair.
+pub const OWNER: u16 = 0;
+/// Where a slot has the number of the last command, which the guest counts.
+pub const ASKED: u16 = 4;
+/// Where a slot has the number of the last command that has been answered.
+pub const ANSWERED: u16 = 8;
+/// Where a slot has what came of it.
+pub const RESULT: u16 = 12;
+/// Where a slot has the command.
+pub const COMMAND: u16 = 16;
+/// Where a slot has the command's first number.
+pub const FIRST: u16 = 24;
+/// Where a slot has the command's second number.
+pub const SECOND: u16 = 32;
+/// Where a slot has the command's third number.
+pub const THIRD: u16 = 40;
+/// Where a slot has the words of all who met, in the order of members.
+pub const WORDS: u16 = 1024;
+
+/// Take the lock of the first number.
+pub const LOCK: u32 = 1;
+/// Give it back.
+pub const UNLOCK: u32 = 2;
+/// What this rank has written is seen by whoever hears after.
+pub const TELL: u32 = 3;
+/// See what has been told.
+pub const HEAR: u32 = 4;
+/// Meet as the team of the first number, with the third as this member's word. The second has, from its lowest 16 bits on, the number of its members, of those on
+/// this rank, and this one's own.
+pub const MEET: u32 = 5;
+/// A program begins: all that earlier ones have is given up. In the last slot only.
+pub const BEGIN: u32 = 6;
+
+/// It is done.
+pub const DONE: u32 = 0;
+/// There is no such command, or none in this slot.
+pub const NO_COMMAND: u32 = 1;
+/// There is no such lock.
+pub const NO_LOCK: u32 = 2;
+/// The slot has the lock already.
+pub const HELD: u32 = 3;
+/// The slot does not have the lock.
+pub const NOT_HELD: u32 = 4;
+/// There is no such team, or its members do not agree.
+pub const NO_TEAM: u32 = 5;
+/// Another program has begun.
+pub const TAKEN_OVER: u32 = 6;
+/// A rank is lost, or this one cannot go on.
+pub const FAILED: u32 = 7;
