@@ -5,7 +5,7 @@
 //! reads that block and writes nothing here: its own records of these pages are in RAM.
 //!
 //! - [`RelaxedMemory`]: that of a machine of one rank;
-//! - [`spread`](prepare): that of one of several; `doorbell` and [`commands`]: how its programs synchronise.
+//! - [`spread`](prepare): that of one of several; `doorbell` and `commands`: how its programs synchronise.
 
 mod commands;
 pub(crate) mod doorbell;
