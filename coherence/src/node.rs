@@ -22,6 +22,7 @@ mod holds;
 mod home;
 mod inspect;
 mod leave;
+mod migratory;
 mod moves;
 mod outbox;
 mod patience;

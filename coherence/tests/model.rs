@@ -23,6 +23,7 @@ fn bounds() -> Bounds {
         cache_pages: None,
         read_ahead: 0,
         first_touch: 1,
+        migratory: false,
         slots: None,
         near: 1,
         hand_overs: Vec::new(),
@@ -92,6 +93,17 @@ fn ranks_leave_that_have_read_in_windows() {
     let leave = vec![Rank(1), Rank(2)];
     let bounds = Bounds { pages: vec![1, 0, 0], slots: Some(1), accesses: vec![1, 2, 1], leave, ..bounds() };
     exhaust("a window, 1, 2 and 1 accesses, and two ranks that leave", bounds);
+}
+
+/// The home sees two ranks read and write in turn, and then gives the page to be written to who reads.
+#[test]
+fn a_page_migrates() {
+    let bounds = Bounds { pages: vec![1, 0], migratory: true, ..bounds() };
+    exhaust("a page that migrates, 2 ranks, 6 and 7 accesses", Bounds { accesses: vec![6, 7], ..bounds.clone() });
+    let bounds = Bounds { pages: vec![1, 0, 0], ..bounds };
+    exhaust("a page that migrates, 3, 3 and 3 accesses", Bounds { accesses: vec![3, 3, 3], ..bounds.clone() });
+    let bounds = Bounds { accesses: vec![2, 2, 3], hold: Tick(1), ..bounds };
+    exhaust("a page that migrates, 2, 2 and 3 accesses, with hold times", bounds);
 }
 
 /// Two pages are too few for a reader in order: two ranks and four pages.

@@ -28,6 +28,8 @@ pub struct Config {
     pub first_touch: u16,
     /// Most pages that are asked for together, once ranks have taken them from each other together; 0 turns it off.
     pub companions: u16,
+    /// Whether pages homed here that each rank reads and then writes are given to be written at once.
+    pub migratory: bool,
     /// Windows in which homes show clean pages: all ranks have one for this node's pages, or none has.
     pub window: Option<WindowConfig>,
 }
@@ -143,8 +145,19 @@ mod tests {
     fn config() -> Config {
         let homes = HomeMap::new([(8, Rank(0)), (8, Rank(1))]).expect("a home map");
         let (hold, cache_pages) = (Tick(0), None);
-        let (rank, ranks, window) = (Rank(1), 2, None);
-        Config { rank, ranks, homes, hold, cache_pages, read_ahead: 0, first_touch: 1, companions: 0, window }
+        let (rank, ranks, migratory, window) = (Rank(1), 2, true, None);
+        Config {
+            rank,
+            ranks,
+            homes,
+            hold,
+            cache_pages,
+            read_ahead: 0,
+            first_touch: 1,
+            companions: 0,
+            migratory,
+            window,
+        }
     }
 
     #[test]

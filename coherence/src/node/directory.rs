@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::deferral::Stamp;
+use super::migratory::Migration;
 use super::table::{MAX_PAGE_STATE, Table};
 use crate::id::{Access, Page, Rank, RankSet, Version};
 
@@ -67,6 +68,8 @@ pub(super) struct DirectoryEntry {
     pub(super) was_shown: bool,
     /// It has been in the window for the sake of a page near it, in any version.
     pub(super) was_near: bool,
+    /// Whether its readers write it.
+    pub(super) migration: Migration,
 }
 
 const _: () = assert!(size_of::<DirectoryEntry>() <= MAX_PAGE_STATE);

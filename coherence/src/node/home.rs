@@ -119,7 +119,11 @@ impl Node {
         let entry = self.directory.table.get(page);
         match entry.state {
             DirectoryState::Untouched | DirectoryState::Shared(_) => true,
-            DirectoryState::Owned(owner) => owner == self.rank() && self.is_free(now, page, entry.came, entry.pins),
+            DirectoryState::Owned(owner) => {
+                let is_free = owner == self.rank() && self.is_free(now, page, entry.came, entry.pins);
+                // Who guesses is not to have it before who reads it and writes it.
+                is_free && !entry.migration.is_expected()
+            }
             DirectoryState::Recalling { .. }
             | DirectoryState::Invalidating { .. }
             | DirectoryState::Collecting { .. } => false,
@@ -133,7 +137,7 @@ impl Node {
             self.stats.queued += 1;
             return self.directory.queue(page, request);
         }
-        let entry = self.directory.table.get(page);
+        let mut entry = self.directory.table.get(page);
         let home = self.rank();
         match entry.state {
             DirectoryState::Untouched if request.from == home => self.first_touch(now, page),
@@ -143,9 +147,11 @@ impl Node {
             }
             DirectoryState::Owned(owner) if owner == request.from => self.wake(now, page, entry),
             DirectoryState::Owned(owner) if owner == home && self.is_free(now, page, entry.came, entry.pins) => {
+                let request = self.foresee(page, &mut entry, request);
                 self.give_away(now, page, entry, request);
             }
             DirectoryState::Owned(owner) => {
+                let request = self.foresee(page, &mut entry, request);
                 // Nobody but the owner has a copy.
                 let request = Request { have: Version::NONE, ..request };
                 self.directory.begin(page, request);
@@ -161,6 +167,7 @@ impl Node {
                 self.wake(now, page, entry);
             }
             DirectoryState::Shared(sharers) if request.access == Access::Read => {
+                self.is_read(&mut entry, request.from, false);
                 self.share(page, entry, sharers, request);
             }
             DirectoryState::Shared(sharers) if self.is_shown(page) => {
@@ -218,8 +225,10 @@ impl Node {
     }
 
     /// Somebody is to write a shared page: all others lose their copies, at the same time.
-    fn invalidate(&mut self, now: Tick, page: Page, entry: DirectoryEntry, sharers: RankSet, mut request: Request) {
+    fn invalidate(&mut self, now: Tick, page: Page, mut entry: DirectoryEntry, sharers: RankSet, mut request: Request) {
         let home = self.rank();
+        self.is_written(&mut entry, request.from);
+        self.directory.table.set(page, entry);
         let mut waiting = sharers;
         if !waiting.remove(request.from) {
             request.have = Version::NONE;
@@ -261,9 +270,10 @@ impl Node {
     }
 
     /// The home owns a page that another rank wants, and is free to part with it.
-    fn give_away(&mut self, now: Tick, page: Page, entry: DirectoryEntry, request: Request) {
+    fn give_away(&mut self, now: Tick, page: Page, mut entry: DirectoryEntry, request: Request) {
         match request.access {
             Access::Read => {
+                self.is_read(&mut entry, request.from, true);
                 self.lost_to_others(page);
                 self.out.push(Action::Protect { run: Run::one(page) });
                 self.share(page, entry, RankSet::EMPTY, request);
@@ -392,7 +402,7 @@ impl Node {
         &mut self,
         now: Tick,
         page: Page,
-        entry: DirectoryEntry,
+        mut entry: DirectoryEntry,
         request: Request,
         mut sharers: RankSet,
         source: Source,
@@ -414,6 +424,7 @@ impl Node {
                 if !is_local {
                     sharers.insert(request.from);
                 }
+                self.is_read(&mut entry, request.from, true);
                 let state = DirectoryState::Shared(sharers);
                 self.directory.table.set(page, DirectoryEntry { state, came, ..entry });
                 self.map(page, Access::Read, source);

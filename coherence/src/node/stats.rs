@@ -33,6 +33,8 @@ pub struct Stats {
     pub refused: u64,
     /// Pages asked for because others were wanted that go with them.
     pub companions: u64,
+    /// Times that a page homed here was given to be written to who asked to read it, as it migrates.
+    pub migratory_grants: u64,
     /// Grants without bytes: to owners of a current copy, and of zero pages.
     pub dataless_grants: u64,
     /// Reads of pages in their homes' windows.

@@ -224,8 +224,8 @@ impl Node {
             // It has another owner, so another version.
             version = version.next();
         }
-        let (pins, was_shown, was_near) = (cached.pins, false, false);
-        self.directory.table.set(page, DirectoryEntry { version, state, came, pins, was_shown, was_near });
+        let entry = DirectoryEntry { version, state, came, pins: cached.pins, ..DirectoryEntry::default() };
+        self.directory.table.set(page, entry);
         let mut queue: std::collections::VecDeque<Request> = brought.requests.into();
         let current = if brought.is_begun { queue.pop_front() } else { None };
         self.directory.put(page, Transaction { current, queue });

@@ -257,6 +257,7 @@ impl Litmus {
             hold: Tick(rng.pick(&[0, 20]).unwrap_or(0)),
             cache_pages: rng.pick(&[None, Some(2)]).flatten(),
             read_ahead: rng.pick(&[0, 8]).unwrap_or(0),
+            migratory: rng.clone().next_u64() >> 63 == 0,
             first_touch: rng.pick(&[1, 4]).unwrap_or(1),
             companions: rng.clone().pick(&[0, 8]).unwrap_or(0),
             window: WINDOWS[rng.clone().index(WINDOWS.len())],

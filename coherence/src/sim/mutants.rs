@@ -174,6 +174,12 @@ pub const MUTANTS: &[Mutant] = &[
         found_by: &[Checker::Versions],
     },
     Mutant {
+        name: "a home gives a page to be written that others can read",
+        plant: || Box::new(home::GrantsTooMuch),
+        scenario: anything,
+        found_by: &[Checker::Exclusive, Checker::Agreement],
+    },
+    Mutant {
         name: "a rank sends older bytes of a page",
         plant: || Box::new(home::OldBytes::default()),
         scenario: anything,

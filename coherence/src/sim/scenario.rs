@@ -100,6 +100,8 @@ pub struct Scenario {
     pub first_touch: u16,
     /// Most pages asked for together.
     pub companions: u16,
+    /// Whether homes give pages that migrate to be written at once.
+    pub migratory: bool,
     /// Windows, if there are any.
     pub window: Option<WindowConfig>,
     /// Longest time between two steps of a guarded read, in microseconds.
@@ -147,6 +149,7 @@ impl Scenario {
             read_ahead: 0,
             first_touch: 1,
             companions: 0,
+            migratory: false,
             window: None,
             nic_pause: 0,
             delays,
@@ -185,6 +188,7 @@ impl Scenario {
             read_ahead: self.read_ahead,
             first_touch: self.first_touch,
             companions: self.companions,
+            migratory: self.migratory,
             window: self.window,
         }
     }

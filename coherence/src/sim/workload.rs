@@ -83,6 +83,7 @@ pub fn random(rng: &mut Rng, mishaps: Mishaps) -> Result<Scenario, HomeMapError>
         first_touch: rng.pick(&[1, 2, 8]).unwrap_or(1),
         // A look ahead, so that all that follows is as it was before there were companions, for the seeds that are kept.
         companions: rng.clone().pick(&[0, 3, 32]).unwrap_or(0),
+        migratory: rng.clone().next_u64() >> 63 == 0,
         window: window(&mut rng.clone()),
         nic_pause: longest,
         clocks: (0..ranks).map(|_| clock(rng)).collect(),

@@ -34,6 +34,8 @@ pub(crate) struct Bounds {
     pub(crate) read_ahead: u16,
     /// Pages of a first touch.
     pub(crate) first_touch: u16,
+    /// Whether homes give pages that migrate to be written at once.
+    pub(crate) migratory: bool,
     /// Slots of each rank's window; none without windows.
     pub(crate) slots: Option<u32>,
     /// Pages that are shown with one that is read, itself included.
@@ -443,6 +445,7 @@ impl Machine {
             read_ahead: self.bounds.read_ahead,
             first_touch: self.bounds.first_touch,
             companions: 0,
+            migratory: self.bounds.migratory,
             window: self.bounds.slots.map(|slots| WindowConfig { slots, readers: 1, near: self.bounds.near, wait: 0 }),
         };
         Site::new(vec![Node::with_any_cache(config).unwrap()])

@@ -134,6 +134,7 @@ impl Engine {
             read_ahead: memory.read_ahead,
             first_touch: memory.first_touch,
             companions: memory.companions,
+            migratory: memory.migratory,
             window: memory.windows.first().and_then(|window| windows::config(window)),
         };
         whole.check()?;

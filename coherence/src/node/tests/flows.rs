@@ -156,6 +156,54 @@ fn an_upgrade_of_a_current_copy_moves_no_bytes() {
     assert_eq!(machine.nodes[1].stats().upgrade_faults, 1);
 }
 
+/// Rank 1 is to be granted page 3 to read, which ranks 0, its home, and 2 read and wrote in turn.
+#[test]
+fn a_page_that_migrates_is_given_to_be_written_to_who_asks_to_read_it() {
+    let mut machine = Machine::new(3, 8, |config| config.migratory = true);
+    machine.touch_and_run(2, 3, Write);
+    for rank in [0, 2] {
+        machine.touch_and_run(rank, 3, Read);
+        machine.touch_and_run(rank, 3, Write);
+    }
+    machine.log.clear();
+    machine.touch_and_run(1, 3, Read);
+    let log = machine.log.clone();
+    let granted = grant(3, Write, &[(4, Content::Data)]);
+    assert_eq!(
+        machine.took(0),
+        [send(2, recall(3, Keep::Nothing), Body::None), send(1, granted, Body::Received { at: 0 })]
+    );
+    machine.log = log;
+    assert_eq!(machine.took(1)[1..], [map(3, 1, Write, Source::Received { at: 0 })]);
+    assert_eq!(machine.nodes[0].stats().migratory_grants, 1);
+    machine.touch_and_run(1, 3, Write);
+    assert_eq!(machine.nodes[1].stats().upgrade_faults, 0);
+    machine.log.clear();
+    machine.touch_and_run(0, 3, Read);
+    assert_eq!(machine.nodes[0].access(Page(3)), Some(Write), "the home as well");
+    machine.touch_and_run(2, 3, Read);
+    assert_eq!([0, 2].map(|rank| machine.nodes[rank].access(Page(3))), [Some(Read); 2], "to see who writes");
+    machine.touch_and_run(0, 3, Write);
+    machine.touch_and_run(1, 3, Read);
+    assert_eq!(machine.nodes[1].access(Page(3)), Some(Read), "its reader did not");
+}
+
+/// A guess is refused, so that whoever uses the page has it from who used it last.
+#[test]
+fn a_page_that_migrates_is_not_given_on_a_guess() {
+    let mut machine = Machine::new(2, 8, |config| config.migratory = true);
+    machine.touch_and_run(1, 3, Write);
+    for rank in [0, 1, 0] {
+        machine.touch_and_run(rank, 3, Read);
+        machine.touch_and_run(rank, 3, Write);
+    }
+    machine.log.clear();
+    let now = machine.now;
+    machine.nodes[0].handle_message(now, Rank(1), &ahead(3, 1)).expect("a guess");
+    machine.apply(0);
+    assert_eq!(machine.took(0), [send(1, Message::Refuse { run: run(3, 1) }, Body::None)]);
+}
+
 #[test]
 fn an_upgrade_that_comes_too_late_gets_the_new_bytes() {
     let mut machine = machine(3);

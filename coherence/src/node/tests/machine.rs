@@ -124,6 +124,7 @@ impl Machine {
                 read_ahead: 0,
                 first_touch: 1,
                 companions: 0,
+                migratory: false,
                 window: None,
             };
             change(&mut config);

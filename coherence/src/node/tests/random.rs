@@ -99,15 +99,23 @@ pub(super) fn random_machine(seed: u64) -> (Random, Machine) {
     let window = random.pick(&[None, Some(1), Some(3)]);
     let near = random.pick(&[1, 2, 4]);
     let (first_touch, cache) = (random.pick(&[1, 2, 4]), random.pick(&[None, Some(2), Some(4)]));
+    let migratory = seed % 4 == 3;
     let mut machine = Machine::new(RANKS, PAGES, |config| {
         config.hold.0 = hold;
         config.read_ahead = ahead;
         config.first_touch = first_touch;
+        config.migratory = migratory;
         config.window = window.map(|slots| WindowConfig { slots, readers: 1, near, wait: 0 });
     });
     machine.marks_are_late = random.below(2) == 0;
     // Smaller than a real cache may be.
     machine.nodes.iter_mut().for_each(|node| node.config.cache_pages = cache);
+    if migratory {
+        // A history by chance has few of these.
+        for (rank, page) in [(1, 0), (0, 0), (1, 0), (0, 0), (0, 4), (2, 4), (0, 4)] {
+            [Access::Read, Access::Write].map(|access| machine.touch_and_run(rank, page, access));
+        }
+    }
     (random, machine)
 }
 

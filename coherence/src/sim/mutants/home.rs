@@ -143,6 +143,21 @@ impl Mutation for OldVersion {
     }
 }
 
+/// Gives pages to be written to who asks to read them, though others have copies.
+#[derive(Debug)]
+pub(super) struct GrantsTooMuch;
+
+impl Mutation for GrantsTooMuch {
+    fn outgoing(&mut self, actions: Vec<Action>) -> Vec<Order> {
+        each(actions, |mut action| {
+            if let Action::Send { message: Message::Grant { access, .. }, .. } = &mut action {
+                *access = Access::Write;
+            }
+            vec![Order::Do(action)]
+        })
+    }
+}
+
 /// Sends the bytes that it sent of a page the last time.
 #[derive(Debug, Default)]
 pub(super) struct OldBytes {

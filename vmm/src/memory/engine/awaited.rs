@@ -54,6 +54,7 @@ mod tests {
             read_ahead: 0,
             first_touch: 1,
             companions: 0,
+            migratory: false,
             window: None,
         };
         let mut node = Node::new(config).unwrap();

@@ -50,6 +50,8 @@ pub struct MemorySettings {
     pub first_touch: u16,
     /// Most pages that are asked for together, once ranks have taken them from each other together; 0 turns it off.
     pub companions: u16,
+    /// Whether pages of its own that each rank reads and then writes are given to be written at once.
+    pub migratory: bool,
     /// How long a thread that serves faults looks for work before it sleeps. Zero where there is only one processor to run on.
     pub spin: Duration,
     /// Whether threads that serve faults are bound to cores, where there are enough: not when several ranks share a host's processors
@@ -85,6 +87,7 @@ impl Default for MemorySettings {
             read_ahead: DEFAULT_READ_AHEAD,
             first_touch: FIRST_TOUCH,
             companions: COMPANIONS,
+            migratory: true,
             spin: if alone { Duration::ZERO } else { SPIN },
             bind: false,
             sample_every: None,

@@ -176,6 +176,7 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
         ahead,
         refused,
         companions,
+        migratory_grants,
         dataless_grants,
         guarded_reads,
         guarded_hits,
@@ -200,6 +201,7 @@ fn add_protocol(sum: &mut NodeStats, other: &NodeStats) {
     sum.ahead += ahead;
     sum.refused += refused;
     sum.companions += companions;
+    sum.migratory_grants += migratory_grants;
     sum.dataless_grants += dataless_grants;
     sum.guarded_reads += guarded_reads;
     sum.guarded_hits += guarded_hits;

@@ -138,6 +138,7 @@ fn a_hold_that_comes_with_the_order_to_stop_is_refused() {
         read_ahead: 0,
         first_touch: 1,
         companions: 0,
+        migratory: false,
         window: None,
     };
     let mailbox = Arc::new(Mailbox::new().unwrap());
@@ -195,6 +196,7 @@ fn alone(
             read_ahead: 0,
             first_touch: 1,
             companions: 0,
+            migratory: false,
             spin: Duration::from_micros(50),
             bind: true,
             sample_every: NonZeroU32::new(4),
