@@ -18,7 +18,7 @@ use vincs_vmm::cluster::{Cluster, Features};
 
 use crate::cli::RunArgs;
 use crate::cli::cluster::{TransportArg, default_wireup_timeout};
-use crate::host::{self, Place};
+use crate::host::{self, Place, paging};
 use crate::input::machine_size::DEFAULT_MEMORY;
 use crate::prepare;
 use crate::rank::RankInfo;
@@ -144,7 +144,7 @@ fn hello_by(args: Option<&RunArgs>, place: &Place) -> Hello {
         features,
         net_if,
         rdma: None,
-        problem: no_network.or(no_kvm),
+        problem: no_network.or(no_kvm).or_else(paging::without_nested_paging),
     }
 }
 

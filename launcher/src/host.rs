@@ -1,6 +1,7 @@
 //! What the host is: its memory, processors and mounted file systems.
 
 pub(crate) mod mounts;
+pub(crate) mod paging;
 
 use std::path::PathBuf;
 

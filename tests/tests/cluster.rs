@@ -172,7 +172,11 @@ fn machines_that_cannot_be_are_refused() {
     assert!(other.message().contains("--vcpus") && other.message().contains("rank 1"), "{}", other.stderr);
     let far = case("out-of-reach", 2);
     assert!(far.message().contains("--mem 2T") && far.message().contains("bits of address"), "{}", far.stderr);
-    for refused in [few, other, far] {
+    let shadow = case("without-nested-paging", 2);
+    assert!(shadow.message().contains("kvm_amd.npt=0"), "{}", shadow.stderr);
+    let doctor = case("without-nested-paging-doctor", 1).stdout;
+    assert!(doctor.starts_with("warn  page-walks:") && doctor.contains("modprobe kvm_amd npt=1"), "{doctor}");
+    for refused in [few, other, far, shadow] {
         assert_eq!(refused.messages().len(), 1, "one line, of one rank: {}", refused.stderr);
     }
 }

@@ -3,13 +3,16 @@
 use std::path::Path;
 
 use crate::doctor::Finding;
-use crate::host::on_path;
+use crate::host::{on_path, paging};
 
 /// Where KVM on Intel tells whether nested page tables have accessed and dirty bits.
 const EPT_ACCESSED_DIRTY: &str = "/sys/module/kvm_intel/parameters/eptad";
 
 /// The processor's walks of the guest's page tables do not count as writes.
 pub(super) fn page_walks() -> Finding {
+    if let Some(line) = paging::without_nested_paging() {
+        return Finding::warn(line, "machines of one rank run all the same");
+    }
     page_walks_of(
         std::fs::read_to_string(EPT_ACCESSED_DIRTY).ok().as_deref(),
         Path::new("/sys/module/kvm_amd").exists(),
