@@ -1,13 +1,17 @@
 //! Which rank is the home of a page: guest RAM is split into segments, some ranks have several, each page one. Pages move from one home to
 //! another (`node/hand_over.rs`).
 
-use crate::id::{MAX_RANKS, Page, Rank, Run};
+use std::ops::Range;
+
+use crate::id::{MAX_RANKS, Page, Rank, Run, STRIPE_PAGES};
 
 /// The homes of all pages.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct HomeMap {
     /// Ends of the segments in rising order, each with its home; the last is the number of pages.
     segments: Vec<(Page, Rank)>,
+    /// Whose map it is: a node's that has the stripes with this number, counted up to so many again and again.
+    stripes: (u16, u16),
 }
 
 /// Why segments make no home map.
@@ -38,7 +42,20 @@ impl HomeMap {
             let start = ends.last().map_or(0, |(end, _)| end.0);
             push(&mut ends, Page(start.checked_add(pages).ok_or(HomeMapError::TooManyPages)?), home);
         }
-        if ends.is_empty() { Err(HomeMapError::Empty) } else { Ok(Self { segments: ends }) }
+        if ends.is_empty() { Err(HomeMapError::Empty) } else { Ok(Self { segments: ends, stripes: (0, 1) }) }
+    }
+
+    /// The same for one of the `count` nodes of a rank, to which stripes of [`STRIPE_PAGES`] are dealt out. It hears of hand-overs of its
+    /// own pages alone, so [`Self::ranks`] is about these.
+    #[must_use]
+    pub fn striped(self, index: u16, count: u16) -> Self {
+        Self { stripes: (index, count.max(1)), ..self }
+    }
+
+    /// Other homes for the same node.
+    #[must_use]
+    pub fn with_segments_of(&self, other: &Self) -> Self {
+        Self { segments: other.segments.clone(), stripes: self.stripes }
     }
 
     /// From now on these pages have this home. Those of them that do not exist have none.
@@ -62,9 +79,25 @@ impl HomeMap {
         self.segments.last().map_or(0, |(end, _)| end.0)
     }
 
-    /// The homes there are, in the order of their segments.
+    /// The homes of this node's pages, in the order of their segments.
     pub fn ranks(&self) -> impl Iterator<Item = Rank> {
-        self.segments.iter().map(|(_, home)| *home)
+        self.segments().filter(|(run, _)| self.has_stripe_of(run)).map(|(_, home)| home)
+    }
+
+    /// The segments in rising order of their pages, each with its home.
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = (Range<u32>, Rank)> + Clone {
+        (0..self.segments.len()).filter_map(|at| {
+            let start = at.checked_sub(1).and_then(|before| self.segments.get(before)).map_or(0, |(end, _)| end.0);
+            self.segments.get(at).map(|(end, home)| (start..end.0, *home))
+        })
+    }
+
+    /// Whether one of the pages is this node's.
+    fn has_stripe_of(&self, pages: &Range<u32>) -> bool {
+        let (index, count) = (u32::from(self.stripes.0), u32::from(self.stripes.1));
+        let (first, last) = (pages.start / STRIPE_PAGES, pages.end.saturating_sub(1) / STRIPE_PAGES);
+        let next = first + (index + count - first % count) % count;
+        !pages.is_empty() && next <= last
     }
 
     /// The home of a page, if there is such a page.
@@ -133,6 +166,30 @@ mod tests {
         assert_eq!([3, 4].map(|page| map.home(Page(page))), [Some(Rank(1)), None]);
         map.hand_over(run(7, 9), Rank(2));
         assert_eq!((map.pages(), map.home(Page(3))), (4, Some(Rank(1))));
+    }
+
+    #[test]
+    fn the_homes_of_one_node_are_those_of_its_stripes() {
+        let pages = [STRIPE_PAGES + 1, STRIPE_PAGES - 1, STRIPE_PAGES, 2 * STRIPE_PAGES, 1];
+        let map = HomeMap::new(pages.into_iter().zip((0..).map(Rank))).expect("a home map");
+        let of = |index, count| map.clone().striped(index, count).ranks().map(|rank| rank.0).collect::<Vec<_>>();
+        assert_eq!(of(0, 1), [0, 1, 2, 3, 4]);
+        assert_eq!((of(0, 2), of(1, 2)), (vec![0, 2, 3], vec![0, 1, 3, 4]));
+        assert_eq!((of(0, 3), of(1, 3), of(2, 3)), (vec![0, 3], vec![0, 1, 3], vec![2, 4]));
+        assert_eq!((of(6, 7), of(5, 7)), (vec![], vec![4]), "there are six stripes");
+        let mut moved = map.clone().striped(2, 3);
+        moved.hand_over(run(2 * STRIPE_PAGES, 128), Rank(9));
+        assert_eq!(moved.ranks().map(|rank| rank.0).collect::<Vec<_>>(), [9, 2, 4]);
+        assert_eq!(map.striped(2, 3).with_segments_of(&moved), moved);
+    }
+
+    #[test]
+    fn segments_are_what_a_map_is_made_of() {
+        let map = HomeMap::new([(4, Rank(0)), (3, Rank(1)), (3, Rank(0))]).expect("a home map");
+        let segments: Vec<_> = map.segments().collect();
+        assert_eq!(segments, [(0..4, Rank(0)), (4..7, Rank(1)), (7..10, Rank(0))]);
+        let again = HomeMap::new(segments.into_iter().map(|(pages, home)| (pages.end - pages.start, home)));
+        assert_eq!(again, Ok(map));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub use hand_over::HandOverError;
 pub use holds::{MAX_HOLD_PAGES, MAX_HOLDS};
 pub use inspect::DirectoryView;
 pub use leave::{LEAVE_STEP, Leave, LeaveError};
-pub use moves::{MAX_HAND_OVER_PAGES, MAX_HAND_OVERS};
+pub use moves::{HomesError, MAX_HAND_OVER_PAGES, MAX_HAND_OVERS};
 pub use patience::Awaited;
 pub use stats::Stats;
 

@@ -108,6 +108,18 @@ pub fn simulate_leavers_with_hand_overs(seed: u64, mishaps: Mishaps) -> Result<O
     run(seed, &scenario, &rng, None, None)
 }
 
+/// Runs a scenario of [`workload::leavers`] in which those that leave are homes as well, and homes move.
+///
+/// # Errors
+/// [`Failure`] with the first rule that was broken.
+pub fn simulate_homes_that_leave(seed: u64, mishaps: Mishaps) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let scenario = workload::leavers(&mut rng, mishaps).map_err(|error| impossible(seed, &error))?;
+    let scenario = workload::of_many_homes(&mut rng, scenario);
+    let scenario = workload::with_hand_overs(&mut rng, scenario);
+    run(seed, &scenario, &rng, None, None)
+}
+
 /// Runs a scenario of [`workload::readers`] in which ranks leave and homes move.
 ///
 /// # Errors
@@ -115,7 +127,10 @@ pub fn simulate_leavers_with_hand_overs(seed: u64, mishaps: Mishaps) -> Result<O
 pub fn simulate_leaving_readers_with_hand_overs(seed: u64) -> Result<Outcome, Box<Failure>> {
     let mut rng = Rng::new(seed);
     let scenario = workload::readers(&mut rng).map_err(|error| impossible(seed, &error))?;
-    let scenario = workload::with_leavers(&mut rng, scenario);
+    let mut scenario = workload::with_leavers(&mut rng, scenario);
+    if rng.one_in(2) {
+        scenario = workload::of_many_homes(&mut rng, scenario);
+    }
     let scenario = workload::with_hand_overs(&mut rng, scenario);
     run(seed, &scenario, &rng, None, None)
 }

@@ -13,7 +13,7 @@ use vincs_coherence::sim::rng::Rng;
 use vincs_coherence::sim::scenario::{Program, Scenario};
 use vincs_coherence::sim::workload::{Mishaps, random, readers, with_hand_overs};
 use vincs_coherence::sim::{
-    Failure, run_scenario, simulate_hand_overs, simulate_leavers_with_hand_overs,
+    Failure, run_scenario, simulate_hand_overs, simulate_homes_that_leave, simulate_leavers_with_hand_overs,
     simulate_leaving_readers_with_hand_overs, simulate_litmus_with_hand_overs, simulate_readers_with_hand_overs,
 };
 
@@ -92,6 +92,21 @@ fn ranks_leave_between_hand_overs() {
     }
     for seed in Seeds::new(30, RUNS / 5) {
         passed(test, seed, simulate_leaving_readers_with_hand_overs(seed));
+    }
+    println!("{hand_overs} hand-overs");
+    assert!(seeds <= 2 || hand_overs > 3 * seeds, "{hand_overs} hand-overs in {seeds} simulations");
+}
+
+/// Ranks that are homes hand over what they have, among other hand-overs, and leave.
+#[test]
+fn homes_leave_when_they_have_handed_all_over() {
+    let test = "homes_leave_when_they_have_handed_all_over";
+    let (mut seeds, mut hand_overs) = (0, 0);
+    for (stream, mishaps) in [(31, Mishaps::None), (32, Mishaps::Any)] {
+        for seed in Seeds::new(stream, RUNS / 2) {
+            let outcome = passed(test, seed, simulate_homes_that_leave(seed, mishaps));
+            (seeds, hand_overs) = (seeds + 1, hand_overs + outcome.hand_overs);
+        }
     }
     println!("{hand_overs} hand-overs");
     assert!(seeds <= 2 || hand_overs > 3 * seeds, "{hand_overs} hand-overs in {seeds} simulations");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use cluster::ClusterArgs;
+use cluster::{ClusterArgs, TransportArg};
 
 use crate::ctl::CtlArgs;
 use crate::input::disk::DiskArg;
@@ -161,6 +161,22 @@ impl RunArgs {
     pub(crate) fn boot_timeout(&self, ranks: u16) -> Duration {
         Duration::from_secs(self.boot_timeout.unwrap_or(DEFAULT_BOOT_TIMEOUT_SECS * u64::from(ranks)))
     }
+
+    /// Why ranks of this machine stay, though they are to leave in some time: what to do about it.
+    pub(crate) fn useless_grace(&self) -> Option<&'static str> {
+        if !self.cluster.leaves_on_term() {
+            return None;
+        }
+        match self.cluster.transport {
+            _ if self.relaxed.is_some_and(|bytes| bytes > 0) => {
+                Some("--grace lets ranks leave, and those of a machine with --relaxed stay: leave one of the two away")
+            }
+            Some(TransportArg::Rdma) => {
+                Some("--grace lets ranks leave, and ranks that are connected by RDMA stay: use --transport tcp")
+            }
+            Some(TransportArg::Auto | TransportArg::Tcp) | None => None,
+        }
+    }
 }
 
 /// Whether a command line, which may be wrong, has `--join` among vincs's own options.
@@ -279,10 +295,15 @@ mod tests {
         for name in ["address-file", "net-if", "kvm", "grace", "wireup-timeout"] {
             assert!(names.contains(&name) && joins(&[&format!("--{name}=1")]).is_ok(), "{name}");
         }
-        for (arguments, is_good) in [(["--grace", "9"], false), (["--read-ahead", "9"], true), (["--join", "a"], true)]
-        {
-            let cli = Cli::try_parse_from([&["vincs"][..], &arguments].concat()).unwrap();
-            assert_eq!(cli.run.cluster.without_join().is_none(), is_good, "{arguments:?}");
+        for (arguments, is_good) in [
+            (&["--grace", "9"][..], true),
+            (&["--relaxed", "2M"], true),
+            (&["--relaxed", "2M", "--grace", "9"], false),
+            (&["--transport", "rdma", "--grace", "9"], false),
+            (&["--transport", "auto", "--grace", "9"], true),
+        ] {
+            let cli = Cli::try_parse_from([&["vincs"], arguments].concat()).unwrap();
+            assert_eq!(cli.run.useless_grace().is_none(), is_good, "{arguments:?}");
         }
     }
 

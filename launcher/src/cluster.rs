@@ -201,7 +201,7 @@ fn without_a_machine(refusal: &Refusal) -> ExitCode {
 fn member(info: RankInfo, place: &Place, means: &Means, asked: Asked) -> ExitCode {
     let own = Own::new(info, place, hello(info, place, &asked, asked.as_ref().err().cloned()));
     match (wireup::as_member(info, place, &own, means), asked) {
-        (Ok(machine), Ok((args, _))) => started(u16::try_from(info.rank).unwrap_or(u16::MAX), args.kvm, machine),
+        (Ok(machine), Ok((args, _))) => started(u16::try_from(info.rank).unwrap_or(u16::MAX), &args, machine),
         (Err(refusal), _) => without_a_machine(&refusal),
         // Rank 0 refuses a rank whose command line cannot be read.
         (Ok(_), Err(line)) => without_a_machine(&Refusal::new(line)),
@@ -209,12 +209,14 @@ fn member(info: RankInfo, place: &Place, means: &Means, asked: Asked) -> ExitCod
 }
 
 /// Runs the share of a rank that has started the machine with the others.
-fn started(rank: u16, kvm: PathBuf, machine: wireup::Machine) -> ExitCode {
+fn started(rank: u16, args: &RunArgs, machine: wireup::Machine) -> ExitCode {
     let wireup::Machine { mesh, roster, mut channels, .. } = machine;
     match (channels.pop(), others::cluster(rank, &roster, mesh)) {
         (Some(zero), Some((cluster, latecomers))) => {
             let (settings, hosts) = (roster.settings, (0..).zip(roster.hosts).collect());
-            member::run(member::Share { rank, kvm, settings, hosts, cluster, latecomers }, zero, None)
+            let (kvm, leaves) = (args.kvm.clone(), args.cluster.leaves_on_term());
+            let terms = member::Terms { joins: false, leaves, grace: args.cluster.grace() };
+            member::run(member::Share { rank, kvm, settings, hosts, cluster, latecomers }, zero, terms)
         }
         _ => crate::refuse("there is no channel to the other ranks"),
     }

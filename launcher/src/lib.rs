@@ -84,9 +84,7 @@ pub fn main(program: Program) -> ExitCode {
             let target = args.cluster.join.clone().unwrap_or_default();
             return cluster::join::run(&target, &args);
         }
-        Ok((args, _)) if args.cluster.without_join().is_some() => {
-            Err(args.cluster.without_join().unwrap_or_default().to_owned())
-        }
+        Ok((args, _)) if args.useless_grace().is_some() => Err(args.useless_grace().unwrap_or_default().to_owned()),
         // What is wrong with such a command line comes before that nothing says which rank it is.
         Err(line) if cli::wants_to_join(std::env::args_os()) => return refuse(&line),
         asked => asked,

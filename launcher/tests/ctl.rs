@@ -130,9 +130,19 @@ fn a_machine_is_found_asked_and_ordered_about() {
     assert!(place.refused(&["migrate", "2", "0"]).contains("no vCPU 2: this machine has 0 to 1"));
     assert!(place.refused(&["migrate", "0", "7"]).contains("no rank 7: this machine has 0 to 1"));
     assert!(place.refused(&["migrate", "x", "0"]).contains("'x'"));
-    assert!(place.refused(&["remove", "1"]).contains("rank 1 has started the machine"));
+    assert!(place.refused(&["remove", "0"]).contains("rank 0 has the machine's devices"));
     assert!(place.refused(&["remove", "2"]).contains("no rank 2"));
     assert_eq!(place.json(&["status"])["vcpus"], before);
+
+    let homes = |status: &Value| [0, 1].map(|rank| status["ranks"][rank]["homes"].as_u64().unwrap());
+    let [zero, one] = homes(&place.json(&["status"]));
+    assert_eq!((zero, one), (8192, 8192), "half of 64 MiB each");
+    assert_eq!(place.done(&["remove", "1"]), "");
+    let status = place.json(&["status"]);
+    assert_eq!((homes(&status), &status["ranks"][1]["state"]), ([zero + one, 0], &"left".into()));
+    let text = place.done(&["status"]);
+    assert!(text.contains("on 1 ranks over tcp") && text.contains("rank 1 on n1: none, left\n"), "{text}");
+    assert!(place.refused(&["remove", "1"]).contains("rank 1 has left already"));
 
     assert!(!stopped.load(Ordering::SeqCst));
     place.done(&["stop"]);

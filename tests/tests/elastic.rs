@@ -1,6 +1,7 @@
-//! A machine of Linux that grows and shrinks as a real Slurm's jobs come and go, in a testbed node: `sbatch` starts it on two ranks, `sbatch
-//! slurm/add-rank.sh` adds one and another, `scancel -s TERM` takes the first of them away, and preemption the second, while every virtual processor
-//! works. `elastic/cases.sh` says how; `slurm.rs` has the same natively.
+//! A machine of Linux that grows and shrinks as a real Slurm's jobs come and go, in a testbed node: `sbatch` starts it on two ranks,
+//! `sbatch slurm/add-rank.sh` adds one and another, `scancel -s TERM` takes the first of them away, preemption the second, and `vincs ctl
+//! remove` one of the two that started it, while every virtual processor works. `elastic/cases.sh` says how; `slurm.rs` has the same
+//! natively.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
@@ -42,7 +43,9 @@ fn the_guests_work_is_unbroken() {
 #[test]
 fn the_status_shows_each_stage() {
     let (_, case) = &*CASE;
-    for (stage, ranks) in [("started", 2), ("grown", 3), ("grown-again", 4), ("shrunk", 3), ("preempted", 2)] {
+    for (stage, ranks) in
+        [("started", 2), ("grown", 3), ("grown-again", 4), ("shrunk", 3), ("preempted", 2), ("founder-left", 1)]
+    {
         let status = String::from_utf8(case.bytes(&format!("stage-{stage}"))).unwrap();
         assert!(
             status.contains(&format!("{VCPUS} virtual processors and 512 MiB on {ranks} ranks")),

@@ -60,7 +60,9 @@ fn a_job_is_a_machine_of_its_nodes() {
 #[test]
 fn a_machine_grows_and_shrinks_as_jobs_come_and_go() {
     let Some(case) = case("elastic") else { return };
-    for (stage, ranks) in [("started", 2), ("grown", 3), ("grown-again", 4), ("shrunk", 3), ("preempted", 2)] {
+    for (stage, ranks) in
+        [("started", 2), ("grown", 3), ("grown-again", 4), ("shrunk", 3), ("preempted", 2), ("founder-left", 1)]
+    {
         let status = String::from_utf8(case.bytes(&format!("stage-{stage}"))).unwrap();
         assert!(
             status.contains(&format!("{VCPUS} virtual processors and 128 MiB on {ranks} ranks")),

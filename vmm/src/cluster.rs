@@ -7,7 +7,7 @@
 //!
 //! - [`Cluster`]: a rank's place among the others and its channels; [`Features`]: whether a host fits the others.
 //! - moves: which rank has which vCPU, and how they go from one to another.
-//! - seats: who takes part, as ranks come and leave; placement: which vCPUs go where then.
+//! - seats: who takes part, as ranks come and leave; placement: which vCPUs go where then; homes: which pages get their home where.
 //! - messages: what goes over the control channel, and how it is encoded.
 //! - the link sends them, the control thread receives them; forwarding and serving are the two sides of device accesses.
 //! - [`Roll`]: who is there when rank 0 is not.
@@ -18,6 +18,7 @@ mod config;
 mod control;
 mod features;
 mod forward;
+mod homes;
 mod link;
 mod message;
 mod moves;
@@ -31,13 +32,14 @@ pub(crate) mod testing;
 pub use clock::{ClockError, ClockStats};
 pub(crate) use clock::{Measured, boot_id, same_rate};
 pub use config::{Cluster, ClusterError};
-pub use control::Moved;
 pub(crate) use control::{
-    AppliedClock, ClusterEvent, ControlNotes, Elastic, First, Member, Note, NoteBox, Residents, Side, StatisticsSource,
-    notes, spawn,
+    AppliedClock, ClusterEvent, ControlNotes, Elastic, First, HomeMoves, Member, Note, NoteBox, Residents, Side,
+    StatisticsSource, notes, spawn,
 };
+pub use control::{HostRoom, Moved};
 pub use features::{Features, Leaf};
 pub(crate) use forward::{Closed, DEVICE_RANK, Forwarder};
+pub(crate) use homes::Homes;
 pub(crate) use link::ControlLink;
 pub use link::KindSent;
 pub use message::VERSION;
@@ -47,5 +49,5 @@ pub(crate) use moves::{Owner, Owners};
 pub use placement::Placement;
 pub use roll::Roll;
 pub(crate) use seats::Seats;
-pub use seats::{MemberState, RemoveError};
+pub use seats::{Fixed, MemberState, RemoveError};
 pub(crate) use serve::{Devices, Server};

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use super::directory::Request;
 use super::{Node, ProtocolError};
+use crate::home::HomeMap;
 use crate::id::{Access, Page, Rank, RankSet, Run, Version};
 use crate::message::{Message, Urgency};
 
@@ -114,7 +115,61 @@ impl Moves {
     }
 }
 
+/// A rank that comes cannot be told these homes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum HomesError {
+    /// They are another machine's.
+    #[error("homes of {told} pages for a machine of {pages}")]
+    Pages {
+        /// Of so many pages it was told.
+        told: u32,
+        /// It has so many.
+        pages: u32,
+    },
+    /// A home that there is not, or that has just come.
+    #[error("rank {0} as a home, which there is not, or which has just come")]
+    Home(u16),
+    /// Something has gone on here already.
+    #[error("the homes of pages after something has been done with them")]
+    Late,
+}
+
 impl Node {
+    /// This rank comes to a machine whose homes have moved since it began: they are as they are told here. Nothing has gone on here yet; no
+    /// hand-over is under way, and the next is one that this rank takes part in.
+    ///
+    /// # Errors
+    /// [`HomesError`]; nothing has changed then.
+    pub fn handle_homes(&mut self, homes: &HomeMap) -> Result<(), HomesError> {
+        let pages = self.config.homes.pages();
+        if homes.pages() != pages {
+            return Err(HomesError::Pages { told: homes.pages(), pages });
+        }
+        let is_none = |home: &Rank| home.0 >= self.config.ranks || *home == self.config.rank;
+        if let Some((_, none)) = homes.segments().find(|(_, home)| is_none(home)) {
+            return Err(HomesError::Home(none.0));
+        }
+        let is_used = self.cache.table.is_used() || self.directory.table.is_used();
+        if is_used || self.moves.is_any() || self.leaving.has_begun() {
+            return Err(HomesError::Late);
+        }
+        self.config.homes = self.config.homes.with_segments_of(homes);
+        Ok(())
+    }
+
+    /// The ranks that are homes once those hand-overs are over for which this rank has frozen pages. A rank that was a home before, and is
+    /// none then, may have left before this rank hears that they are over: only its own channels and the new home's tell that, in no order.
+    #[must_use]
+    pub fn homes_to_be(&self) -> RankSet {
+        let mut homes = self.config.homes.clone();
+        let frozen = self.moves.by_first.values().filter(|moving| matches!(moving.stage, Stage::Frozen { .. }));
+        frozen.for_each(|moving| homes.hand_over(moving.run, moving.to));
+        homes.ranks().fold(RankSet::EMPTY, |mut all, home| {
+            all.insert(home);
+            all
+        })
+    }
+
     /// The home of a page now, by what this rank has been told; while it moves, the old one or the new one.
     #[must_use]
     pub fn home(&self, page: Page) -> Option<Rank> {

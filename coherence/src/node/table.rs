@@ -34,6 +34,11 @@ impl<T: Copy + Default> Table<T> {
             .unwrap_or_default()
     }
 
+    /// Whether an entry has ever been set.
+    pub(super) fn is_used(&self) -> bool {
+        self.blocks.iter().any(|block| !block.is_empty())
+    }
+
     /// The first page from this one on whose entry may not be as at the start.
     pub(super) fn used_from(&self, page: Page) -> Option<Page> {
         if page.0 >= self.pages {

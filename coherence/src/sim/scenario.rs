@@ -70,14 +70,14 @@ pub struct Relocation {
     pub to: Rank,
 }
 
-/// A rank that is nobody's home, and has no devices, leaves.
+/// A rank that has no devices leaves; pages that it is the home of go to another rank before.
 #[derive(Clone, Copy, Debug)]
 pub struct Departure {
     /// When it is told to, in microseconds.
     pub at: u64,
     /// Which.
     pub rank: Rank,
-    /// Where its processors go, a rank that stays.
+    /// Where its processors and its pages' homes go, a rank that stays.
     pub to: Rank,
 }
 

@@ -133,6 +133,19 @@ pub fn with_leavers(rng: &mut Rng, mut scenario: Scenario) -> Scenario {
     scenario
 }
 
+/// The same machine, in which those that leave are homes as well at first: all ranks are, of pieces of random lengths.
+#[must_use]
+pub fn of_many_homes(rng: &mut Rng, scenario: Scenario) -> Scenario {
+    let mut homes = scenario.homes.clone();
+    let mut first = 0;
+    while first < homes.pages() {
+        let run = Run { first: Page(first), count: 1 + rng.below_u16(6) };
+        homes.hand_over(run, Rank(rng.below_u16(scenario.ranks)));
+        first = run.end().0;
+    }
+    Scenario { homes, ..scenario }
+}
+
 /// A machine in which many read a few pages again and again, and one or the other writes them: what windows are for, and what goes
 /// wrong in them if anything does.
 ///

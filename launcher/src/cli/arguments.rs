@@ -7,8 +7,8 @@ use clap::{ArgMatches, Command};
 
 use crate::wireup::message::Argument;
 
-/// Options in which ranks may differ: what is where on each host.
-const OWN: [&str; 5] = ["rank", "ranks", "address_file", "net_if", "kvm"];
+/// Options in which ranks may differ: what is where on each host, and who leaves.
+const OWN: [&str; 6] = ["rank", "ranks", "address_file", "net_if", "kvm", "grace"];
 
 /// Most bytes of a value that are shown.
 const MAX_SHOWN: usize = 200;

@@ -95,7 +95,8 @@ pub(crate) struct ClusterArgs {
     /// --address-file. Takes no CMD. INT or TERM lets the rank leave
     #[arg(long, value_name = "FILE|HOST:PORT", conflicts_with_all = NOT_OF_JOINERS)]
     pub(crate) join: Option<String>,
-    /// Seconds within which a rank that has joined is to have left; when it has not, it says what is still there, and goes on. 86400 at most [default: 30]
+    /// INT and TERM let each rank but rank 0 leave, as they do one that joins. Seconds within which it is to have left; when it has not, it
+    /// says what is still there, and goes on. 86400 at most [default: 30, of ranks that join or that `vincs ctl remove` names]
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=MAX_GRACE_SECS))]
     grace: Option<u64>,
     /// How virtual processors are dealt out when ranks join and leave [default: spread]
@@ -145,14 +146,14 @@ impl ClusterArgs {
         Duration::from_secs(self.wireup_timeout)
     }
 
-    /// Within which time a rank that has joined is to have left.
+    /// Within which time a rank that leaves is to have left.
     pub(crate) fn grace(&self) -> Duration {
         Duration::from_secs(self.grace.unwrap_or(DEFAULT_GRACE_SECS))
     }
 
-    /// What is given for a rank that joins, where none does: what to do about it.
-    pub(crate) fn without_join(&self) -> Option<&'static str> {
-        (self.join.is_none() && self.grace.is_some()).then_some("--grace is for a rank that joins: give it with --join")
+    /// Whether INT and TERM let a rank leave that has started the machine: launchers send them to all ranks, so only where that is asked for.
+    pub(crate) fn leaves_on_term(&self) -> bool {
+        self.grace.is_some()
     }
 
     /// How virtual processors are dealt out.

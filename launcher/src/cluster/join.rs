@@ -81,7 +81,8 @@ fn take_part(seat: Seat, mesh: crate::wireup::mesh::Mesh, channel: Channel, args
     };
     let hosts = seat.hosts.into_iter().collect();
     let share = member::Share { rank, kvm: args.kvm.clone(), settings: seat.settings, hosts, cluster, latecomers };
-    member::run(share, channel, Some(args.cluster.grace()))
+    let terms = member::Terms { joins: true, leaves: true, grace: args.cluster.grace() };
+    member::run(share, channel, terms)
 }
 
 /// Where rank 0 is and what proves to belong to its machine: in the address file, or of a host and port with the secret in that of `--address-file`.

@@ -1,4 +1,4 @@
-//! A rank other than 0 once all are connected: its share of the machine runs until rank 0 ends it, or a rank is lost. One that has joined may leave before that.
+//! A rank other than 0 once all are connected: its share of the machine runs until rank 0 ends it, or a rank is lost. It may leave before that.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use crate::wireup::message::{Settings, ToCoordinator, ToMember};
 
 mod leaving;
 
-use leaving::{Guest, Stay};
+use leaving::Stay;
 
 /// Signals that rank 0 takes for all: launchers send them to every rank.
 const RANK_0S: [i32; 6] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
@@ -84,12 +84,22 @@ pub(crate) struct Share {
     pub(crate) latecomers: Option<Latecomers>,
 }
 
-/// Runs this rank's share of the machine; its exit status, which is rank 0's, or 0 when it has left. `grace`: it joins, and may take so long to leave.
-pub(crate) fn run(share: Share, mut zero: Channel, grace: Option<Duration>) -> ExitCode {
+/// How a rank comes and leaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// It joins while the machine runs.
+    pub(crate) joins: bool,
+    /// INT and TERM let it leave.
+    pub(crate) leaves: bool,
+    /// How long leaving may take.
+    pub(crate) grace: Duration,
+}
+
+/// Runs this rank's share of the machine; its exit status, which is rank 0's, or 0 when it has left.
+pub(crate) fn run(share: Share, mut zero: Channel, terms: Terms) -> ExitCode {
     let Share { rank, kvm, settings, hosts, cluster, latecomers } = share;
     let roll = cluster.roll.clone();
-    let signals =
-        take_signals(grace.is_some()).map_err(|error| End::Failed(format!("signals cannot be taken: {error}")));
+    let signals = take_signals(terms.leaves).map_err(|error| End::Failed(format!("signals cannot be taken: {error}")));
     let running = signals.and_then(|to_leave| {
         let nodes = u32::from(cluster.ranks);
         let topology = Topology::new(settings.vcpus, nodes).map_err(|error| End::Failed(error.to_string()))?;
@@ -100,19 +110,16 @@ pub(crate) fn run(share: Share, mut zero: Channel, grace: Option<Duration>) -> E
     let (end, noticed, takes_part) = match running {
         Ok((running, to_leave)) => {
             let welcome = latecomers.zip(running.greeter()).map(|(late, greeter)| Welcome::start(late, greeter));
-            let mut stay = match grace {
-                Some(grace) => {
-                    running.ready();
-                    Stay::Guest(Guest::new(rank, to_leave, grace))
-                }
-                None => Stay::Founder,
-            };
+            if terms.joins {
+                running.ready();
+            }
+            let mut stay = Stay::new(rank, to_leave, terms);
             let (end, noticed) = (wait(&running, &mut stay, &mut zero), Instant::now());
             drop(welcome);
             stop(running);
             (end, noticed, stay.takes_part())
         }
-        Err(end) => (end, Instant::now(), grace.is_none()),
+        Err(end) => (end, Instant::now(), !terms.joins),
     };
     // Rank 0 says it, unless this rank takes no part yet.
     if let End::Failed(cause) = &end {
@@ -148,11 +155,12 @@ fn start(config: MachineConfig) -> Result<Running, End> {
     })
 }
 
-/// Takes these signals and does nothing: rank 0 does, and this rank ends with it. One that joins leaves on INT and TERM: then what comes back is set.
-fn take_signals(joins: bool) -> std::io::Result<Arc<AtomicBool>> {
+/// Takes these signals and does nothing: rank 0 does, and this rank ends with it. One that leaves on INT and TERM does so: then what comes
+/// back is set.
+fn take_signals(leaves: bool) -> std::io::Result<Arc<AtomicBool>> {
     let (noticed, to_leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     for signal in RANK_0S {
-        let leaves = joins && [SIGINT, SIGTERM].contains(&signal);
+        let leaves = leaves && [SIGINT, SIGTERM].contains(&signal);
         signal_hook::flag::register(signal, Arc::clone(if leaves { &to_leave } else { &noticed }))?;
     }
     Ok(to_leave)
@@ -168,9 +176,7 @@ fn wait(running: &Running, stay: &mut Stay, zero: &mut Channel) -> End {
             Some(StopReason::RankLost { rank, reason }) => return End::Lost { rank, reason },
             Some(StopReason::Ended { .. }) => return End::Ended,
             Some(StopReason::Left) => {
-                if let Stay::Guest(guest) = &mut *stay {
-                    guest.has_left();
-                }
+                stay.has_left();
                 return End::Left;
             }
             Some(StopReason::Dropped) => return End::Dropped,
@@ -184,9 +190,7 @@ fn wait(running: &Running, stay: &mut Stay, zero: &mut Channel) -> End {
             )
             | None => {}
         }
-        if let Stay::Guest(guest) = &mut *stay
-            && let Some(end) = guest.look(running, zero)
-        {
+        if let Some(end) = stay.look(running, zero) {
             return end;
         }
         let stats = serde_json::to_vec(&running.stats()).unwrap_or_default();

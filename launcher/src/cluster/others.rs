@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use vincs_coherence::id::{MAX_RANKS, PAGE_BYTES, Rank};
 use vincs_transport_tcp::latecomers::Latecomers;
-use vincs_vmm::cluster::{Cluster, Placement, Roll};
+use vincs_vmm::cluster::{Cluster, Fixed, HostRoom, Placement, Roll};
 use vincs_vmm::machine::Controller;
 use vincs_vmm::memory::engine::MemorySettings;
 
@@ -18,6 +18,7 @@ use crate::cluster::steward::{Entrance, Steward};
 use crate::wireup::channel::Channel;
 use crate::wireup::mesh::{Mesh, Parts};
 use crate::wireup::message::{Roster, Seat, Settings, ToCoordinator, ToMember};
+use crate::wireup::selection::Choice;
 
 /// How long a rank that is lost may take to have said why: it has said so before it went.
 const LAST_WORD_TIME: Duration = Duration::from_millis(200);
@@ -76,7 +77,9 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<(Cluster
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
     let (cluster, latecomers) =
         connected(Rank(rank), ranks, &roster.settings, ranks_here(rank, &roster.boots), mesh.into_parts())?;
-    Some((Cluster { processors: roster.processors.clone(), ..cluster }, latecomers))
+    let rooms = roster.boots.iter().cloned().zip(&roster.memory);
+    let rooms = rooms.map(|(boot, memory)| HostRoom { boot, memory: *memory }).collect();
+    Some((Cluster { processors: roster.processors.clone(), rooms, ..cluster }, latecomers))
 }
 
 /// The same for a rank that joins.
@@ -108,6 +111,8 @@ fn connected(
         seats,
         placement: Placement::default(),
         processors: Vec::new(),
+        rooms: Vec::new(),
+        fixed: fixed(settings),
         coherence: endpoints.collect(),
         control,
         memory,
@@ -115,6 +120,15 @@ fn connected(
         roll: Roll::default(),
     };
     Some((cluster, latecomers))
+}
+
+/// Why ranks of a machine with these settings stay, if they do.
+fn fixed(settings: &Settings) -> Option<Fixed> {
+    match settings.transport {
+        _ if settings.relaxed > 0 => Some(Fixed::Relaxed),
+        Choice::Rdma(_) => Some(Fixed::Rdma),
+        Choice::Tcp => None,
+    }
 }
 
 /// How many ranks run on this rank's host.
@@ -285,7 +299,6 @@ mod tests {
     use crate::wireup::Keys;
     use crate::wireup::channel::tests::{pair, soon};
     use crate::wireup::mesh::Listening;
-    use crate::wireup::selection::Choice;
 
     fn roster(hosts: &[&str]) -> Roster {
         let settings = Settings {
@@ -301,7 +314,7 @@ mod tests {
             window_slots: 0,
         };
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-        Roster { addresses: Vec::new(), hosts, boots: Vec::new(), processors: Vec::new(), settings }
+        Roster { addresses: Vec::new(), hosts, boots: Vec::new(), processors: Vec::new(), memory: Vec::new(), settings }
     }
 
     /// The mesh of a rank alone, with so many shards.
@@ -322,6 +335,13 @@ mod tests {
         let MemorySettings { hold, cache_pages, read_ahead, sample_every, .. } = place.memory;
         assert_eq!((hold, cache_pages), (Some(Duration::from_micros(70)), Some((1 << 28) / 4096)));
         assert_eq!((read_ahead, sample_every), (8, SAMPLE_EVERY));
+    }
+
+    #[test]
+    fn ranks_with_relaxed_memory_stay() {
+        let settings = roster(&["a"]).settings;
+        assert_eq!(fixed(&settings), None);
+        assert_eq!(fixed(&Settings { relaxed: 1, ..settings }), Some(Fixed::Relaxed));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_transport_tcp::latecomers::Latecomers;
-use vincs_vmm::cluster::MemberState;
+use vincs_vmm::cluster::{HostRoom, MemberState};
 use vincs_vmm::machine::{Controller, VcpuPlace};
 
 use crate::cluster::others::Others;
@@ -184,7 +184,8 @@ impl Desk {
         if answer != ToCoordinator::Connected {
             return Err(said(answer));
         }
-        let joined = self.controller.admit(rank, hello.processors);
+        let room = HostRoom { boot: hello.boot_id.clone(), memory: hello.memory };
+        let joined = self.controller.admit(rank, hello.processors, room);
         channel.send(&ToMember::Go, soon()).map_err(gone)?;
         self.wait_until_joined(&joined, channel)
     }

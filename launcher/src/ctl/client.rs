@@ -42,7 +42,7 @@ enum Order {
         /// Number of the rank, from 0
         rank: u16,
     },
-    /// Lets a rank that has joined leave, and waits until it has: its virtual processors go to others, then what it has of the memory
+    /// Lets a rank other than 0 leave, and waits until it has: its virtual processors go to others, then what it has of the memory
     Remove {
         /// Number of the rank
         rank: u16,

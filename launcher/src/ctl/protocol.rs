@@ -45,7 +45,7 @@ pub(super) enum Request {
         /// The rank.
         rank: u16,
     },
-    /// Let a rank that has joined leave: null, when it has.
+    /// Let a rank leave: null, when it has.
     Remove {
         /// The rank.
         rank: u16,
@@ -123,6 +123,9 @@ pub(super) struct RankStatus {
     /// The name of its host.
     pub(super) host: String,
     pub(super) vcpus: Vec<u32>,
+    /// Pages that it is the home of.
+    #[serde(default)]
+    pub(super) homes: u32,
 }
 
 /// A vCPU and where it is.

@@ -215,11 +215,13 @@ impl Machine {
     fn status(&self) -> Status {
         let places = self.controller.places();
         let hosts = (self.facts.hosts.0)();
+        let homes = self.controller.homes();
         let rank = |(rank, state)| RankStatus {
             rank,
             state,
             host: hosts.get(&rank).cloned().unwrap_or_default(),
             vcpus: places.iter().filter(|place| place.rank == rank).map(|place| place.vcpu).collect(),
+            homes: homes.get(&rank).copied().unwrap_or(0),
         };
         let vcpu = |place: &vincs_vmm::machine::VcpuPlace| VcpuStatus {
             vcpu: place.vcpu,

@@ -27,10 +27,11 @@ pub(super) fn status(status: &Status) -> String {
         let vcpus = if rank.vcpus.is_empty() { "none".to_owned() } else { numbers(&rank.vcpus) };
         let host = if rank.host.is_empty() { String::new() } else { format!(" on {}", rank.host) };
         let state = match rank.state {
-            MemberState::Running => "",
-            MemberState::Joining => ", joining",
-            MemberState::Leaving => ", leaving",
-            MemberState::Left => ", left",
+            MemberState::Running => String::new(),
+            MemberState::Joining => ", joining".to_owned(),
+            MemberState::Leaving if rank.homes > 0 => format!(", leaving, home of {} pages", rank.homes),
+            MemberState::Leaving => ", leaving".to_owned(),
+            MemberState::Left => ", left".to_owned(),
         };
         let _ = writeln!(text, "rank {}{host}: {vcpus}{state}", rank.rank);
     }
@@ -91,8 +92,13 @@ mod tests {
 
     #[test]
     fn a_status_has_a_line_for_each_rank_and_each_move() {
-        let rank =
-            |rank, host: &str, vcpus: &[u32], state| RankStatus { rank, state, host: host.into(), vcpus: vcpus.into() };
+        let rank = |rank, host: &str, vcpus: &[u32], state| RankStatus {
+            rank,
+            state,
+            host: host.into(),
+            vcpus: vcpus.into(),
+            homes: 9 * u32::from(rank == 5),
+        };
         let vcpu = |vcpu, rank, moving_to| VcpuStatus { vcpu, rank, moving_to };
         let one = Status {
             pid: 7,
@@ -107,10 +113,11 @@ mod tests {
                 rank(2, "n2", &[], MemberState::Left),
                 rank(3, "n0", &[3], MemberState::Leaving),
                 rank(4, "", &[], MemberState::Joining),
+                rank(5, "n5", &[], MemberState::Leaving),
             ],
             vcpus: vec![vcpu(0, 0, None), vcpu(1, 0, Some(1))],
         };
-        let expected = "machine 7: make\n2 virtual processors and 1024 MiB on 4 ranks over tcp, for 12 s, paused\nrank 0 on n0: 0-2,4\nrank 1 on n1: none\nrank 2 on n2: none, left\nrank 3 on n0: 3, leaving\nrank 4: none, joining\nvirtual processor 1 is on its way from rank 0 to 1\n";
+        let expected = "machine 7: make\n2 virtual processors and 1024 MiB on 5 ranks over tcp, for 12 s, paused\nrank 0 on n0: 0-2,4\nrank 1 on n1: none\nrank 2 on n2: none, left\nrank 3 on n0: 3, leaving\nrank 4: none, joining\nrank 5 on n5: none, leaving, home of 9 pages\nvirtual processor 1 is on its way from rank 0 to 1\n";
         assert_eq!(status(&one), expected);
     }
 

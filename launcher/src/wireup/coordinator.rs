@@ -236,7 +236,8 @@ fn connect(
         addresses,
         hosts: hosts.map(|introduction| introduction.host.clone()).collect(),
         boots: boots.clone().map(|hello| hello.boot_id.clone()).collect(),
-        processors: boots.map(|hello| hello.processors).collect(),
+        processors: boots.clone().map(|hello| hello.processors).collect(),
+        memory: boots.map(|hello| hello.memory).collect(),
         settings,
     };
     for member in gathering.members.values_mut() {

@@ -104,6 +104,8 @@ pub(crate) struct Roster {
     pub(crate) boots: Vec<String>,
     /// Processors that each may use, by rank.
     pub(crate) processors: Vec<u32>,
+    /// Memory of each one's host in bytes, by rank.
+    pub(crate) memory: Vec<u64>,
     pub(crate) settings: Settings,
 }
 

@@ -157,6 +157,8 @@ fn cluster(ranks: &Ranks, rank: u16, ends: Vec<Arc<TcpTransport>>, windows: Vec<
         seats: ranks.seats,
         placement: Placement::default(),
         processors: Vec::new(),
+        rooms: Vec::new(),
+        fixed: None,
         coherence,
         control,
         memory,

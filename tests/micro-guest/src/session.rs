@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vincs_micro_guest_payload::protocol::{MAX_CPUS, PORT_BASE, PORT_COUNT};
 use vincs_vmm::boot::{KernelError, KernelImage};
-use vincs_vmm::cluster::MemberState;
+use vincs_vmm::cluster::{HostRoom, MemberState};
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
 use vincs_vmm::machine::{
     Controller, Equipment, Machine, MachineConfig, MachineError, PortDevice, Role, Running, StopReason,
@@ -84,10 +84,11 @@ pub struct Session {
     vcpus: u32,
     device: Arc<HostDevice>,
     machine: Running,
-    /// Ranks other than 0 that have started the machine.
-    others: Vec<Running>,
-    /// Those that have joined, and how others may.
-    joined: BTreeMap<u16, Running>,
+    /// How many ranks have started the machine.
+    started: u16,
+    /// The ranks other than 0 that are there.
+    others: BTreeMap<u16, Running>,
+    /// How others may join.
     way: Option<Way>,
 }
 
@@ -125,7 +126,7 @@ impl Session {
         let device = Arc::new(HostDevice::default());
         let role = Role::Whole(equipment(program, vcpus, &device)?);
         let machine = Machine::new(config(program, topology, role))?.start()?;
-        Ok(Self { program, vcpus, device, machine, others: Vec::new(), joined: BTreeMap::new(), way: None })
+        Ok(Self { program, vcpus, device, machine, started: 1, others: BTreeMap::new(), way: None })
     }
 
     /// Builds a machine of several ranks, all in this process, starts the program on it and spreads its vCPUs. The guest wants
@@ -157,8 +158,8 @@ impl Session {
         }
         let mut running = ranks::start(configs)?.into_iter();
         let machine = running.next().ok_or(RunError::Vcpus(vcpus))?;
-        let (others, joined, way) = (running.collect(), BTreeMap::new(), Some(way));
-        Ok(Self { program, vcpus, device, machine, others, joined, way })
+        let (started, others, way) = (ranks.ranks, (1..).zip(running).collect(), Some(way));
+        Ok(Self { program, vcpus, device, machine, started, others, way })
     }
 
     /// What orders the machine about.
@@ -179,7 +180,7 @@ impl Session {
 
     /// The machine as rank 0 has it, and the other ranks' shares.
     pub fn machines(&self) -> impl Iterator<Item = &Running> {
-        std::iter::once(&self.machine).chain(&self.others).chain(self.joined.values())
+        std::iter::once(&self.machine).chain(self.others.values())
     }
 
     /// Lets a further rank join while the program runs; its number. It gets its part of the vCPUs once they are spread.
@@ -195,33 +196,33 @@ impl Session {
         let there: Vec<u16> =
             members.filter(|(_, state)| *state == MemberState::Running).map(|(rank, _)| rank).collect();
         let cluster = way.join(rank, &there)?;
-        let machines = std::iter::once((0, &self.machine)).chain((1..).zip(&self.others));
-        for (other, machine) in machines.chain(self.joined.iter().map(|(rank, machine)| (*rank, machine))) {
+        let others = self.others.iter().map(|(rank, machine)| (*rank, machine));
+        for (other, machine) in std::iter::once((0, &self.machine)).chain(others) {
             let met = way.latecomers.get(&other).and_then(|late| late.next_within(MEET_TIME));
             match (met, machine.greeter()) {
                 (Some(met), Some(greeter)) => greeter.met(met.0),
                 _ => return Err(no_join("a rank does not meet it")),
             }
         }
-        let joined = controller.admit(rank, 1);
+        let joined = controller.admit(rank, 1, HostRoom::default());
         let role = Role::Member(cluster);
-        let topology = topology(self.vcpus, u32::try_from(self.others.len() + 1).unwrap_or(u32::MAX))?;
+        let topology = topology(self.vcpus, self.started.into())?;
         let running = Machine::new(config(self.program, topology, role))?.start()?;
         running.ready();
         let taken = joined.recv_timeout(MEET_TIME).map_err(|error| RunError::Join(error.to_string()))?;
         taken.map_err(RunError::Join)?;
-        self.joined.insert(rank, running);
+        self.others.insert(rank, running);
         Ok(rank)
     }
 
-    /// A rank that has joined leaves; gives its share of the machine when it has.
+    /// A rank other than 0 leaves; gives its share of the machine when it has.
     ///
     /// # Errors
     /// [`RunError`] when it does not leave within `limit`.
     pub fn leave(&mut self, rank: u16, limit: Duration) -> Result<Running, RunError> {
         let controller = self.machine.controller().ok_or_else(|| RunError::Join("there is no rank 0".to_owned()))?;
         controller.remove(rank, limit).map_err(|error| RunError::Join(error.to_string()))?;
-        let running = self.joined.remove(&rank).ok_or_else(|| RunError::Join(format!("there is no rank {rank}")))?;
+        let running = self.others.remove(&rank).ok_or_else(|| RunError::Join(format!("there is no rank {rank}")))?;
         if let Some(way) = &mut self.way {
             way.latecomers.remove(&rank);
         }
@@ -234,14 +235,7 @@ impl Session {
 
     /// Takes a rank other than 0 away from the machine, without a word to the others.
     pub fn lose(&mut self, rank: u16) {
-        if let Some(index) = usize::from(rank).checked_sub(1).filter(|index| *index < self.others.len()) {
-            self.others.remove(index);
-        }
-    }
-
-    /// Takes a rank that has joined away from the machine, without a word to the others.
-    pub fn lose_joined(&mut self, rank: u16) {
-        self.joined.remove(&rank);
+        self.others.remove(&rank);
         if let Some(way) = &mut self.way {
             way.latecomers.remove(&rank);
         }

@@ -230,6 +230,99 @@ fn memory_holds_what_was_written_while_ranks_join_and_leave() {
     assert_eq!(checksums(session.wait(LIMIT).unwrap()), expected, "after {times} ranks");
 }
 
+/// Of how many pages a rank is the home.
+fn homes(session: &Session, rank: u16) -> u32 {
+    session.controller().unwrap().homes().get(&rank).copied().unwrap_or(0)
+}
+
+/// Waits until a rank that has joined is the home of its share, but for less than a hand-over.
+fn has_its_share(session: &Session, rank: u16) {
+    let until = Instant::now() + LIMIT;
+    let (all, ranks) = (session.controller().unwrap().homes(), session.machines().count());
+    let share = all.values().sum::<u32>() / u32::try_from(ranks).unwrap();
+    while homes(session, rank) + 128 < share {
+        assert!(Instant::now() < until, "{} of {share} pages", homes(session, rank));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The rank that has started the machine, and is the home of half of it, leaves; so do those that have come for it in the end.
+#[test]
+fn a_rank_that_started_the_machine_leaves_and_what_it_was_the_home_of_is_kept() {
+    let Some(_turn) = turn("a founder leaves under the self-check") else { return };
+    let program = Program::SelfCheck { rounds: 20_000, period: 5_000_000 };
+    let mut session = Session::start_on(program, 4, &Ranks { shards: 2, ..open_ranks() }).unwrap();
+    let rank = session.join().unwrap();
+    has_its_share(&session, rank);
+    for rank in [1, rank] {
+        let homed = homes(&session, rank);
+        let machine = session.leave(rank, LIMIT).unwrap();
+        assert!(homed > 0 && entries(&machine) > 0, "it was a home of {homed} pages, and has run a vCPU");
+        assert_eq!((homes(&session, rank), machine.remains()), (0, (Vec::new(), 0)), "nothing is left there");
+        let protocol = machine.stats().ranks.unwrap().memory.protocol;
+        assert!(protocol.homes_given >= homed.into(), "{protocol:?}");
+        drop(machine);
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!session.has_ended());
+    }
+    assert_eq!(session.machines().count(), 1, "rank 0 has it all");
+    let rank = session.join().unwrap();
+    has_its_share(&session, rank);
+    stop_and_check(session);
+}
+
+#[test]
+fn memory_holds_what_was_written_while_founders_leave() {
+    let Some(_turn) = turn("founders leave under a memory walk") else { return };
+    let program = Program::MemoryWalk { megabytes: 2, steps: 600_000, seed: 42 };
+    let checksums = |report| {
+        let Report::MemoryWalk { checksums } = report else { panic!("a report of another program") };
+        checksums
+    };
+    let undisturbed = Session::start_on(program, 4, &Ranks::new(4)).unwrap();
+    let expected = checksums(undisturbed.wait(LIMIT).unwrap());
+    let mut session = Session::start_on(program, 4, &Ranks { seats: 16, ..Ranks::new(4) }).unwrap();
+    let mut left = 0;
+    for rank in [2, 1, 3] {
+        if !session.has_ended() {
+            drop(session.leave(rank, LIMIT).unwrap());
+            left += 1;
+        }
+        if left == 1 {
+            session.join().unwrap();
+        }
+    }
+    assert!(left > 0);
+    assert_eq!(checksums(session.wait(LIMIT).unwrap()), expected, "after {left} ranks");
+}
+
+/// Of two ranks that are lost in the middle of a hand-over, the old home and a new one, each ends the machine with its name.
+#[test]
+fn a_rank_that_is_lost_while_homes_move_ends_the_machine() {
+    let Some(_turn) = turn("ranks lost while homes move") else { return };
+    for lost in [1, 2] {
+        let program = Program::SelfCheck { rounds: 20_000, period: 5_000_000 };
+        let mut session = Session::start_on(program, 4, &Ranks { seats: 16, ..Ranks::new(4) }).unwrap();
+        let controller = session.controller().unwrap();
+        let all = homes(&session, 1);
+        let leaves = std::thread::spawn(move || controller.remove(1, Duration::from_secs(5)));
+        let until = Instant::now() + LIMIT;
+        while homes(&session, 1) == all {
+            assert!(Instant::now() < until, "it hands nothing over");
+            std::thread::yield_now();
+        }
+        let left = homes(&session, 1);
+        session.lose(lost);
+        for machine in session.machines() {
+            // It may have had time to hand all over, and to leave before it was gone.
+            let reason = machine.wait(Some(LIMIT));
+            let is_so = matches!(reason, Some(StopReason::RankLost { rank, .. }) if rank == lost);
+            assert!(is_so || reason == Some(StopReason::Left), "{reason:?}, with {left} of {all} pages left");
+        }
+        assert!(leaves.join().unwrap().is_err());
+    }
+}
+
 #[test]
 fn a_rank_that_has_joined_and_goes_without_a_word_ends_the_machine_only_if_it_had_a_processor() {
     let Some(_turn) = turn("joined ranks that are lost") else { return };
@@ -237,7 +330,7 @@ fn a_rank_that_has_joined_and_goes_without_a_word_ends_the_machine_only_if_it_ha
     // Not spread yet, nobody gets a vCPU.
     let mut session = Session::start_gathered(program, 2, &open_ranks()).unwrap();
     let rank = session.join().unwrap();
-    session.lose_joined(rank);
+    session.lose(rank);
     let until = Instant::now() + LIMIT;
     let is_gone = |session: &Session| {
         let members = session.controller().unwrap().members();
@@ -252,7 +345,7 @@ fn a_rank_that_has_joined_and_goes_without_a_word_ends_the_machine_only_if_it_ha
     session.spread();
     let controller = session.controller().unwrap();
     controller.migrate(1, next, LIMIT).unwrap();
-    session.lose_joined(next);
+    session.lose(next);
     for machine in session.machines() {
         let reason = machine.wait(Some(LIMIT));
         assert!(matches!(reason, Some(StopReason::RankLost { rank, .. }) if rank == next), "{reason:?}");

@@ -21,6 +21,7 @@ elastic() {
     wait_for "work on all processors" all_work || return
     # shellcheck disable=SC2119 # no options
     grow_and_shrink || return
+    founder_leaves || return
     touch stop
     echo "machine $(ended "$machine")"
     cat "$machine.job"

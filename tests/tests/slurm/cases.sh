@@ -57,6 +57,7 @@ elastic() {
     stage started 2 || return
     # shellcheck disable=SC2119 # no options
     grow_and_shrink || return
+    founder_leaves || return
     finish growing
 }
 

@@ -55,7 +55,7 @@ ended() {
 has_ranks() {
     local status
     status=$(vincs ctl status 2>/dev/null) || return
-    [ "$(grep -c '^rank .*[0-9]$' <<<"$status")" = "$1" ] && ! grep -q ', leaving$\|, joining$\|is on its way' <<<"$status"
+    [ "$(grep -c '^rank .*[0-9]$' <<<"$status")" = "$1" ] && ! grep -q ', leaving\|, joining$\|is on its way' <<<"$status"
 }
 
 # stage NAME RANKS: waits for the machine to have so many ranks, and keeps what it says.
@@ -67,6 +67,12 @@ stage() {
 
 # number TEXT: the job's number in what sbatch says.
 number() { grep -o '[0-9]*$' <<<"$1"; }
+
+# founder_leaves: the rank that has started the machine with rank 0 leaves as well. That may take longer than the order waits.
+founder_leaves() {
+    vincs ctl remove 1 || [ $? = 1 ] || return
+    stage founder-left 1
+}
 
 # grow_and_shrink [OPTIONS of vincs-rank]: two jobs add a rank each to the machine that runs on two; the first is asked to leave, the second preempted. In
 # a directory with `slurm`, the folder of the scripts. Each job has nodes of its own, and ranks that are added give way to others.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::Transport;
 
+use super::control::HostRoom;
 use super::placement::Placement;
 use super::roll::Roll;
+use super::seats::Fixed;
 use crate::memory::engine::MemorySettings;
 use crate::memory::relaxed::RelaxedShare;
 use crate::topology::Topology;
@@ -24,6 +26,10 @@ pub struct Cluster {
     pub placement: Placement,
     /// Processors that each of the ranks which start the machine may use; empty when that is not known. Rank 0's.
     pub processors: Vec<u32>,
+    /// What the host of each of them can hold; empty when that is not known. Rank 0's.
+    pub rooms: Vec<HostRoom>,
+    /// Why no rank leaves, if so. Rank 0's.
+    pub fixed: Option<Fixed>,
     /// Channels for pages, one per shard of memory.
     pub coherence: Vec<Arc<dyn Transport>>,
     /// The channel for everything else.
@@ -98,9 +104,22 @@ mod tests {
         let end = || Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
         let coherence = (0..shards).map(|_| end()).collect();
         let (memory, roll) = (MemorySettings::default(), Roll::default());
-        let (seats, placement, processors, relaxed) = (ranks, Placement::default(), Vec::new(), None);
-        let (rank, control) = (Rank(rank), end());
-        let cluster = Cluster { rank, ranks, seats, placement, processors, coherence, control, memory, relaxed, roll };
+        let (placement, processors, rooms, fixed, relaxed) = (Placement::default(), Vec::new(), Vec::new(), None, None);
+        let (rank, seats, control) = (Rank(rank), ranks, end());
+        let cluster = Cluster {
+            rank,
+            ranks,
+            seats,
+            placement,
+            processors,
+            rooms,
+            fixed,
+            coherence,
+            control,
+            memory,
+            relaxed,
+            roll,
+        };
         cluster.check(&Topology::new(64, nodes).unwrap(), first)
     }
 

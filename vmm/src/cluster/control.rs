@@ -4,6 +4,7 @@
 
 mod elastic;
 mod first;
+mod homes;
 mod member;
 mod pause;
 mod residence;
@@ -16,7 +17,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vincs_coherence::id::Rank;
+use vincs_coherence::id::{Rank, Run};
+use vincs_coherence::node::HomesError;
 use vincs_coherence::transport::Event;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -24,10 +26,12 @@ use super::link::ControlLink;
 use super::message::{Control, VcpuFailure};
 use super::moves::{Owner, RefusedMove};
 use super::seats::{MemberState, RemoveError};
-use crate::memory::engine::Vitals;
+use crate::memory::engine::{MoveError, Vitals};
 
 pub(crate) use elastic::{Elastic, Joined};
 pub(crate) use first::First;
+pub(crate) use homes::HomeMoves;
+pub use homes::HostRoom;
 pub(crate) use member::{AppliedClock, Member, StatisticsSource};
 pub(crate) use residence::Residents;
 
@@ -80,16 +84,23 @@ pub(crate) enum Note {
     Met(Rank),
     /// On rank 0: a seat for a rank that joins; none when all are used.
     Reserve(Sender<Option<Rank>>),
-    /// On rank 0: the rank with this seat may use so many processors; the answer comes when it takes part, or when it will not.
-    Admit(Rank, u32, Sender<Joined>),
+    /// On rank 0: the rank with this seat may use so many processors, and is on a host with so much memory; the answer comes when it takes
+    /// part, or when it will not.
+    Admit(Rank, (u32, HostRoom), Sender<Joined>),
     /// On rank 0: the rank with this seat does not come; the answer is whether it takes part all the same.
     Abandon(Rank, Sender<bool>),
     /// On rank 0: a rank is to leave; the answer comes when it has, or at once when it does not.
     Remove(Rank, Sender<Result<(), RemoveError>>),
     /// On rank 0: what all ranks are.
     Members(Sender<Vec<(Rank, MemberState)>>),
+    /// On rank 0: of how many pages each rank is the home.
+    Homes(Sender<Vec<(Rank, u32)>>),
+    /// On rank 0: what has become of a hand-over.
+    HandedOver(Run, Result<(), MoveError>),
     /// On a rank that leaves: its memory has given up all pages of others.
     PagesGivenUp,
+    /// On a rank that joins: its memory knows the homes, or cannot take them.
+    HomesKnown(Result<(), HomesError>),
     /// End the thread.
     Stop,
 }
@@ -281,7 +292,9 @@ impl ControlThread {
                     | Note::Admit(..)
                     | Note::Abandon(..)
                     | Note::Remove(..)
-                    | Note::Members(_)) => {
+                    | Note::Members(_)
+                    | Note::Homes(_)
+                    | Note::HandedOver(..)) => {
                         if let Side::First(first) = &mut self.side {
                             first.order_from_here(&mut self.core, order);
                             first.settle(&mut self.core);
@@ -290,6 +303,11 @@ impl ControlThread {
                     Note::PagesGivenUp => {
                         if let Side::Member(member) = &mut self.side {
                             member.pages_given_up(&self.core);
+                        }
+                    }
+                    Note::HomesKnown(known) => {
+                        if let Side::Member(member) = &mut self.side {
+                            member.homes_known(&mut self.core, known);
                         }
                     }
                 }
@@ -387,10 +405,13 @@ impl ControlThread {
                 Side::Member(member) => member.suspected(&mut self.core, suspect),
             }
         }
-        if let Side::Member(member) = &mut self.side {
-            member.keep_time(&self.core, now);
-            if self.core.over {
-                member.give_up_clock();
+        match &mut self.side {
+            Side::First(first) => first.keep_time(&mut self.core, now),
+            Side::Member(member) => {
+                member.keep_time(&self.core, now);
+                if self.core.over {
+                    member.give_up_clock();
+                }
             }
         }
     }
@@ -398,8 +419,11 @@ impl ControlThread {
     /// Waits until there is something to do.
     fn wait(&self, stopping: Option<Instant>) {
         let link = &self.core.link;
-        let member = if let Side::Member(member) = &self.side { member.due() } else { None };
-        let due = [self.core.suspect.as_ref().map(|suspect| suspect.due), member, stopping].into_iter().flatten().min();
+        let side = match &self.side {
+            Side::First(first) => first.due().filter(|_| !self.core.over),
+            Side::Member(member) => member.due(),
+        };
+        let due = [self.core.suspect.as_ref().map(|suspect| suspect.due), side, stopping].into_iter().flatten().min();
         let mut limit = link.transport().poll_within();
         if let Some(due) = due {
             limit = limit.min(due.saturating_duration_since(Instant::now()));

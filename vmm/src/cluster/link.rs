@@ -65,7 +65,7 @@ impl ControlLink {
             poller: OnceLock::new(),
             waiting: Mutex::default(),
             closed: AtomicBool::new(false),
-            sent: Default::default(),
+            sent: std::array::from_fn(|_| Counter::default()),
         }
     }
 

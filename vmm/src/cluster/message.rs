@@ -12,7 +12,7 @@ use crate::apic::{Delivery, Targets};
 use crate::topology::MAX_VCPUS;
 
 /// Version of these messages; another one is refused.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// Most bytes that one instruction of the guest moves to or from a device: KVM's page for string instructions.
 pub(crate) const MAX_ACCESS: usize = 4096;
 /// Most bytes of a text within a message. Longer ones are cut.
@@ -196,7 +196,22 @@ pub(crate) enum Control {
     },
     /// To rank 0: the sender wants to leave.
     Leave,
-    /// From rank 0 to a rank that leaves: no vCPU is there any more, and none will come. It is to give up all pages, and make sure that all that it sent has arrived.
+    /// From rank 0 to a rank that joins: where the homes of pages are, in the body. They stay there until it takes part.
+    Homes {
+        /// Ranks that may have pages.
+        vital: Vec<Rank>,
+    },
+    /// To rank 0: the sender knows them.
+    HomesKnown,
+    /// From rank 0: the receiver is to leave. Its vCPUs go to others, then the homes of its pages.
+    ToLeave,
+    /// From rank 0 to a rank that wants to leave: it stays.
+    ToStay {
+        /// Why.
+        reason: String,
+    },
+    /// From rank 0 to a rank that leaves: no vCPU is there any more and the home of no page, and none will come. It is to give up all
+    /// pages, and make sure that all that it sent has arrived.
     Drain,
     /// From a rank that leaves to all others: nothing that concerns the receiver's vCPUs follows.
     Parting,
@@ -212,7 +227,7 @@ pub(crate) enum Control {
 }
 
 /// Number of kinds of messages.
-pub(crate) const KINDS: usize = 31;
+pub(crate) const KINDS: usize = 35;
 /// Their names in the statistics, in the order of [`Control::kind`].
 pub(crate) const KIND_NAMES: [&str; KINDS] = [
     "interrupt",
@@ -241,6 +256,10 @@ pub(crate) const KIND_NAMES: [&str; KINDS] = [
     "ready",
     "come",
     "leave",
+    "homes",
+    "homes_known",
+    "to_leave",
+    "to_stay",
     "drain",
     "parting",
     "parted",
@@ -267,6 +286,11 @@ impl Control {
     /// A message that a rank is lost or gives up.
     pub(crate) fn lost(rank: Rank, reason: &str) -> Self {
         Self::Lost { rank, reason: cut(reason) }
+    }
+
+    /// A message that a rank stays.
+    pub(crate) fn to_stay(reason: &str) -> Self {
+        Self::ToStay { reason: cut(reason) }
     }
 
     /// A message that a vCPU cannot go on.
@@ -307,11 +331,15 @@ impl Control {
             Self::Ready => 23,
             Self::Come { .. } => 24,
             Self::Leave => 25,
-            Self::Drain => 26,
-            Self::Parting => 27,
-            Self::Parted => 28,
-            Self::Drained => 29,
-            Self::Gone { .. } => 30,
+            Self::Homes { .. } => 26,
+            Self::HomesKnown => 27,
+            Self::ToLeave => 28,
+            Self::ToStay { .. } => 29,
+            Self::Drain => 30,
+            Self::Parting => 31,
+            Self::Parted => 32,
+            Self::Drained => 33,
+            Self::Gone { .. } => 34,
         }
     }
 
@@ -321,6 +349,7 @@ impl Control {
             Self::Access { access: Access::Write(_), .. } | Self::Answer { .. } => MAX_ACCESS,
             Self::Statistics => MAX_STATISTICS,
             Self::Vcpu { .. } => MAX_STATE,
+            Self::Homes { .. } => MAX_BODY,
             Self::Access { access: Access::Read(..), .. }
             | Self::Interrupt { .. }
             | Self::EndOfInterrupt { .. }
@@ -344,6 +373,9 @@ impl Control {
             | Self::Ready
             | Self::Come { .. }
             | Self::Leave
+            | Self::HomesKnown
+            | Self::ToLeave
+            | Self::ToStay { .. }
             | Self::Drain
             | Self::Parting
             | Self::Parted
@@ -421,6 +453,10 @@ mod tests {
             Control::Ready,
             Control::Come { rank: Rank(2), ranks: (0..64).map(Rank).collect(), places: vec![Rank(63); 255] },
             Control::Leave,
+            Control::Homes { vital: (0..64).map(Rank).collect() },
+            Control::HomesKnown,
+            Control::ToLeave,
+            Control::to_stay("no"),
             Control::Drain,
             Control::Parting,
             Control::Parted,

@@ -22,7 +22,7 @@ use crate::cluster::{
     Cluster, ClusterEvent, Control, ControlLink, ControlNotes, DEVICE_RANK, Devices, Forwarder, notes,
 };
 use crate::kvm::{self, Hypervisor, KvmError};
-use crate::layout::{ram_regions, relaxed_region};
+use crate::layout::{PAGE_SIZE, node_ranges, ram_regions, relaxed_region};
 use crate::memory::engine::{Engine, Vitals};
 use crate::memory::relaxed::spread::SpreadMemory;
 use crate::memory::{GuestRam, HoldError, RelaxedMemory};
@@ -195,10 +195,27 @@ impl Ground {
     }
 
     fn spread(&self, cluster: &Cluster, notes: &ControlNotes) -> Result<(Engine, Vitals), MachineError> {
-        let vitals = Vitals::first(cluster.ranks);
+        // One that comes hears of the others when it hears where the homes are.
+        let vitals = Vitals::first(if cluster.joins() { 1 } else { cluster.ranks });
         let size = (&self.topology, self.memory);
         let engine = ranks::spread_memory(&self.ram, cluster, size, &self.handles, notes, &vitals)?;
         Ok((engine, vitals))
+    }
+
+    /// What dealings with other ranks begin with.
+    fn base(
+        &self,
+        engine: Engine,
+        relaxed: Option<SpreadMemory>,
+        cluster: Cluster,
+        notes: ControlNotes,
+        vitals: Vitals,
+    ) -> RankBase {
+        let own = node_ranges(self.memory, self.topology.nodes());
+        let own = own.into_iter().filter(|(.., node)| *node == u32::from(cluster.rank.0)).map(|(_, len, _)| len);
+        let homed = u32::try_from(own.sum::<u64>() / PAGE_SIZE).unwrap_or(u32::MAX);
+        let (samples, memory) = (Arc::clone(&self.samples), self.memory);
+        RankBase { engine, relaxed, samples, cluster, notes, vitals, memory, homed }
     }
 
     fn whole(self, equipment: Equipment) -> Result<Machine, MachineError> {
@@ -244,7 +261,7 @@ impl Ground {
         let (devices, rest) = devices::attach(equipment, &self.vm, &engine.device_memory(), &router, &self.ended)?;
         let (devices, link) = (Arc::new(devices), Arc::clone(link));
         let first = FirstRank { devices: Arc::clone(&devices), clock, link };
-        let base = RankBase { engine, relaxed, samples: Arc::clone(&self.samples), cluster, notes, vitals };
+        let base = self.base(engine, relaxed, cluster, notes, vitals);
         let everyone = Everyone { topology: &self.topology, router: &router, handles: &self.handles };
         let ranks = ranks::start_first(base, note_box, first, &everyone, &self.ended)?;
         self.load(rest, devices, router, clock, (Some(ranks), region))
@@ -257,7 +274,7 @@ impl Ground {
         let router = self.wide_router(link);
         let forwarder = Arc::new(Forwarder::new(Arc::clone(link), self.raw.iter().map(|vcpu| vcpu.id)));
         let spread = Some(engine.processors());
-        let base = RankBase { engine, relaxed, samples: Arc::clone(&self.samples), cluster, notes, vitals };
+        let base = self.base(engine, relaxed, cluster, notes, vitals);
         let everyone = Everyone { topology: &self.topology, router: &router, handles: &self.handles };
         let (ranks, measured) = ranks::start_member(base, note_box, &forwarder, &everyone, &self.ended)?;
         let clock = ranks.take_clock(&measured, &self.raw).map_err(|error| with_reason(error, &self.events))?;

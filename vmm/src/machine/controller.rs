@@ -4,6 +4,7 @@
 //! again: spread over ranks from the start, those pages would travel all boot long. When the guest is set up, a vCPU moves with a few KiB of
 //! state; the pages follow as they are used. So it can at any time later, to any rank.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,7 @@ use vincs_coherence::id::Rank;
 
 use super::ranks::{self, Counted, Greeter, rank_of};
 use super::running::{MachineStats, NumberedVcpu, Stopper};
-use crate::cluster::{ControlNotes, MemberState, Moved, Note, Owner, Owners, RefusedMove, RemoveError};
+use crate::cluster::{ControlNotes, HostRoom, MemberState, Moved, Note, Owner, Owners, RefusedMove, RemoveError};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::VcpuHandle;
 
@@ -133,13 +134,23 @@ impl Controller {
         members.recv().unwrap_or_default().into_iter().map(|(rank, state)| (rank.0, state)).collect()
     }
 
-    /// A rank leaves: its vCPUs go to others, then its pages; waits until it has left, for `limit` at most.
+    /// Of how many pages each rank is the home, those on their way counted where they come from; nothing when the machine has ended, or is
+    /// of one rank.
+    #[must_use]
+    pub fn homes(&self) -> BTreeMap<u16, u32> {
+        let Some((notes, _)) = &self.ranks else { return BTreeMap::new() };
+        let (sender, homes) = channel();
+        notes.tell(Note::Homes(sender));
+        homes.recv().unwrap_or_default().into_iter().map(|(rank, pages)| (rank.0, pages)).collect()
+    }
+
+    /// A rank leaves: its vCPUs go to others, then the homes of its pages, then its copies of others; waits until it has left, for `limit` at most.
     ///
     /// # Errors
     /// [`LeaveError`] when it does not leave, or takes longer; it leaves all the same then.
     pub fn remove(&self, rank: u16, limit: Duration) -> Result<(), LeaveError> {
         let Some((notes, _)) = &self.ranks else {
-            let error = if rank == 0 { RemoveError::Started(0) } else { RemoveError::NoRank(rank) };
+            let error = if rank == 0 { RemoveError::First } else { RemoveError::NoRank(rank) };
             return Err(error.into());
         };
         let (done, left) = channel();
@@ -166,13 +177,13 @@ impl Controller {
         seat.recv().ok().flatten().map(|rank| rank.0)
     }
 
-    /// The rank with this seat comes, with so many processors to use. What comes of it is told there: once all ranks are connected with it and it has set itself up, it
-    /// takes part. A sender that is gone means that the machine has ended.
+    /// The rank with this seat comes, with so many processors to use, on a host with so much memory. What comes of it is told there: once
+    /// all ranks are connected with it and it has set itself up, it takes part. A sender that is gone means that the machine has ended.
     #[must_use]
-    pub fn admit(&self, rank: u16, processors: u32) -> Receiver<Result<(), String>> {
+    pub fn admit(&self, rank: u16, processors: u32, room: HostRoom) -> Receiver<Result<(), String>> {
         let (done, joined) = channel();
         if let Some((notes, _)) = &self.ranks {
-            notes.tell(Note::Admit(Rank(rank), processors, done));
+            notes.tell(Note::Admit(Rank(rank), (processors, room), done));
         }
         joined
     }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use vincs_coherence::home::HomeMap;
+use vincs_coherence::home::{HomeMap, HomeMapError};
 use vincs_coherence::id::Rank;
 use vm_memory::GuestAddress;
 
@@ -18,8 +18,8 @@ use crate::apic::Router;
 use crate::clock::GuestClock;
 use crate::cluster::{
     AppliedClock, ClockError, ClockStats, Cluster, Control, ControlLink, ControlNotes, DEVICE_RANK, Devices, Elastic,
-    First, Forwarder, KindSent, Measured, Member, Note, NoteBox, Owners, Residents, Seats, Server, Side,
-    StatisticsSource, VcpuFailure, boot_id, same_rate, spawn,
+    First, Forwarder, HomeMoves, Homes, KindSent, Measured, Member, Note, NoteBox, Owners, Residents, Seats, Server,
+    Side, StatisticsSource, VcpuFailure, boot_id, same_rate, spawn,
 };
 use crate::kvm;
 use crate::layout::{PAGE_SIZE, node_ranges};
@@ -88,6 +88,10 @@ pub(super) struct RankBase {
     pub(super) notes: ControlNotes,
     /// Ranks that may have pages.
     pub(super) vitals: Vitals,
+    /// Bytes of the machine's RAM.
+    pub(super) memory: u64,
+    /// Pages that this rank was the home of at the start.
+    pub(super) homed: u32,
 }
 
 /// The rank that a vCPU belongs to: its node's.
@@ -143,8 +147,10 @@ pub(super) fn start_first(
     let cluster = &base.cluster;
     let owners = Owners::new(cluster.ranks, u32::try_from(vcpus).unwrap_or(u32::MAX));
     let nodes = everyone.topology.ids().map(|vcpu| rank_of(everyone.topology, vcpu)).collect();
-    let seats = Seats::new(cluster.ranks, cluster.seats);
-    let elastic = Elastic::new(seats, cluster.placement, nodes, &cluster.processors);
+    let seats = Seats::new(cluster.ranks, cluster.seats).fixed(cluster.fixed);
+    let homes = Homes::new(homes(everyone.topology, base.memory)?);
+    let homes = HomeMoves::new(homes, base.engine.mover(), cluster.ranks, &cluster.rooms);
+    let elastic = Elastic::new(seats, cluster.placement, nodes, &cluster.processors, homes);
     let first = First::new(devices, servers, (owners, elastic), clock, boot_id(), base.notes.clone());
     let control = spawn(
         Arc::clone(&link),
@@ -173,7 +179,7 @@ pub(super) fn start_member(
     let source = statistics.clone();
     let (set, roll) = (Arc::clone(&applied), base.cluster.roll.clone());
     let leaver = base.engine.leaver();
-    let leaves = (leaver.clone(), base.notes.clone());
+    let leaves = (leaver.clone(), base.engine.mover(), base.notes.clone());
     let member = Member::new(Arc::clone(forwarder), source, boot_id(), first_measured, set, roll, leaves);
     let is_founder = base.cluster.rank.0 < base.cluster.ranks;
     let side = Side::Member(Box::new(if is_founder { member } else { member.joining() }));
@@ -193,14 +199,10 @@ pub(super) fn spread_memory(
     vitals: &Vitals,
 ) -> Result<Engine, MachineError> {
     let (rank, ranks) = (cluster.rank, cluster.seats.max(cluster.ranks));
-    let segments = node_ranges(memory, topology.nodes()).into_iter().map(|(_, len, node)| {
-        // What is too much for these numbers is refused as such.
-        (u32::try_from(len / PAGE_SIZE).unwrap_or(u32::MAX), Rank(u16::try_from(node).unwrap_or(u16::MAX)))
-    });
     let config = EngineConfig {
         rank,
         ranks,
-        homes: HomeMap::new(segments)?,
+        homes: homes(topology, memory)?,
         shards: u16::try_from(cluster.coherence.len()).unwrap_or(u16::MAX),
         memory: MemorySettings { vitals: vitals.clone(), ..cluster.memory.clone() },
         processors: u32::try_from(handles.len()).unwrap_or(u32::MAX),
@@ -212,6 +214,14 @@ pub(super) fn spread_memory(
         notes.tell(Note::Lost(lost, reason));
     };
     Ok(Engine::start(ram, config, cluster.coherence.clone(), Arc::new(events))?)
+}
+
+/// The homes of pages at the start: each rank is that of its node's.
+fn homes(topology: &Topology, memory: u64) -> Result<HomeMap, HomeMapError> {
+    HomeMap::new(node_ranges(memory, topology.nodes()).into_iter().map(|(_, len, node)| {
+        // What is too much for these numbers is refused as such.
+        (u32::try_from(len / PAGE_SIZE).unwrap_or(u32::MAX), Rank(u16::try_from(node).unwrap_or(u16::MAX)))
+    }))
 }
 
 /// Starts relaxed memory in this region with the other ranks. What ends that is told to the control thread.
@@ -334,14 +344,21 @@ impl Ranks {
         self.link.send(DEVICE_RANK, &Control::Leave, &[]);
     }
 
-    /// Whether this rank leaves, and has no vCPU any more.
+    /// Whether this rank is to leave.
     pub(super) fn is_leaving(&self) -> bool {
-        self.leaver.has_begun()
+        self.leaver.is_announced()
     }
 
-    /// On a rank that leaves, once no vCPU is there any more: pages of others that still are.
+    /// Why it stays though it wanted to leave; each reason once.
+    pub(super) fn take_refusal(&self) -> Option<String> {
+        self.leaver.take_refusal()
+    }
+
+    /// On a rank that leaves: pages that it is the home of, and once it is that of none, those of others that are here.
     pub(super) fn pages_left(&self) -> u32 {
-        self.leaver.pages()
+        let counted = self.base.engine.stats().protocol;
+        let homed = (u64::from(self.base.homed) + counted.homes_taken).saturating_sub(counted.homes_given);
+        u32::try_from(homed).unwrap_or(u32::MAX).saturating_add(self.leaver.pages())
     }
 
     /// What tells rank 0 whom this rank has met.

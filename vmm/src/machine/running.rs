@@ -183,20 +183,28 @@ impl Running {
         }
     }
 
-    /// On a rank that has joined: asks rank 0 to let it leave. [`StopReason::Left`] says when it has. Asking twice is the same as once.
+    /// On another rank than 0: asks rank 0 to let it leave. [`Self::is_leaving`] or [`Self::take_refusal`] says whether it does,
+    /// [`StopReason::Left`] when it has. Asking twice is the same as once.
     pub fn leave(&self) {
         if let Some(ranks) = self.ranks() {
             ranks.leave();
         }
     }
 
-    /// Whether this rank leaves, by its own wish or by order, and gives up its pages: it has no vCPU any more.
+    /// Whether this rank leaves, by its own wish or by order.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.ranks().is_some_and(Ranks::is_leaving)
     }
 
-    /// What a rank that leaves still has: the vCPUs that are here, and once there is none, how many pages of other ranks.
+    /// Why this rank stays though it asked to leave; each reason once.
+    #[must_use]
+    pub fn take_refusal(&self) -> Option<String> {
+        self.ranks().and_then(Ranks::take_refusal)
+    }
+
+    /// What a rank that leaves still has: the vCPUs that are here, and how many pages: those that it is the home of, and once it is that of
+    /// none, also those of other ranks.
     #[must_use]
     pub fn remains(&self) -> (Vec<u32>, u32) {
         let here = self.parts.handles.iter().filter(|handle| handle.is_here()).map(|handle| handle.id().0).collect();

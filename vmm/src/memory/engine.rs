@@ -9,7 +9,7 @@
 //!   work for a while, then sleeps.
 //! - `view`: what the guest sees, and the system calls that change it; `uffd`, `frames`: what that stands on.
 //! - `service`: the thread; `outgoing`: messages that wait; `mailbox`, `holds`: what devices want.
-//! - `hand_over`: how rank 0 has pages get another home.
+//! - `hand_over`: how rank 0 has pages get another home, and a rank that comes learns of that.
 //! - `windows`: what this rank shows the others, to be read without its threads.
 //! - `awaited`: what shards tell each other.
 //! - `processors`: whether any of the rank's executes anything.
@@ -64,6 +64,9 @@ pub use calibrate::HOLD_LIMITS;
 pub use config::{DEFAULT_READ_AHEAD, EngineConfig, EngineError, EngineEvent, EventSink, FaultSampler, MemorySettings};
 pub use frames::FramesError;
 pub use hand_over::MoveError;
+pub(crate) use hand_over::Mover;
+#[cfg(test)]
+pub(crate) use hand_over::{Orders, WhenMoved};
 pub(super) use holds::{Holds, Lease};
 pub use hot::HotPage;
 pub use latency::Latencies;
@@ -154,7 +157,11 @@ impl Engine {
             recorders.push(Arc::clone(&recorder));
             services.push(Parts {
                 shard,
-                node: Node::new(Config { cache_pages: parts.get(usize::from(index)).copied(), ..whole.clone() })?,
+                node: Node::new(Config {
+                    cache_pages: parts.get(usize::from(index)).copied(),
+                    homes: whole.homes.clone().striped(index, config.shards),
+                    ..whole.clone()
+                })?,
                 view: View::new(Arc::clone(&frames), shard)?,
                 window: memory.windows.get(usize::from(index)).and_then(|of| Window::new(Arc::clone(of), whole.rank)),
                 transport,

@@ -3,9 +3,9 @@
 use super::machine::Machine;
 use super::machine::short::*;
 use crate::home::HomeMap;
-use crate::id::{Access, Page, Rank, RankSet, Version};
+use crate::id::{Access, Page, Rank, RankSet, Tick, Version};
 use crate::message::{Content, Handed, HandedState, Message, Waiting};
-use crate::node::{Action, Body, HandOverError, Leave, MAX_HAND_OVER_PAGES, MAX_HAND_OVERS, Source};
+use crate::node::{Action, Body, HandOverError, HomesError, Leave, MAX_HAND_OVER_PAGES, MAX_HAND_OVERS, Source};
 use Access::{Read, Write};
 
 fn freeze(first: u32, count: u16, to: u16, ranks: u16) -> Message {
@@ -264,4 +264,44 @@ fn a_new_home_knows_who_has_left() {
     assert!(machine.deliver(1, 0));
     assert_eq!(machine.took(0), [send(1, gone(RankSet::one(Rank(2))), Body::None)]);
     assert!(machine.deliver(0, 1) && machine.nodes[1].has_left(Rank(2)));
+}
+
+/// Two pages with a home each, of three ranks.
+fn two_homes() -> HomeMap {
+    HomeMap::new([(1, Rank(0)), (1, Rank(1))]).expect("a home map")
+}
+
+#[test]
+fn a_rank_that_is_told_the_homes_is_as_one_that_has_always_known_them() {
+    let mut homes = two_homes();
+    homes.hand_over(run(1, 1), Rank(0));
+    let node = |homes: &HomeMap| Machine::new(3, 1, |config| config.homes = homes.clone()).nodes.pop().expect("a node");
+    let mut told = node(&two_homes());
+    assert_ne!(told, node(&homes));
+    assert_eq!(told.handle_homes(&homes), Ok(()));
+    assert_eq!(told, node(&homes));
+    let refused = |node: &mut crate::node::Node, segments: &[(u32, u16)]| {
+        let segments = segments.iter().map(|(pages, home)| (*pages, Rank(*home)));
+        node.handle_homes(&HomeMap::new(segments).expect("a home map"))
+    };
+    assert_eq!(refused(&mut told, &[(3, 0)]), Err(HomesError::Pages { told: 3, pages: 2 }));
+    assert_eq!(refused(&mut told, &[(1, 0), (1, 2)]), Err(HomesError::Home(2)), "it has just come");
+    assert_eq!(refused(&mut told, &[(1, 0), (1, 3)]), Err(HomesError::Home(3)));
+    assert_eq!(told, node(&homes), "nothing has changed");
+    told.handle_fault(Tick(1), Page(0), Read);
+    assert_eq!(told.handle_homes(&homes), Err(HomesError::Late));
+}
+
+#[test]
+fn who_has_frozen_the_last_pages_of_a_home_knows_that_it_may_have_left() {
+    let mut machine = Machine::new(3, 1, |config| config.homes = two_homes());
+    let both = RankSet::below(2);
+    machine.hand_over(run(1, 1), 0);
+    assert!(machine.deliver(0, 1));
+    assert_eq!(machine.nodes[1].homes_to_be(), both, "it has not handed them over");
+    assert_eq!(machine.nodes[2].homes_to_be(), both);
+    assert!(machine.deliver(1, 2));
+    assert_eq!((machine.nodes[2].homes(), machine.nodes[2].homes_to_be()), (both, RankSet::one(Rank(0))));
+    machine.run();
+    assert_eq!(machine.nodes[2].homes(), RankSet::one(Rank(0)));
 }

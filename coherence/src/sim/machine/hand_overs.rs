@@ -1,6 +1,6 @@
 //! Homes that move: rank 0 orders it, and is told when it is done.
 
-use crate::id::{Rank, RankSet, Run};
+use crate::id::{Page, Rank, RankSet, Run};
 use crate::node::MAX_HAND_OVERS;
 
 use super::super::checkers::{Checker, Violation};
@@ -24,13 +24,18 @@ impl Machine<'_> {
         if coordinator.home(first) == Some(to) || self.crashed() {
             return Ok(());
         }
-        let leaves = self.hosts.iter().any(|host| host.departure == Departure::GivesUp);
+        let leaves = self.gives_up();
         let is_full = self.moving.len() >= MAX_HAND_OVERS;
         if leaves || is_full || self.moving.iter().any(|other| other.first < run.end() && run.first < other.end()) {
             let again = self.now + 1 + self.rng.below(LOOKS_AGAIN);
             self.schedule(again, Event::HandOver { at });
             return Ok(());
         }
+        self.order_hand_over(run, to)
+    }
+
+    /// Rank 0 has pages move that may.
+    fn order_hand_over(&mut self, run: Run, to: Rank) -> Checked {
         self.moving.push(run);
         self.hand_overs += 1;
         let mut members = RankSet::EMPTY;
@@ -38,6 +43,33 @@ impl Machine<'_> {
             members.insert(rank);
         }
         self.input(Rank(0), &Input::HandOver(run, to, members))
+    }
+
+    /// Rank 0 has all pages of a rank that leaves move to another, some at a time. Whether none is left, or moves.
+    pub(super) fn order_hand_overs_of(&mut self, rank: Rank, to: Rank) -> Checked<bool> {
+        let pages = (0..self.scenario.homes.pages()).map(Page);
+        let mut left: Vec<Page> = pages.filter(|page| self.sites[0].node_of(*page).home(*page) == Some(rank)).collect();
+        if left.is_empty() {
+            return Ok(self.moving.is_empty());
+        }
+        left.retain(|page| self.moving.iter().all(|run| !run.contains(*page)));
+        while let Some(first) = left.first().copied() {
+            if self.moving.len() >= MAX_HAND_OVERS || self.gives_up() {
+                return Ok(false);
+            }
+            // Pages side by side move together, where one node has them.
+            let longest = if self.scenario.nodes > 1 { 1 } else { 1 + self.rng.below_u16(4) };
+            let are_left = |count: &u16| left.contains(&Page(first.0 + u32::from(*count) - 1));
+            let count = (1..=longest).take_while(are_left).last().unwrap_or(1);
+            left.retain(|page| !Run { first, count }.contains(*page));
+            self.order_hand_over(Run { first, count }, to)?;
+        }
+        Ok(false)
+    }
+
+    /// Whether some rank gives up what it has, while which no home moves.
+    fn gives_up(&self) -> bool {
+        self.hosts.iter().any(|host| host.departure == Departure::GivesUp)
     }
 
     /// A node says that pages have their new home.

@@ -16,6 +16,8 @@ pub(super) enum Departure {
     Stays,
     /// Its processors go to this rank first.
     Empties(Rank),
+    /// It has no processor any more; the pages that it is the home of go to this rank.
+    HandsOver(Rank),
     /// Its node gives up what it has.
     GivesUp,
     /// It has left.
@@ -40,7 +42,7 @@ impl Machine<'_> {
                 let place = self.home_of(vcpu);
                 self.goes[vcpu] = match self.host(place).departure {
                     Departure::Empties(to) => Some(to),
-                    Departure::Stays | Departure::GivesUp | Departure::Left => None,
+                    Departure::Stays | Departure::HandsOver(_) | Departure::GivesUp | Departure::Left => None,
                 };
             }
             if self.home_of(vcpu) == rank {
@@ -61,7 +63,8 @@ impl Machine<'_> {
         self.goes[vcpu] = None;
         let from = std::mem::replace(&mut self.places[vcpu], to);
         self.trace.note(self.now, || format!("vcpu {vcpu} goes from rank {} to rank {}", from.0, to.0));
-        self.look_who_sleeps(from)?;
+        // It may have been woken by one of its rank's actions, which come before that rank's next input.
+        self.schedule(self.now, Event::Sleep { rank: from });
         self.look_who_sleeps(to)?;
         self.give_up_when_empty(from);
         Ok(())
@@ -69,8 +72,10 @@ impl Machine<'_> {
 
     fn give_up_when_empty(&mut self, rank: Rank) {
         let is_empty = self.places.iter().all(|place| *place != rank);
-        if is_empty && matches!(self.host(rank).departure, Departure::Empties(_)) {
-            self.host(rank).departure = Departure::GivesUp;
+        if let Departure::Empties(to) = self.host(rank).departure
+            && is_empty
+        {
+            self.host(rank).departure = Departure::HandsOver(to);
             let at = self.now + self.moment(rank);
             self.schedule(at, Event::GiveUpPages { rank });
         }
@@ -80,6 +85,14 @@ impl Machine<'_> {
     pub(super) fn give_up_pages(&mut self, rank: Rank) -> Checked {
         if self.crashed() {
             // What it waits for may never come.
+            return Ok(());
+        }
+        if let Departure::HandsOver(to) = self.host(rank).departure {
+            if self.order_hand_overs_of(rank, to)? {
+                self.host(rank).departure = Departure::GivesUp;
+            }
+            let at = self.now + self.moment(rank) + ASK_AGAIN;
+            self.schedule(at, Event::GiveUpPages { rank });
             return Ok(());
         }
         if !self.moving.is_empty() {

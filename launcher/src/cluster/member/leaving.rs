@@ -1,4 +1,4 @@
-//! A rank that has joined, from its coming to its leaving, as its user sees it.
+//! A rank from its coming to its leaving, as its user sees it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use vincs_vmm::machine::Running;
 
-use super::End;
+use super::{End, Terms};
 use crate::run::ending::{STATUS_BAD_INPUT, STATUS_OWN_FAILURE};
 use crate::wireup::channel::{self, Channel};
 use crate::wireup::message::ToMember;
@@ -16,25 +16,6 @@ const PROGRESS_TIME: Duration = Duration::from_secs(1);
 
 /// How long the rest of a message of rank 0 may take whose beginning is there.
 const MESSAGE_TIME: Duration = Duration::from_secs(5);
-
-/// How a rank takes part.
-#[derive(Debug)]
-pub(super) enum Stay {
-    /// It has started the machine, and is the home of a part of its memory.
-    Founder,
-    /// It has joined.
-    Guest(Guest),
-}
-
-impl Stay {
-    /// It has started the machine, or rank 0 has said that it takes part.
-    pub(super) fn takes_part(&self) -> bool {
-        match self {
-            Self::Founder => true,
-            Self::Guest(guest) => guest.takes_part,
-        }
-    }
-}
 
 /// What rank 0 says to a rank that has its seat.
 enum Word {
@@ -80,15 +61,17 @@ pub(super) fn why_not_joined(rank: u16, end: &End, zero: &mut Channel, deadline:
     Some((STATUS_BAD_INPUT, format!("rank {rank} does not join: {line}")))
 }
 
-/// A rank that joins and leaves.
+/// How long a rank takes part.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(super) struct Stay {
     rank: u16,
     /// The user wants it to leave.
     to_leave: Arc<AtomicBool>,
+    /// It has asked rank 0 for that.
+    asked: bool,
     /// How long that may take.
     grace: Duration,
-    /// Rank 0 has said that it takes part.
+    /// It has started the machine, or rank 0 has said that it takes part.
     takes_part: bool,
     leaving: Option<Leaving>,
 }
@@ -102,9 +85,15 @@ struct Leaving {
     told: String,
 }
 
-impl Guest {
-    pub(super) fn new(rank: u16, to_leave: Arc<AtomicBool>, grace: Duration) -> Self {
-        Self { rank, to_leave, grace, takes_part: false, leaving: None }
+impl Stay {
+    pub(super) fn new(rank: u16, to_leave: Arc<AtomicBool>, terms: Terms) -> Self {
+        let Terms { joins, leaves: _, grace } = terms;
+        Self { rank, to_leave, asked: false, grace, takes_part: !joins, leaving: None }
+    }
+
+    /// It has started the machine, or rank 0 has said that it takes part.
+    pub(super) fn takes_part(&self) -> bool {
+        self.takes_part
     }
 
     /// Does what is to be done now; the end, if this is one.
@@ -112,11 +101,16 @@ impl Guest {
         if !self.takes_part {
             return self.look_whether_it_takes_part(zero);
         }
-        let wants_to = self.to_leave.load(Ordering::SeqCst);
-        if self.leaving.is_none() && (wants_to || running.is_leaving()) {
-            if wants_to {
-                running.leave();
-            }
+        if self.to_leave.load(Ordering::SeqCst) && !std::mem::replace(&mut self.asked, true) {
+            running.leave();
+        }
+        if let Some(reason) = running.take_refusal() {
+            crate::say(&reason);
+            // It may ask again, when there is more room for instance.
+            self.asked = false;
+            self.to_leave.store(false, Ordering::SeqCst);
+        }
+        if self.leaving.is_none() && running.is_leaving() {
             self.leaving = Some(Leaving::begin(Instant::now(), self.grace));
             crate::say(&format!("rank {} leaves the machine", self.rank));
         }
@@ -189,8 +183,8 @@ mod tests {
     use super::*;
     use crate::wireup::channel::tests::{pair, soon};
 
-    fn guest() -> Guest {
-        Guest::new(2, Arc::default(), Duration::from_secs(9))
+    fn guest() -> Stay {
+        Stay::new(2, Arc::default(), Terms { joins: true, leaves: true, grace: Duration::from_secs(9) })
     }
 
     #[test]

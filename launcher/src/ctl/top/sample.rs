@@ -198,7 +198,7 @@ pub(super) mod tests {
     pub(in super::super) fn status(ranks: &[&[u32]], paused: bool) -> Status {
         let rank = |(rank, vcpus): (u16, &&[u32])| {
             let (state, host) = (MemberState::Running, format!("n{rank}"));
-            RankStatus { rank, state, host, vcpus: vcpus.to_vec() }
+            RankStatus { rank, state, host, vcpus: vcpus.to_vec(), homes: 0 }
         };
         let ranks: Vec<RankStatus> = (0..).zip(ranks).map(rank).collect();
         let vcpus = |rank: &RankStatus| {

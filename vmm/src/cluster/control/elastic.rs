@@ -1,18 +1,22 @@
 //! Ranks that come and leave, as rank 0 deals with them on its control channel. Who is what is in [`Seats`]; where vCPUs go is [`place`]'s to say.
 //!
-//! A rank comes and goes while no vCPU is on its way: all ranks then agree on who has to say that it sends elsewhere (`moves`). Orders to move wait for that.
+//! A rank comes and goes while no vCPU is on its way: all ranks then agree on who has to say that it sends elsewhere (`moves`). Orders to
+//! move wait for that. Nor does the home of a page move while a rank that joins is told where they are, or one that leaves gives up its
+//! pages (`homes.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use vincs_coherence::id::Rank;
 
 use super::super::message::Control;
 use super::super::moves::Owner;
 use super::super::placement::{Placed, Placement, Room, place};
-use super::super::seats::{MemberState, RemoveError, Seats};
+use super::super::seats::{RemoveError, Seats};
 use super::super::serve::Server;
-use super::{Breach, Core, First, Note};
+use super::homes::{HomeMoves, HostRoom};
+use super::{Breach, Core, First, MemberState, Note};
 
 /// What is to become of a rank that joins.
 pub(crate) type Joined = Result<(), String>;
@@ -20,11 +24,13 @@ pub(crate) type Joined = Result<(), String>;
 /// What rank 0 knows of the ranks beside where vCPUs are.
 pub(crate) struct Elastic {
     pub(super) seats: Seats,
-    placement: Placement,
+    pub(super) placement: Placement,
     /// The rank of each vCPU's node.
     nodes: Vec<Rank>,
     /// Processors that each rank may use, as far as that is known.
     processors: BTreeMap<Rank, u32>,
+    /// The homes of pages.
+    pub(super) homes: HomeMoves,
     /// vCPUs have gone to their ranks after the boot: from now on those that join get some.
     pub(super) is_spread: bool,
     /// Who waits for a rank to join, and for one to have left.
@@ -36,12 +42,19 @@ pub(crate) struct Elastic {
 
 impl Elastic {
     /// With these seats; `nodes` has the rank of each vCPU's node, `processors` what the first ranks may use.
-    pub(crate) fn new(seats: Seats, placement: Placement, nodes: Vec<Rank>, processors: &[u32]) -> Self {
+    pub(crate) fn new(
+        seats: Seats,
+        placement: Placement,
+        nodes: Vec<Rank>,
+        processors: &[u32],
+        homes: HomeMoves,
+    ) -> Self {
         Self {
             seats,
             placement,
             nodes,
             processors: (0..).map(Rank).zip(processors.iter().copied()).collect(),
+            homes,
             is_spread: false,
             joiners: BTreeMap::new(),
             leavers: BTreeMap::new(),
@@ -51,9 +64,8 @@ impl Elastic {
 
     /// Where each vCPU is to be, as it is now.
     fn places(&self, owners: &[Owner]) -> Vec<Rank> {
-        let running = self.seats.all().into_iter().filter(|(_, state)| *state == MemberState::Running);
         let room = |rank| Room { rank, processors: self.processors.get(&rank).copied().unwrap_or(0) };
-        let rooms: Vec<Room> = running.map(|(rank, _)| room(rank)).collect();
+        let rooms: Vec<Room> = self.seats.running().into_iter().map(room).collect();
         let placed = |(owner, node): (&Owner, &Rank)| Placed { at: owner.to.unwrap_or(owner.at), node: *node };
         place(self.placement, &owners.iter().zip(&self.nodes).map(placed).collect::<Vec<_>>(), &rooms)
     }
@@ -74,6 +86,7 @@ impl First {
     /// vCPUs go to their ranks after the boot: those of their nodes, and by the placement to those that have joined since.
     pub(super) fn spread(&mut self, core: &mut Core, nodes: Vec<Rank>) {
         self.elastic.is_spread = true;
+        self.elastic.homes.ranks_change();
         self.elastic.nodes.clone_from(&nodes);
         let owners: Vec<Owner> = nodes.iter().map(|node| Owner { at: *node, to: None }).collect();
         for (vcpu, to) in (0..).zip(self.elastic.places(&owners)) {
@@ -83,15 +96,19 @@ impl First {
 
     /// What can be done now for those that come and leave.
     pub(super) fn settle(&mut self, core: &mut Core) {
-        let is_busy = self.elastic.seats.are_busy() || !self.elastic.held.is_empty();
+        let is_busy = self.elastic.seats.are_busy() || !self.elastic.held.is_empty() || self.elastic.homes.are_busy();
         if core.over || !is_busy {
             return;
         }
         while self.owners.are_at_rest() {
-            if let Some(rank) = self.elastic.seats.complete(core.present()) {
+            let complete = self.elastic.seats.complete(core.present());
+            if let Some(rank) = complete.filter(|rank| self.elastic.seats.knows_homes(*rank)) {
                 self.has_joined(core, rank);
             } else if let Some(rank) = self.elastic.seats.drained_one() {
                 self.is_gone(core, rank);
+            } else if let Some(rank) = complete {
+                self.tell_homes(core, rank);
+                break;
             } else if let Some(note) = self.elastic.held.pop_front() {
                 self.order_from_here(core, note);
             } else {
@@ -99,11 +116,13 @@ impl First {
             }
         }
         self.empty_those_that_leave(core);
+        self.move_homes(core, Instant::now());
     }
 
     /// A rank has a seat reserved; what is to become of it is told to whoever waits.
-    pub(super) fn is_to_join(&mut self, rank: Rank, processors: u32, done: Sender<Joined>) {
+    pub(super) fn is_to_join(&mut self, rank: Rank, (processors, room): (u32, HostRoom), done: Sender<Joined>) {
         self.elastic.processors.insert(rank, processors);
+        self.elastic.homes.set_room(rank, room);
         match self.elastic.seats.state(rank) {
             Some(MemberState::Joining) => _ = self.elastic.joiners.insert(rank, done),
             // Whoever asked may not wait any more, here and below.
@@ -122,6 +141,7 @@ impl First {
             Err(error) => return self.give_up_joining(rank, &format!("rank 0 has no thread for it: {error}")),
         }
         self.elastic.seats.joined(rank);
+        self.elastic.homes.ranks_change();
         self.owners.open(rank);
         core.admit(rank);
         let ranks = core.present().collect();
@@ -149,15 +169,27 @@ impl First {
     }
 
     /// A rank is to leave, by its own wish or by order.
-    pub(super) fn is_to_leave(&mut self, rank: Rank, done: Option<Sender<Result<(), RemoveError>>>) {
-        match (self.elastic.seats.leave(rank), done) {
-            (Ok(()), done) => {
+    pub(super) fn is_to_leave(&mut self, core: &Core, rank: Rank, done: Option<Sender<Result<(), RemoveError>>>) {
+        match (self.may_leave(rank), done) {
+            (Ok(leaves), done) => {
+                if leaves.is_some() {
+                    self.elastic.seats.leaves(rank);
+                    core.link.send(rank, &Control::ToLeave, &[]);
+                }
                 self.owners.close(rank);
                 self.elastic.leavers.entry(rank).or_default().extend(done);
             }
             (Err(error), Some(done)) => _ = done.send(Err(error)),
-            (Err(_), None) => {}
+            // It has asked itself.
+            (Err(error), None) => core.link.send(rank, &Control::to_stay(&error.to_string()), &[]),
         }
+    }
+
+    fn may_leave(&self, rank: Rank) -> Result<Option<Rank>, RemoveError> {
+        let Some(leaver) = self.elastic.seats.may_leave(rank)? else { return Ok(None) };
+        let stay: Vec<Rank> = self.elastic.seats.running().into_iter().filter(|other| *other != leaver).collect();
+        self.elastic.homes.check_room(leaver, &stay)?;
+        Ok(Some(leaver))
     }
 
     fn place_anew(&mut self, core: &mut Core) {
@@ -180,7 +212,7 @@ impl First {
             }
         }
         for rank in leaving {
-            if !self.owners.involve(rank) {
+            if !self.owners.involve(rank) && self.elastic.homes.are_gone_from(rank) {
                 self.elastic.seats.told(rank);
                 core.link.send(rank, &Control::Drain, &[]);
             }
@@ -200,16 +232,20 @@ impl First {
         self.owners.close(rank);
         self.servers.remove(&rank);
         self.pauses.gone(rank);
+        self.elastic.homes.forget(rank);
+        self.elastic.homes.ranks_change();
         core.dismiss(rank);
         for done in self.elastic.leavers.remove(&rank).unwrap_or_default() {
             let _ = done.send(Ok(()));
         }
     }
 
-    /// Whether a rank that has not started the machine has nothing of it: no vCPU and no page.
+    /// Whether a rank has nothing of the machine: no vCPU and no page, and no part in a hand-over, whose pages would stay frozen without its word. Rank 0 has
+    /// the devices.
     pub(super) fn can_spare(&self, core: &Core, rank: Rank) -> bool {
         let has_nothing = !core.vitals.contains(rank) || self.elastic.seats.is_drained(rank);
-        !self.elastic.seats.has_started(rank) && !self.owners.involve(rank) && has_nothing
+        let has_no_part = !core.link.has(rank) || self.elastic.homes.homes.are_at_rest();
+        rank != core.link.rank() && !self.owners.involve(rank) && has_nothing && has_no_part
     }
 
     /// A rank is lost. Whether the machine goes on without it: it has no vCPU and no page, as it is only coming, has had none yet, or has handed all over.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use vincs_coherence::id::{Rank, RankSet};
 
@@ -21,8 +22,8 @@ pub(crate) struct First {
     pub(crate) servers: BTreeMap<Rank, Server>,
     pub(crate) clock: GuestClock,
     pub(crate) boot_id: [u8; 16],
-    /// To itself, from vCPUs' threads.
-    notes: ControlNotes,
+    /// To itself, from threads of vCPUs and of memory.
+    pub(super) notes: ControlNotes,
     pub(super) owners: Owners,
     pub(super) elastic: Elastic,
     /// Who waits for a vCPU's arrival, with where it comes from.
@@ -87,7 +88,8 @@ impl First {
             }
             Control::Met { rank } => self.elastic.seats.met(rank, from),
             Control::Ready if self.elastic.seats.ready(from) => {}
-            Control::Leave if core.link.has(from) => self.is_to_leave(from, None),
+            Control::HomesKnown if self.elastic.seats.homes_known(from) => {}
+            Control::Leave if core.link.has(from) => self.is_to_leave(core, from, None),
             Control::Drained => self.drained(from)?,
             Control::Statistics => {
                 // Whoever asked may not wait any more.
@@ -117,6 +119,10 @@ impl First {
             | Control::Ready
             | Control::Come { .. }
             | Control::Leave
+            | Control::Homes { .. }
+            | Control::HomesKnown
+            | Control::ToLeave
+            | Control::ToStay { .. }
             | Control::Drain
             | Control::Parting
             | Control::Parted
@@ -188,15 +194,30 @@ impl First {
             Note::Paused(number) => self.pauses.paused(core.link.rank(), number),
             Note::Met(rank) => self.elastic.seats.met(rank, core.link.rank()),
             Note::Reserve(sender) => _ = sender.send(self.elastic.seats.reserve()),
-            Note::Admit(rank, processors, done) => self.is_to_join(rank, processors, done),
+            Note::Admit(rank, place, done) => self.is_to_join(rank, place, done),
             Note::Abandon(rank, has_joined) => {
                 self.give_up_joining(rank, "it does not come");
                 let state = self.elastic.seats.state(rank);
                 let _ = has_joined.send(matches!(state, Some(MemberState::Running | MemberState::Leaving)));
             }
-            Note::Remove(rank, done) => self.is_to_leave(rank, Some(done)),
+            Note::Remove(rank, done) => self.is_to_leave(core, rank, Some(done)),
             Note::Members(sender) => _ = sender.send(self.elastic.seats.all()),
-            Note::Lost(..) | Note::End(..) | Note::PagesGivenUp | Note::Stop => {}
+            Note::Homes(sender) => _ = sender.send(self.homes_now()),
+            Note::HandedOver(run, moved) => self.handed_over(run, moved),
+            Note::Lost(..) | Note::End(..) | Note::PagesGivenUp | Note::HomesKnown(_) | Note::Stop => {}
+        }
+    }
+
+    /// When there is something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.elastic.homes.due()
+    }
+
+    /// Does it.
+    pub(super) fn keep_time(&mut self, core: &mut Core, now: Instant) {
+        if self.due().is_some_and(|due| due <= now) {
+            self.elastic.homes.wait_no_more(now);
+            self.settle(core);
         }
     }
 

@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use vincs_coherence::id::{Rank, RankSet};
+use vincs_coherence::node::HomesError;
 
 use super::super::clock::{ClockStats, DRIFT_PROBES, Measured, Measurement, Next, START_PROBES};
 use super::super::forward::{DEVICE_RANK, Forwarder};
+use super::super::homes;
 use super::super::message::{ClockReading, Control, MAX_STATISTICS};
 use super::super::roll::Roll;
 use super::pause::WhenDropped;
 use super::{Basis, Breach, ClusterEvent, ControlNotes, Core, Note, Suspect};
 use crate::clock::host_ticks;
-use crate::memory::engine::Leaver;
+use crate::memory::engine::{Leaver, Mover};
 
 /// How often drift of the clock is measured.
 const DRIFT_STEP: Duration = Duration::from_secs(1);
@@ -63,6 +65,7 @@ pub(crate) struct Member {
     known_at: Option<Instant>,
     roll: Roll,
     leaver: Leaver,
+    mover: Mover,
     /// To itself, from the threads of memory.
     notes: ControlNotes,
     leaving: Option<Leaving>,
@@ -100,7 +103,7 @@ impl Member {
         first_measured: Sender<Measured>,
         applied: Arc<Mutex<AppliedClock>>,
         roll: Roll,
-        (leaver, notes): (Leaver, ControlNotes),
+        (leaver, mover, notes): (Leaver, Mover, ControlNotes),
     ) -> Self {
         Self {
             forwarder,
@@ -115,6 +118,7 @@ impl Member {
             known_at: None,
             roll,
             leaver,
+            mover,
             notes,
             leaving: None,
             takes_part: true,
@@ -163,25 +167,21 @@ impl Member {
                 return Ok(());
             }
             _ if from != DEVICE_RANK => {}
-            Control::Come { rank, ranks, places } if rank == core.link.rank() => {
-                self.takes_part = true;
-                core.comes(&ranks, &places);
+            Control::Homes { vital } if !self.takes_part => return self.take_homes(core, &vital, &body),
+            Control::ToLeave => {
+                self.leaver.announce();
                 return Ok(());
             }
-            Control::Come { rank, .. } => {
-                core.admit(rank);
+            Control::ToStay { reason } => {
+                self.leaver.refuse(reason);
                 return Ok(());
             }
-            Control::Gone { rank } if rank == core.link.rank() => {
-                core.finish(if self.leaving.is_some() { ClusterEvent::Left } else { ClusterEvent::Dropped });
+            Control::Come { rank, ranks, places } => {
+                self.comes(core, rank, &ranks, &places);
                 return Ok(());
             }
             Control::Gone { rank } => {
-                core.dismiss(rank);
-                if let Some(leaving) = &mut self.leaving {
-                    leaving.missing.remove(rank);
-                }
-                self.tell_if_drained(core);
+                self.goes(core, rank);
                 return Ok(());
             }
             Control::Drain if self.leaving.is_none() => {
@@ -235,11 +235,38 @@ impl Member {
             | Control::Met { .. }
             | Control::Ready
             | Control::Leave
+            | Control::Homes { .. }
+            | Control::HomesKnown
             | Control::Drain
             | Control::Parting
             | Control::Drained => {}
         }
         Err(Breach(format!("{message:?} to rank {}", core.link.rank().0)))
+    }
+
+    /// A rank takes part from now on, perhaps this one.
+    fn comes(&mut self, core: &mut Core, rank: Rank, ranks: &[Rank], places: &[Rank]) {
+        if rank != core.link.rank() {
+            return core.admit(rank);
+        }
+        self.takes_part = true;
+        // Those that are not there have left: none of them has the word when rank 0 is lost.
+        (1..rank.0).map(Rank).filter(|other| !ranks.contains(other)).for_each(|left| self.roll.leave(left));
+        core.comes(ranks, places);
+    }
+
+    /// A rank takes no part any more, perhaps this one.
+    fn goes(&mut self, core: &mut Core, rank: Rank) {
+        if rank == core.link.rank() {
+            core.finish(if self.leaving.is_some() { ClusterEvent::Left } else { ClusterEvent::Dropped });
+            return;
+        }
+        core.dismiss(rank);
+        self.roll.leave(rank);
+        if let Some(leaving) = &mut self.leaving {
+            leaving.missing.remove(rank);
+        }
+        self.tell_if_drained(core);
     }
 
     /// A rank is lost. Rank 0 tells all which was the first; without rank 0 the machine is over at once.
@@ -258,12 +285,29 @@ impl Member {
         }
     }
 
-    /// This rank has lost one before it took part. A founder it needs: it does not join. Of one that has joined it does not know whether it has just left: rank 0 does, and takes
+    /// This rank has lost one before it took part. One that is there it needs: it does not join. Of others it does not know whether they have just left: rank 0 does, and takes
     /// this one's seat away if not.
     fn give_up_joining(&self, core: &mut Core, rank: Rank, reason: String) {
         core.link.send(DEVICE_RANK, &Control::lost(rank, &reason), &[]);
         if core.link.has(rank) {
             core.finish(ClusterEvent::Lost(rank, reason));
+        }
+    }
+
+    /// This rank joins, and is told where the homes are and which ranks may have pages.
+    fn take_homes(&self, core: &Core, vital: &[Rank], segments: &[u8]) -> Result<(), Breach> {
+        let map = homes::from_bytes(segments)?;
+        vital.iter().for_each(|rank| core.vitals.insert(*rank));
+        let notes = self.notes.clone();
+        self.mover.tell_homes(map, move |known| notes.tell(Note::HomesKnown(known)));
+        Ok(())
+    }
+
+    /// The memory of this rank knows them, or cannot take them.
+    pub(super) fn homes_known(&mut self, core: &mut Core, known: Result<(), HomesError>) {
+        match known {
+            Ok(()) => core.link.send(DEVICE_RANK, &Control::HomesKnown, &[]),
+            Err(error) => self.lost(core, DEVICE_RANK, format!("it tells what cannot be: {error}")),
         }
     }
 

@@ -3,8 +3,11 @@
 use std::sync::Mutex;
 use std::sync::mpsc::RecvTimeoutError;
 
+use vincs_coherence::home::HomeMap;
+
 use super::super::clock::Measured;
 use super::super::forward::Forwarder;
+use super::super::homes::Homes;
 use super::super::message::{Access, Place};
 use super::super::moves::Owners;
 use super::super::placement::Placement;
@@ -16,7 +19,7 @@ use super::*;
 use crate::apic::{Delivery, Destination, IoApic, LocalApic, Message, Router};
 use crate::bus::{Bus, PioDevice};
 use crate::clock::GuestClock;
-use crate::memory::engine::Leaver;
+use crate::memory::engine::{Leaver, Mover, Orders};
 use crate::topology::VcpuId;
 use crate::vcpu::{VcpuHandle, VcpuShared};
 
@@ -57,7 +60,12 @@ struct Rig {
     statistics: StatisticsSource,
     roll: Roll,
     device: Arc<Kept>,
+    /// What homes are to move, at rank 0.
+    orders: Orders,
 }
+
+/// Pages that each rank is the home of at the start: two hand-overs'.
+const HOMED: u32 = 256;
 
 impl Rig {
     fn start(rank: u16, ends: &[Arc<End>]) -> Self {
@@ -78,6 +86,7 @@ impl Rig {
         let (statistics, roll) = (StatisticsSource::default(), Roll::default());
         let device = Arc::new(Kept::default());
         let (notes, note_box) = notes().unwrap();
+        let (mover, orders) = Mover::by_hand();
         let side = if rank == 0 {
             let mut bus = Bus::default();
             bus.add_pio(0x40, 4, Arc::clone(&device) as _).unwrap();
@@ -92,7 +101,9 @@ impl Rig {
             }
             let clock = GuestClock::start(2_000_000);
             let nodes = (0..ranks).map(Rank).collect();
-            let elastic = Elastic::new(Seats::new(started, ranks), Placement::Spread, nodes, &[]);
+            let homes = Homes::new(HomeMap::new((0..started).map(|rank| (HOMED, Rank(rank)))).unwrap());
+            let homes = HomeMoves::new(homes, mover, started, &[]);
+            let elastic = Elastic::new(Seats::new(started, ranks), Placement::Spread, nodes, &[], homes);
             let notes = notes.clone();
             let first = First::new(Arc::clone(&devices), servers, (owners, elastic), clock, Some([7; 16]), notes);
             Side::First(Box::new(first))
@@ -105,7 +116,7 @@ impl Rig {
                 first_measured,
                 applied,
                 roll.clone(),
-                (Leaver::default(), notes.clone()),
+                (Leaver::default(), Mover::default(), notes.clone()),
             );
             Side::Member(Box::new(if rank < started { member } else { member.joining() }))
         };
@@ -127,6 +138,7 @@ impl Rig {
             statistics,
             roll,
             device,
+            orders,
         }
     }
 
@@ -492,6 +504,10 @@ fn what_a_rank_may_not_send_is_its_loss() {
         Control::StatisticsRequest,
         Control::Present,
         Control::Ready,
+        Control::Homes { vital: vec![] },
+        Control::HomesKnown,
+        Control::ToLeave,
+        Control::to_stay("it says"),
         Control::Drain,
         Control::Parted,
         Control::Drained,
@@ -506,7 +522,15 @@ fn what_a_rank_may_not_send_is_its_loss() {
         assert!(rank == 1 && reason.contains("may not"), "{message:?}: {reason}");
         rig.stop();
     }
-    let to_member = [access(1), Control::Statistics, Control::EndSeen, Control::Closed, Control::Answer { vcpu: 1 }];
+    let to_member = [
+        access(1),
+        Control::Statistics,
+        Control::EndSeen,
+        Control::Closed,
+        Control::Answer { vcpu: 1 },
+        Control::Homes { vital: vec![] },
+        Control::HomesKnown,
+    ];
     for message in to_member {
         let (rig, ends) = alone(1, 2);
         say(&ends[0], 1, &message, &[]);

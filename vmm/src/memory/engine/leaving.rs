@@ -1,10 +1,10 @@
 //! A rank gives up all pages of others, as it leaves the machine.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use super::mailbox::{Command, Mailbox};
+use super::mailbox::{Command, Mailbox, locked};
 
 /// What all shards of an engine that gives up its pages share.
 pub(in crate::memory) struct Leaving {
@@ -40,29 +40,51 @@ impl Leaving {
 pub(crate) struct Leaver {
     mailboxes: Vec<Arc<Mailbox>>,
     pages: Arc<AtomicU32>,
-    begun: Arc<AtomicBool>,
+    said: Arc<Mutex<Said>>,
+}
+
+/// What rank 0 has said of leaving.
+#[derive(Debug, Default)]
+struct Said {
+    is_announced: bool,
+    /// Why this rank stays, until somebody has looked.
+    refusal: Option<String>,
 }
 
 impl Leaver {
     pub(super) fn new(mailboxes: Vec<Arc<Mailbox>>) -> Self {
-        Self { mailboxes, pages: Arc::default(), begun: Arc::default() }
+        Self { mailboxes, ..Self::default() }
+    }
+
+    /// This rank is to leave: its processors go, then the homes of its pages, and then it begins.
+    pub(crate) fn announce(&self) {
+        locked(&self.said).is_announced = true;
+    }
+
+    /// Whether it is to leave.
+    pub(crate) fn is_announced(&self) -> bool {
+        locked(&self.said).is_announced
+    }
+
+    /// It stays, though it wanted to leave, for this reason.
+    pub(crate) fn refuse(&self, reason: String) {
+        locked(&self.said).refusal = Some(reason);
+    }
+
+    /// Why it stays; each reason once.
+    pub(crate) fn take_refusal(&self) -> Option<String> {
+        locked(&self.said).refusal.take()
     }
 
     /// Begins; `done` is called when no page of another home is here and no home knows of one, on the last thread that was busy with it. No processor may execute
     /// anything here any more, and this rank must be nobody's home. To be called once.
     pub(crate) fn begin(&self, done: impl Fn() + Send + Sync + 'static) {
-        self.begun.store(true, Ordering::SeqCst);
         if self.mailboxes.is_empty() {
             return done();
         }
         let (left, pages) = (AtomicUsize::new(self.mailboxes.len()), Arc::clone(&self.pages));
         let leaving = Arc::new(Leaving { left, pages, done: Box::new(done) });
         self.mailboxes.iter().for_each(|mailbox| mailbox.push(Command::Leave(Arc::clone(&leaving))));
-    }
-
-    /// Whether it has begun.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::SeqCst)
     }
 
     /// Pages of others that are here still, since [`Self::begin`].

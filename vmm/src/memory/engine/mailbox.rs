@@ -9,7 +9,7 @@ use vincs_coherence::id::{Access, Rank, RankSet, Run};
 use vincs_coherence::node::HoldId;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::hand_over::MoveError;
+use super::hand_over::{MoveError, ToldHomes, WhenMoved};
 use super::leaving::Leaving;
 
 /// What is wanted.
@@ -35,8 +35,10 @@ pub(in crate::memory) enum Command {
         /// The ranks of the machine.
         members: RankSet,
         /// Who is told.
-        waiter: Arc<Waiter<Result<(), MoveError>>>,
+        done: WhenMoved,
     },
+    /// The homes are these, of a rank that comes.
+    Homes(Arc<ToldHomes>),
     /// All pages of other homes are to be given up.
     Leave(Arc<Leaving>),
     /// The thread is to end.
@@ -46,15 +48,15 @@ pub(in crate::memory) enum Command {
 /// What can be in a [`Mailbox`].
 pub(in crate::memory) trait Refuse {
     /// Answers who waits for an answer: nothing is done any more.
-    fn refuse(&self);
+    fn refuse(self);
 }
 
 impl Refuse for Command {
-    fn refuse(&self) {
+    fn refuse(self) {
         match self {
             Self::Hold { waiter, .. } => waiter.answer(Err(Refused::Ended)),
-            Self::HandOver { waiter, .. } => waiter.answer(Err(MoveError::Ended)),
-            Self::Release(_) | Self::Leave(_) | Self::Stop => {}
+            Self::HandOver { done, .. } => done.tell(Err(MoveError::Ended)),
+            Self::Release(_) | Self::Homes(_) | Self::Leave(_) | Self::Stop => {}
         }
     }
 }
@@ -133,6 +135,7 @@ impl<C: Refuse> Mailbox<C> {
         {
             let mut commands = locked(&self.commands);
             if self.closed.load(Ordering::SeqCst) {
+                drop(commands);
                 command.refuse();
                 return;
             }
@@ -191,7 +194,7 @@ impl<C: Refuse> Mailbox<C> {
             self.closed.store(true, Ordering::SeqCst);
             std::mem::take(&mut *commands)
         };
-        commands.iter().for_each(Refuse::refuse);
+        commands.into_iter().for_each(Refuse::refuse);
     }
 
     /// Readable when the thread has been woken.

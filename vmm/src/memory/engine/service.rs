@@ -15,7 +15,7 @@ use vincs_coherence::window::Seen;
 use super::awaited::Board;
 use super::config::{EngineEvent, EventSink, FaultSampler};
 use super::frames::Shard;
-use super::hand_over::MoveError;
+use super::hand_over::{MoveError, WhenMoved};
 use super::leaving::Leaving;
 use super::mailbox::{Command, Mailbox, Refuse as _, Refused, Waiter};
 use super::outgoing::Outgoing;
@@ -27,6 +27,7 @@ use super::windows::Window;
 use crate::memory::ready::Ready;
 
 mod execute;
+mod homes;
 mod leave;
 
 /// Longest time between two attempts to send what was held up, or to leave.
@@ -111,7 +112,9 @@ pub(super) struct Service {
     /// Devices that wait for their pages.
     waiters: BTreeMap<HoldId, Arc<Waiter>>,
     /// Who waits for pages to get another home, by the first of them.
-    movers: BTreeMap<Page, Arc<Waiter<Result<(), MoveError>>>>,
+    movers: BTreeMap<Page, WhenMoved>,
+    /// Ranks that are lost, and why, and have handed over all that they had when hand-overs under way are over: perhaps they have left.
+    missing: Vec<(Rank, String)>,
     /// Buffers that live on.
     faults: Vec<Fault>,
     header: Vec<u8>,
@@ -163,6 +166,7 @@ impl Service {
             spin,
             waiters: BTreeMap::new(),
             movers: BTreeMap::new(),
+            missing: Vec::new(),
             faults: Vec::new(),
             header: Vec::new(),
         }
@@ -180,7 +184,8 @@ impl Service {
                 match command {
                     Command::Hold { id, runs, waiter } => self.hold(id, &runs, waiter),
                     Command::Release(id) => self.release(id),
-                    Command::HandOver { run, to, members, waiter } => self.hand_over(run, to, members, waiter),
+                    Command::HandOver { run, to, members, done } => self.hand_over(run, to, members, done),
+                    Command::Homes(told) => self.take_homes(&told),
                     Command::Leave(leaving) => self.begin_to_leave(leaving),
                     Command::Stop => {
                         commands.for_each(|late| late.refuse());
@@ -318,18 +323,9 @@ impl Service {
         }
         match event {
             Event::Message { from, header, body } => self.message(from, header, body),
-            Event::Lost { rank, .. } if self.may_go(rank) => {}
-            Event::Lost { rank, reason } => self.shared.end(EngineEvent::RankLost { rank, reason }),
+            Event::Lost { rank, reason } => self.lost(rank, reason),
             Event::Completed { id, outcome } => self.completed(id, &outcome),
         }
-    }
-
-    /// Whether a rank's loss is none of this memory's: it has no pages, or nothing of what passes between the two is about pages, as neither is a home and pages go
-    /// by way of their homes. The control channel sees to the rest: it knows who leaves.
-    fn may_go(&self, rank: Rank) -> bool {
-        let homes = self.node.homes();
-        let has_page_traffic = homes.contains(rank) || homes.contains(self.node.rank());
-        !has_page_traffic || !self.vitals.contains(rank) || self.node.has_left(rank)
     }
 
     /// A guarded read has ended: this engine starts no other one-sided operations.
@@ -364,9 +360,13 @@ impl Service {
             return self.shared.end(refused(what));
         }
         self.recorder.received(&message, header.len() + body.len());
+        self.note_new_home(&message);
         let now = self.input_time();
         match self.node.handle_message(now, from, &message) {
-            Ok(()) => self.act(body),
+            Ok(()) => {
+                self.act(body);
+                self.look_for_missing();
+            }
             Err(error) => self.shared.end(refused(format!("what the protocol does not allow: {}", error.what))),
         }
     }
@@ -404,23 +404,9 @@ impl Service {
         }
     }
 
-    fn hand_over(&mut self, run: Run, to: Rank, members: RankSet, waiter: Arc<Waiter<Result<(), MoveError>>>) {
-        if self.shared.ended() {
-            return waiter.answer(Err(MoveError::Ended));
-        }
-        let now = self.input_time();
-        match self.node.handle_hand_over(now, run, to, members) {
-            Ok(()) => {
-                self.movers.insert(run.first, waiter);
-                self.act(&[]);
-            }
-            Err(error) => waiter.answer(Err(error.into())),
-        }
-    }
-
     fn refuse_waiters(&mut self) {
-        for (_, waiter) in std::mem::take(&mut self.movers) {
-            waiter.answer(Err(MoveError::Ended));
+        for (_, done) in std::mem::take(&mut self.movers) {
+            done.tell(Err(MoveError::Ended));
         }
         for (_, waiter) in std::mem::take(&mut self.waiters) {
             waiter.answer(Err(Refused::Ended));

@@ -109,7 +109,11 @@ impl Cluster {
     /// A rank is lost; all others are told.
     fn lose(&self, rank: u16) {
         let others = (0..).zip(&self.ranks).map(|(other, _)| other).filter(|other| *other != rank);
-        others.for_each(|other| self.channels[0][usize::from(rank)].lose(Rank(other), "the test wants it"));
+        for (channel, other) in
+            self.channels.iter().flat_map(|channel| others.clone().map(move |other| (channel, other)))
+        {
+            channel[usize::from(rank)].lose(Rank(other), "the test wants it");
+        }
     }
 
     /// A word of a page, as a processor of a rank sees it.

@@ -97,7 +97,7 @@ pub(super) enum Command {
 }
 
 impl Refuse for Command {
-    fn refuse(&self) {
+    fn refuse(self) {
         match self {
             Self::Join(_, _, waiter) => waiter.answer(Err(JoinError::Ended)),
             Self::Ask(_, _, reply) => reply.answer(Err(SyncError::Ended)),

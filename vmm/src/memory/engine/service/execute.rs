@@ -60,8 +60,8 @@ impl Service {
             }
             Action::GuardedRead { home, page } => self.guarded_read(home, page),
             Action::HandedOver { run, to: _ } => {
-                if let Some(waiter) = self.movers.remove(&run.first) {
-                    waiter.answer(Ok(()));
+                if let Some(done) = self.movers.remove(&run.first) {
+                    done.tell(Ok(()));
                 }
             }
             Action::HoldReady { id } => {

@@ -1,9 +1,10 @@
 //! Homes that move while threads of all ranks, and devices, use the pages.
 
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::channel;
 
-use vincs_coherence::id::{Page, RankSet, Run};
-use vincs_coherence::node::{HandOverError, MAX_HAND_OVER_PAGES};
+use vincs_coherence::id::{Page, RankSet, Run, STRIPE_PAGES};
+use vincs_coherence::node::{HandOverError, HomesError, MAX_HAND_OVER_PAGES};
 use vm_memory::Bytes;
 
 use super::super::MoveError;
@@ -17,8 +18,15 @@ fn run(first: u32, count: u16) -> Run {
 impl Cluster {
     /// Rank 0 has pages get another home.
     fn hand_over(&self, run: Run, to: u16) -> Result<(), MoveError> {
+        self.hand_over_by(0, run, to)
+    }
+
+    fn hand_over_by(&self, rank: usize, run: Run, to: u16) -> Result<(), MoveError> {
         let ranks = u16::try_from(self.ranks.len()).unwrap();
-        self.ranks[0].engine.hand_over(run, Rank(to), RankSet::below(ranks))
+        let (sender, moved) = channel();
+        let done = move |result| sender.send(result).unwrap();
+        self.ranks[rank].engine.mover().begin(run, Rank(to), RankSet::below(ranks), done);
+        moved.recv_timeout(Duration::from_secs(20)).unwrap()
     }
 
     /// All pages of a rank get another home, in pieces; their number.
@@ -139,7 +147,7 @@ fn what_cannot_move_is_refused_with_its_reason() {
     assert_eq!(refused(run(0, 0), 1), "a hand-over of 0 pages from 0 on; give 1 to 128 that have one home");
     assert_eq!(refused(run(32, 1), 1), "a hand-over of 1 pages from 32 on; give 1 to 128 that have one home");
     assert_eq!(refused(run(0, 1), 2), "a hand-over without rank 2, which takes part in it");
-    let elsewhere = at.ranks[1].engine.hand_over(run(0, 1), Rank(1), RankSet::below(2)).unwrap_err();
+    let elsewhere = at.hand_over_by(1, run(0, 1), 1).unwrap_err();
     assert_eq!(elsewhere.to_string(), "rank 1 orders a hand-over; rank 0 does");
     at.assert_quiet();
 }
@@ -158,4 +166,71 @@ fn a_hand_over_ends_with_the_engine() {
     assert_eq!(lost, Err(MoveError::Ended));
     at.stop();
     assert_eq!(at.hand_over(run(0, 1), 1), Err(MoveError::Ended));
+}
+
+/// A rank of several shards that was a home gives all of it to others and leaves; nobody misses it then. One that has just come is told
+/// where the homes are, and has all that was written.
+#[test]
+fn a_home_leaves_when_it_has_handed_all_over_and_one_that_comes_knows_who_has_it() {
+    const PAGES: u32 = STRIPE_PAGES + 300;
+    let at = Setup { homes: 2, shards: 2, first_touch: 1, ..Setup::of(4, PAGES) }.start();
+    let pages = [0, 7, PAGES - 1, PAGES, STRIPE_PAGES + 1, PAGES + 777, 2 * PAGES - 1];
+    pages.iter().for_each(|page| at.word((page % 2) as usize, *page, 5).store(u64::from(*page) + 1, Ordering::SeqCst));
+    let (members, mut homes) = ([0, 1, 2], HomeMap::new([(PAGES, Rank(0)), (PAGES, Rank(1))]).unwrap());
+    let members = members.into_iter().map(Rank).fold(RankSet::EMPTY, |mut all, rank| {
+        all.insert(rank);
+        all
+    });
+    let (mut first, mover) = (PAGES, at.ranks[0].engine.mover());
+    while first < 2 * PAGES {
+        // Those of one shard at a time, in turns to both that stay.
+        let count = (128 - first % 128).min(2 * PAGES - first);
+        let (run, to) = (run(first, u16::try_from(count).unwrap()), Rank(if first % 256 < 128 { 0 } else { 2 }));
+        let (sender, moved) = channel();
+        mover.begin(run, to, members, move |result| sender.send(result).unwrap());
+        assert_eq!(moved.recv_timeout(Duration::from_secs(20)), Ok(Ok(())));
+        homes.hand_over(run, to);
+        first += count;
+    }
+    let (sender, left) = channel();
+    at.ranks[1].engine.leaver().begin(move || sender.send(()).unwrap());
+    left.recv_timeout(Duration::from_secs(20)).unwrap();
+    let (sender, known) = channel();
+    let told = homes.clone();
+    at.ranks[3].engine.mover().tell_homes(told, move |result| sender.send(result).unwrap());
+    assert_eq!(known.recv_timeout(Duration::from_secs(20)), Ok(Ok(())));
+    // Rank 3 has no traffic with it, the others know that it has left.
+    at.lose(1);
+    for page in pages {
+        for rank in [3, 0, 2] {
+            assert_eq!(at.word(rank, page, 5).load(Ordering::SeqCst), u64::from(page) + 1, "page {page} at {rank}");
+        }
+    }
+    let (sender, known) = channel();
+    at.ranks[3].engine.mover().tell_homes(homes, move |result| sender.send(result).unwrap());
+    assert_eq!(known.recv_timeout(Duration::from_secs(20)), Ok(Err(HomesError::Late)));
+    at.assert_quiet();
+}
+
+/// A rank hears that a home is lost before it hears that its pages have another: it had left. It goes on, and gets them.
+#[test]
+fn a_home_that_has_left_is_not_missed_by_who_hears_late_of_its_last_hand_over() {
+    let at = Setup { homes: 2, first_touch: 1, ..Setup::of(3, 16) }.start();
+    at.word(2, 20, 1).store(9, Ordering::SeqCst);
+    // What the new home says to rank 2 waits.
+    at.channels[0][0].limit(Rank(2), 0);
+    let (sender, moved) = channel();
+    let members = RankSet::below(3);
+    at.ranks[0].engine.mover().begin(run(16, 16), Rank(0), members, move |result| sender.send(result).unwrap());
+    assert_eq!(moved.recv_timeout(Duration::from_secs(20)), Ok(Ok(())));
+    at.channels[0][1].lose(Rank(2), "it has left");
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(*locked(&at.ranks[2].events), [], "it may have left");
+    at.channels[0][0].limit(Rank(2), usize::MAX);
+    assert_eq!(at.word(2, 20, 1).fetch_add(1, Ordering::SeqCst), 9);
+    assert_eq!(at.word(2, 30, 1).fetch_add(1, Ordering::SeqCst), 0);
+    // As rank 2 is no home, that is all that it has to do with it. Rank 0 still has.
+    assert_eq!(*locked(&at.ranks[2].events), []);
+    at.channels[0][1].lose(Rank(0), "closed");
+    assert!(matches!(at.event(0), EngineEvent::RankLost { rank: Rank(1), .. }), "it has not left");
 }
