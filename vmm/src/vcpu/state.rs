@@ -13,7 +13,7 @@ pub(super) const MSR_TSC: u32 = 0x10;
 const KVM_MSRS: std::ops::RangeInclusive<u32> = 0x4b56_4d00..=0x4b56_4dff;
 
 /// Layout of [`VcpuState`]; a state with another number is refused.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// What a vCPU is doing.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -49,6 +49,8 @@ pub struct VcpuState {
     pub apic: LocalApic,
     /// What it is doing.
     pub activity: Activity,
+    /// When its last instruction had ended, by the machine's clock. How long a move took is told from it; it restores nothing.
+    pub stopped: u64,
 }
 
 impl VcpuState {
@@ -132,7 +134,13 @@ impl StateShape {
     }
 
     /// Reads the registers of a vCPU that is at an instruction boundary.
-    pub(crate) fn save(&self, vcpu: &VcpuFd, apic: &LocalApic, activity: Activity) -> Result<VcpuState, StateError> {
+    pub(crate) fn save(
+        &self,
+        vcpu: &VcpuFd,
+        apic: &LocalApic,
+        activity: Activity,
+        stopped: u64,
+    ) -> Result<VcpuState, StateError> {
         let special = vcpu.get_sregs().map_err(KvmError::ioctl("read special registers"))?;
         Ok(VcpuState {
             version: STATE_VERSION,
@@ -150,6 +158,7 @@ impl StateShape {
                 .collect::<Result<_, StateError>>()?,
             apic: apic.clone(),
             activity,
+            stopped,
         })
     }
 
