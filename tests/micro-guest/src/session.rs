@@ -263,7 +263,13 @@ impl Session {
         }
     }
 
-    /// Asks the program to stop; [`Program::SelfCheck`] runs until then.
+    /// What the guest talks to; [`Program::Work`] tells it of its rounds.
+    #[must_use]
+    pub fn device(&self) -> Arc<HostDevice> {
+        Arc::clone(&self.device)
+    }
+
+    /// Asks the program to stop; [`Program::SelfCheck`] and [`Program::Work`] run until then.
     pub fn ask_to_stop(&self) {
         self.device.ask_to_stop();
     }
