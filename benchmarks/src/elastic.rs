@@ -1,4 +1,5 @@
-//! Machines that change while they run, natively: the micro-guest on ranks of this process, connected by TCP over loopback, and memory alone on ranks that are processes.
+//! Machines that change while they run, natively: the micro-guest on ranks of this process, connected by TCP over loopback, and memory alone on
+//! ranks that are processes.
 //!
 //! - [`downtime`]: how long a virtual processor stands still when it moves;
 //! - [`homes`]: how fast pages get another home;

@@ -1,5 +1,5 @@
-//! Machines that change while they run: the downtime of a virtual processor that moves, what a guest loses when a rank joins and leaves, and the rate at which homes move,
-//! each beside a floor of the same run.
+//! Machines that change while they run: the downtime of a virtual processor that moves, what a guest loses when a rank joins and leaves, and the
+//! rate at which homes move, each beside a floor of the same run.
 
 use std::env::current_exe;
 use std::io::{self, Write};

@@ -219,7 +219,8 @@ impl Cluster {
         Ok(u32::from(home) * self.shape.pages + first)
     }
 
-    /// Has pages that are homed here get their home at another rank, in runs that so many threads order one after the other; the time that it took, in nanoseconds.
+    /// Has pages that are homed here get their home at another rank, in runs that so many threads order one after the other; the time that it took,
+    /// in nanoseconds.
     ///
     /// # Errors
     /// When they do not move.

@@ -15,8 +15,8 @@ use crate::coherence::report::{Goal, Row};
 /// Virtual processors, two for each rank that starts the machine.
 const VCPUS: u32 = 4;
 
-/// What they do: rounds of some milliseconds on a mebibyte each, after each of which all write one page.
-const WORK: Program = Program::Work { megabytes: 1, steps: 400_000, seed: 1 };
+/// What they do: rounds of about a millisecond on a mebibyte each, after each of which all write one page.
+const WORK: Program = Program::Work { megabytes: 1, steps: 50_000, seed: 1 };
 
 /// How long the guest works before something is ordered.
 const BEFORE: Duration = Duration::from_secs(2);
