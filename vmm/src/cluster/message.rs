@@ -12,7 +12,7 @@ use crate::apic::{Delivery, Targets};
 use crate::topology::MAX_VCPUS;
 
 /// Version of these messages; another one is refused.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// Most bytes that one instruction of the guest moves to or from a device: KVM's page for string instructions.
 pub(crate) const MAX_ACCESS: usize = 4096;
 /// Most bytes of a text within a message. Longer ones are cut.
