@@ -171,7 +171,8 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
             match others::cluster(0, &roster, mesh) {
                 Some((cluster, latecomers)) => {
                     let cluster = Cluster { placement: args.cluster.placement(), ..cluster };
-                    let others = Others::new(cluster, &roster, channels).gathering(args.cluster.gather);
+                    let desk = doorstep.as_ref().map(|doorstep| doorstep.desk.clone()).unwrap_or_default();
+                    let others = Others::new(cluster, &roster, channels).gathering(args.cluster.gather).at(desk);
                     if let Some(visitors) = visitors {
                         others.set_entrance(Entrance { visitors, own: own.hello, roster, latecomers });
                     }

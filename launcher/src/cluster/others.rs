@@ -15,6 +15,7 @@ use vincs_vmm::memory::engine::MemorySettings;
 use crate::cli::cluster::GatherArg;
 use crate::cluster::member;
 use crate::cluster::steward::{Entrance, Steward};
+use crate::ctl::Desk;
 use crate::wireup::channel::Channel;
 use crate::wireup::mesh::{Mesh, Parts};
 use crate::wireup::message::{Roster, Seat, Settings, ToCoordinator, ToMember};
@@ -50,6 +51,8 @@ pub(crate) struct Others {
     /// This host has many more ranks than processors.
     crowds: bool,
     gather: GatherArg,
+    /// Where those come from other hosts who order the machine about.
+    desk: Desk,
 }
 
 /// The connections to the other ranks.
@@ -157,12 +160,22 @@ impl Others {
         let lines = Arc::new(Mutex::new(Lines { channels, parted: None }));
         let hosts = Arc::new(Mutex::new((0..).zip(roster.hosts.iter().cloned()).collect()));
         let crowds = crowds(ranks_here(cluster.rank.0, &roster.boots), available_processors());
-        Self { cluster, hosts, lines, entrance: Arc::default(), crowds, gather: GatherArg::Auto }
+        Self { cluster, hosts, lines, entrance: Arc::default(), crowds, gather: GatherArg::Auto, desk: Desk::default() }
     }
 
     /// The same, where virtual processors gather when they are asked to.
     pub(crate) fn gathering(self, gather: GatherArg) -> Self {
         Self { gather, ..self }
+    }
+
+    /// The same, where those who order the machine about from other hosts come to this desk.
+    pub(crate) fn at(self, desk: Desk) -> Self {
+        Self { desk, ..self }
+    }
+
+    /// Where those come from other hosts who order the machine about.
+    pub(crate) fn desk(&self) -> &Desk {
+        &self.desk
     }
 
     /// Whether virtual processors that wait too much come to rank 0. Those of a machine with relaxed memory stay.

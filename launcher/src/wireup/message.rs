@@ -13,6 +13,10 @@ pub(crate) const VERSION: u32 = 4;
 /// The rank, and the number of ranks, of one that joins a machine that runs: it knows neither.
 pub(crate) const JOINS: u32 = u32::MAX;
 
+/// The rank, and the number of ranks, of one that only orders the machine about: lines of `vincs ctl` follow on its connection, which have a
+/// version of their own.
+pub(crate) const CONTROLS: u32 = u32::MAX - 1;
+
 /// A rank's first word. Its form never changes, so that every version can tell who came.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Introduction {
@@ -31,6 +35,11 @@ impl Introduction {
     /// Whether it wants to join a machine that runs.
     pub(crate) fn joins(&self) -> bool {
         self.ranks == JOINS
+    }
+
+    /// Whether it wants to order the machine about.
+    pub(crate) fn controls(&self) -> bool {
+        self.ranks == CONTROLS
     }
 }
 

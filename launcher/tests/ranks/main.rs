@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 mod absent;
+mod ctl;
 mod join;
 mod lost;
 mod stopped;
