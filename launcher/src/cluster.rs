@@ -141,6 +141,7 @@ fn hello_by(args: Option<&RunArgs>, place: &Place) -> Hello {
         boot_id: place.boot_id.clone(),
         memory: host::total_memory(&meminfo).unwrap_or_default(),
         processors: host::available_cpus(),
+        busy: host::busy(&std::fs::read_to_string("/proc/loadavg").unwrap_or_default()).unwrap_or_default(),
         features,
         net_if,
         rdma: None,

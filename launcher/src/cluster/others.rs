@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use vincs_coherence::id::{MAX_RANKS, PAGE_BYTES, Rank};
 use vincs_transport_tcp::latecomers::Latecomers;
-use vincs_vmm::cluster::{Cluster, Placement, Roll};
+use vincs_vmm::cluster::{Cluster, Placement, Roll, Share};
 use vincs_vmm::machine::Controller;
 use vincs_vmm::memory::engine::MemorySettings;
 
@@ -79,7 +79,17 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<(Cluster
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
     let (cluster, latecomers) =
         connected(Rank(rank), ranks, &roster.settings, ranks_here(rank, &roster.boots), mesh.into_parts())?;
-    Some((Cluster { processors: roster.processors.clone(), ..cluster }, latecomers))
+    Some((Cluster { shares: shares(roster), ..cluster }, latecomers))
+}
+
+/// What the host of each rank has for it. How busy a host is its first rank has seen; the others may have seen that one.
+fn shares(roster: &Roster) -> Vec<Share> {
+    let share = |(boot, processors): (&String, &u32)| {
+        let first = roster.boots.iter().position(|other| other == boot).unwrap_or_default();
+        let busy = roster.busy.get(first).copied().unwrap_or_default();
+        Share { host: u32::try_from(first).unwrap_or(u32::MAX), processors: *processors, busy }
+    };
+    roster.boots.iter().zip(&roster.processors).map(share).collect()
 }
 
 /// The same for a rank that joins.
@@ -110,7 +120,7 @@ fn connected(
         ranks,
         seats,
         placement: Placement::default(),
-        processors: Vec::new(),
+        shares: Vec::new(),
         coherence: endpoints.collect(),
         control,
         memory,
@@ -314,7 +324,15 @@ mod tests {
             window_slots: 0,
         };
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-        Roster { addresses: Vec::new(), hosts, boots: Vec::new(), processors: Vec::new(), settings }
+        Roster { addresses: Vec::new(), hosts, boots: Vec::new(), processors: Vec::new(), busy: Vec::new(), settings }
+    }
+
+    #[test]
+    fn ranks_of_a_host_have_one_host_that_is_as_busy_as_its_first_rank_has_seen() {
+        let boots = ["a", "b", "a"].map(str::to_owned).to_vec();
+        let roster = Roster { boots, processors: vec![4, 2, 3], busy: vec![50, 0, 210], ..roster(&["n0", "n1", "n0"]) };
+        let share = |host, processors, busy| Share { host, processors, busy };
+        assert_eq!(shares(&roster), [share(0, 4, 50), share(1, 2, 0), share(0, 3, 50)]);
     }
 
     /// The mesh of a rank alone, with so many shards.

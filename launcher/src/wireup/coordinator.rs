@@ -236,7 +236,8 @@ fn connect(
         addresses,
         hosts: hosts.map(|introduction| introduction.host.clone()).collect(),
         boots: boots.clone().map(|hello| hello.boot_id.clone()).collect(),
-        processors: boots.map(|hello| hello.processors).collect(),
+        processors: boots.clone().map(|hello| hello.processors).collect(),
+        busy: boots.map(|hello| hello.busy).collect(),
         settings,
     };
     for member in gathering.members.values_mut() {

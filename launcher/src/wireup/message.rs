@@ -8,7 +8,7 @@ use vincs_vmm::cluster::Features;
 use crate::wireup::selection::{Choice, Probe};
 
 /// Version of everything here but the [`Introduction`].
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// The rank, and the number of ranks, of one that joins a machine that runs: it knows neither.
 pub(crate) const JOINS: u32 = u32::MAX;
@@ -58,6 +58,8 @@ pub(crate) struct Hello {
     pub(crate) memory: u64,
     /// Processors of the host that the rank may run on.
     pub(crate) processors: u32,
+    /// How many of them others keep busy, in hundredths; 0 if that is not known.
+    pub(crate) busy: u32,
     /// The address that `--net-if` means there.
     pub(crate) net_if: Option<IpAddr>,
     /// What it can do by RDMA; nothing if it has not looked.
@@ -113,6 +115,8 @@ pub(crate) struct Roster {
     pub(crate) boots: Vec<String>,
     /// Processors that each may use, by rank.
     pub(crate) processors: Vec<u32>,
+    /// How many processors of each one's host others keep busy, in hundredths, by rank.
+    pub(crate) busy: Vec<u32>,
     pub(crate) settings: Settings,
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vincs_micro_guest_payload::protocol::{MAX_CPUS, PORT_BASE, PORT_COUNT};
 use vincs_vmm::boot::{KernelError, KernelImage};
-use vincs_vmm::cluster::MemberState;
+use vincs_vmm::cluster::{MemberState, Share};
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
 use vincs_vmm::machine::{
     Controller, Equipment, Machine, MachineConfig, MachineError, PortDevice, Role, Running, StopReason,
@@ -203,7 +203,7 @@ impl Session {
                 _ => return Err(no_join("a rank does not meet it")),
             }
         }
-        let joined = controller.admit(rank, 1);
+        let joined = controller.admit(rank, Share::default());
         let role = Role::Member(cluster);
         let topology = topology(self.vcpus, u32::try_from(self.others.len() + 1).unwrap_or(u32::MAX))?;
         let running = Machine::new(config(self.program, topology, role))?.start()?;

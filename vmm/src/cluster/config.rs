@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::Transport;
 
-use super::placement::Placement;
+use super::placement::{Placement, Share};
 use super::roll::Roll;
 use crate::memory::engine::MemorySettings;
 use crate::memory::relaxed::RelaxedShare;
@@ -22,8 +22,8 @@ pub struct Cluster {
     pub seats: u16,
     /// How vCPUs are dealt out when ranks come and leave: rank 0's.
     pub placement: Placement,
-    /// Processors that each of the ranks which start the machine may use; empty when that is not known. Rank 0's.
-    pub processors: Vec<u32>,
+    /// What the host of each of the ranks which start the machine has for it; empty when that is not known. Rank 0's.
+    pub shares: Vec<Share>,
     /// Channels for pages, one per shard of memory.
     pub coherence: Vec<Arc<dyn Transport>>,
     /// The channel for everything else.
@@ -98,9 +98,9 @@ mod tests {
         let end = || Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
         let coherence = (0..shards).map(|_| end()).collect();
         let (memory, roll) = (MemorySettings::default(), Roll::default());
-        let (seats, placement, processors, relaxed) = (ranks, Placement::default(), Vec::new(), None);
+        let (seats, placement, shares, relaxed) = (ranks, Placement::default(), Vec::new(), None);
         let (rank, control) = (Rank(rank), end());
-        let cluster = Cluster { rank, ranks, seats, placement, processors, coherence, control, memory, relaxed, roll };
+        let cluster = Cluster { rank, ranks, seats, placement, shares, coherence, control, memory, relaxed, roll };
         cluster.check(&Topology::new(64, nodes).unwrap(), first)
     }
 

@@ -144,7 +144,7 @@ pub(super) fn start_first(
     let owners = Owners::new(cluster.ranks, u32::try_from(vcpus).unwrap_or(u32::MAX));
     let nodes = everyone.topology.ids().map(|vcpu| rank_of(everyone.topology, vcpu)).collect();
     let seats = Seats::new(cluster.ranks, cluster.seats);
-    let elastic = Elastic::new(seats, cluster.placement, nodes, &cluster.processors);
+    let elastic = Elastic::new(seats, cluster.placement, nodes, &cluster.shares);
     let first = First::new(devices, servers, (owners, elastic), clock, boot_id(), base.notes.clone());
     let control = spawn(
         Arc::clone(&link),

@@ -9,7 +9,7 @@ use vincs_coherence::id::Rank;
 
 use super::super::message::Control;
 use super::super::moves::Owner;
-use super::super::placement::{Placed, Placement, Room, place};
+use super::super::placement::{Placed, Placement, Room, Share, evacuate, place};
 use super::super::seats::{MemberState, RemoveError, Seats};
 use super::super::serve::Server;
 use super::{Breach, Core, First, Note};
@@ -23,8 +23,8 @@ pub(crate) struct Elastic {
     placement: Placement,
     /// The rank of each vCPU's node.
     nodes: Vec<Rank>,
-    /// Processors that each rank may use, as far as that is known.
-    processors: BTreeMap<Rank, u32>,
+    /// What each rank's host has for it, as far as that is known.
+    shares: BTreeMap<Rank, Share>,
     /// vCPUs have gone to their ranks after the boot: from now on those that join get some.
     pub(super) is_spread: bool,
     /// Who waits for a rank to join, and for one to have left.
@@ -35,13 +35,13 @@ pub(crate) struct Elastic {
 }
 
 impl Elastic {
-    /// With these seats; `nodes` has the rank of each vCPU's node, `processors` what the first ranks may use.
-    pub(crate) fn new(seats: Seats, placement: Placement, nodes: Vec<Rank>, processors: &[u32]) -> Self {
+    /// With these seats; `nodes` has the rank of each vCPU's node, `shares` what the hosts of the first ranks have for them.
+    pub(crate) fn new(seats: Seats, placement: Placement, nodes: Vec<Rank>, shares: &[Share]) -> Self {
         Self {
             seats,
             placement,
             nodes,
-            processors: (0..).map(Rank).zip(processors.iter().copied()).collect(),
+            shares: (0..).map(Rank).zip(shares.iter().copied()).collect(),
             is_spread: false,
             joiners: BTreeMap::new(),
             leavers: BTreeMap::new(),
@@ -49,13 +49,21 @@ impl Elastic {
         }
     }
 
+    /// The ranks that vCPUs may be on.
+    fn rooms(&self) -> Vec<Room> {
+        let running = self.seats.all().into_iter().filter(|(_, state)| *state == MemberState::Running);
+        let room = |rank| Room { rank, share: self.shares.get(&rank).copied().unwrap_or_default() };
+        running.map(|(rank, _)| room(rank)).collect()
+    }
+
+    fn placed(&self, owners: &[Owner]) -> Vec<Placed> {
+        let placed = |(owner, node): (&Owner, &Rank)| Placed { at: owner.to.unwrap_or(owner.at), node: *node };
+        owners.iter().zip(&self.nodes).map(placed).collect()
+    }
+
     /// Where each vCPU is to be, as it is now.
     fn places(&self, owners: &[Owner]) -> Vec<Rank> {
-        let running = self.seats.all().into_iter().filter(|(_, state)| *state == MemberState::Running);
-        let room = |rank| Room { rank, processors: self.processors.get(&rank).copied().unwrap_or(0) };
-        let rooms: Vec<Room> = running.map(|(rank, _)| room(rank)).collect();
-        let placed = |(owner, node): (&Owner, &Rank)| Placed { at: owner.to.unwrap_or(owner.at), node: *node };
-        place(self.placement, &owners.iter().zip(&self.nodes).map(placed).collect::<Vec<_>>(), &rooms)
+        place(self.placement, &self.placed(owners), &self.rooms())
     }
 }
 
@@ -71,12 +79,14 @@ impl First {
         Some(note)
     }
 
-    /// vCPUs go to their ranks after the boot: those of their nodes, and by the placement to those that have joined since.
+    /// vCPUs go to their ranks after the boot: those of their nodes, and by the placement if others have joined since.
     pub(super) fn spread(&mut self, core: &mut Core, nodes: Vec<Rank>) {
         self.elastic.is_spread = true;
         self.elastic.nodes.clone_from(&nodes);
         let owners: Vec<Owner> = nodes.iter().map(|node| Owner { at: *node, to: None }).collect();
-        for (vcpu, to) in (0..).zip(self.elastic.places(&owners)) {
+        let have_joined = self.elastic.rooms().iter().any(|room| !self.elastic.seats.has_started(room.rank));
+        let places = if have_joined { self.elastic.places(&owners) } else { nodes };
+        for (vcpu, to) in (0..).zip(places) {
             self.order(core, vcpu, to, None);
         }
     }
@@ -102,8 +112,8 @@ impl First {
     }
 
     /// A rank has a seat reserved; what is to become of it is told to whoever waits.
-    pub(super) fn is_to_join(&mut self, rank: Rank, processors: u32, done: Sender<Joined>) {
-        self.elastic.processors.insert(rank, processors);
+    pub(super) fn is_to_join(&mut self, rank: Rank, share: Share, done: Sender<Joined>) {
+        self.elastic.shares.insert(rank, share);
         match self.elastic.seats.state(rank) {
             Some(MemberState::Joining) => _ = self.elastic.joiners.insert(rank, done),
             // Whoever asked may not wait any more, here and below.
@@ -172,8 +182,8 @@ impl First {
         if leaving.is_empty() {
             return;
         }
-        let places = self.elastic.places(self.owners.all());
         let owners = self.owners.all().to_vec();
+        let places = evacuate(self.elastic.placement, &self.elastic.placed(&owners), &self.elastic.rooms());
         for ((vcpu, to), owner) in (0..).zip(places).zip(owners) {
             if owner.to.is_none() && leaving.contains(&owner.at) {
                 self.order(core, vcpu, to, None);

@@ -188,7 +188,7 @@ impl First {
             Note::Paused(number) => self.pauses.paused(core.link.rank(), number),
             Note::Met(rank) => self.elastic.seats.met(rank, core.link.rank()),
             Note::Reserve(sender) => _ = sender.send(self.elastic.seats.reserve()),
-            Note::Admit(rank, processors, done) => self.is_to_join(rank, processors, done),
+            Note::Admit(rank, share, done) => self.is_to_join(rank, share, done),
             Note::Abandon(rank, has_joined) => {
                 self.give_up_joining(rank, "it does not come");
                 let state = self.elastic.seats.state(rank);
