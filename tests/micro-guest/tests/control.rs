@@ -92,9 +92,9 @@ fn a_paused_machine_rests_on_all_ranks_and_its_processors_may_move_meanwhile() {
             std::thread::sleep(Duration::from_millis(50));
             assert_eq!(entries(&session), before, "it runs");
             controller.resume();
-            let until = std::time::Instant::now() + LIMIT;
+            let until = Instant::now() + LIMIT;
             while entries(&session) == before {
-                assert!(std::time::Instant::now() < until, "it does not go on");
+                assert!(Instant::now() < until, "it does not go on");
                 std::thread::sleep(Duration::from_millis(1));
             }
         }

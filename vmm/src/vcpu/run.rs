@@ -223,8 +223,9 @@ impl Runner {
     fn is_back(&mut self) {
         if let Some(stopped) = self.came.take() {
             let away = u64::try_from(self.clock.since(stopped).as_nanos()).unwrap_or(u64::MAX);
-            count(&self.shared.stats.arrivals);
+            // In this order: who sees that it has come finds for how long it was away.
             add(&self.shared.stats.away_nanoseconds, away);
+            count(&self.shared.stats.arrivals);
         }
     }
 
