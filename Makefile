@@ -22,7 +22,7 @@ FEATURES := --features vincs-launcher/rdma
 NODE_TESTS := cluster elastic hosts boot transport wide
 LONG_TESTS := long
 
-.PHONY: help setup build kernel demo test test-long testbed lint bench-boot bench-ranks bench-coherence bench-rdma bench-hlrc bench-npb cost-model $(NODE_TESTS:%=test-%)
+.PHONY: help setup build kernel demo test test-long testbed lint bench-boot bench-ranks bench-coherence bench-rdma bench-hlrc bench-npb bench-elastic cost-model $(NODE_TESTS:%=test-%)
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -94,3 +94,6 @@ bench-hlrc: ## Differences of pages of relaxed memory, beside comparing and copy
 
 bench-npb: ## Programs on two ranks with relaxed memory, beside strict memory and threads; barriers, releases and hand-overs beside their floors
 	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-npb
+
+bench-elastic: ## Processors that move, ranks that join and leave, homes that move, natively: each beside its floor; four minutes
+	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-elastic

@@ -2,6 +2,7 @@
 //!
 //! - [`boot`]: boot time, vincs against QEMU's microvm;
 //! - [`coherence`]: memory that is spread over ranks, natively, against the network and the faults it stands on;
+//! - [`elastic`]: machines that change while they run: processors that move, ranks that come and leave, homes that move;
 //! - [`bare`]: a guest on KVM_RUN and nothing else, to compare the vmm's run loop with.
 //! - [`transport`]: the TCP transport against bare sockets;
 //! - [`cost_model`]: what faults cost on machines that are not at hand, predicted and simulated;
@@ -13,6 +14,7 @@ pub mod bare;
 pub mod boot;
 pub mod coherence;
 pub mod cost_model;
+pub mod elastic;
 pub mod npb;
 pub mod rdma;
 pub mod transport;

@@ -141,6 +141,7 @@ fn hello_by(args: Option<&RunArgs>, place: &Place) -> Hello {
         boot_id: place.boot_id.clone(),
         memory: host::total_memory(&meminfo).unwrap_or_default(),
         processors: host::available_cpus(),
+        busy: host::busy(&std::fs::read_to_string("/proc/loadavg").unwrap_or_default()).unwrap_or_default(),
         features,
         net_if,
         rdma: None,
@@ -171,7 +172,8 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
             match others::cluster(0, &roster, mesh) {
                 Some((cluster, latecomers)) => {
                     let cluster = Cluster { placement: args.cluster.placement(), ..cluster };
-                    let others = Others::new(cluster, &roster, channels).gathering(args.cluster.gather);
+                    let desk = doorstep.as_ref().map(|doorstep| doorstep.desk.clone()).unwrap_or_default();
+                    let others = Others::new(cluster, &roster, channels).gathering(args.cluster.gather).at(desk);
                     if let Some(visitors) = visitors {
                         others.set_entrance(Entrance { visitors, own: own.hello, roster, latecomers });
                     }

@@ -19,6 +19,13 @@ pub(crate) fn available_cpus() -> u32 {
     rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count())
 }
 
+/// How many processors were busy in the last minute, in hundredths, from the text of /proc/loadavg (proc_loadavg(5): the first number; tasks
+/// that wait for disks count, too).
+pub(crate) fn busy(loadavg: &str) -> Option<u32> {
+    let (whole, part) = loadavg.split_whitespace().next()?.split_once('.')?;
+    whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(part.parse::<u32>().ok().filter(|part| *part < 100)?)
+}
+
 /// The host's name, which becomes the guest's: /etc/hosts, which it shares, knows it.
 pub(crate) fn name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -66,6 +73,15 @@ mod tests {
         assert_eq!(total_memory("MemFree: 1 kB\n"), None);
         let here = total_memory(&std::fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
         assert!(here > 64 << 20, "{here}");
+    }
+
+    #[test]
+    fn how_busy_it_is_is_read_in_hundredths() {
+        assert_eq!(busy("12.07 9.20 3.00 2/512 4711\n"), Some(1207));
+        for odd in ["", "x", "1", "1.", "1.100 2", "-1.00", "99999999.00"] {
+            assert_eq!(busy(odd), None, "{odd}");
+        }
+        assert!(busy(&std::fs::read_to_string("/proc/loadavg").unwrap()).is_some());
     }
 
     #[test]

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use vincs_transport_tcp::secret::{MachineId, Secret};
 
+use crate::ctl::Desk;
 use crate::host::Place;
 use crate::rank::{RankInfo, Source};
 use address_file::Published;
@@ -134,6 +135,8 @@ pub(crate) struct Doorstep {
     /// The address file, removed when this is dropped.
     _published: Option<Published>,
     _open: OpenDoor,
+    /// Where those come who order the machine about.
+    pub(crate) desk: Desk,
 }
 
 /// There is no machine with this rank.
@@ -181,7 +184,9 @@ pub(crate) fn as_rank_0(
     let machine = MachineId::random().map_err(|error| failed("no random numbers", error))?;
     let secret = Secret::random().map_err(|error| failed("no random numbers", error))?;
     let keys = Keys { machine, secret };
-    let door = Door::open(reach, &keys.secret).map_err(|error| failed("cannot listen for the other ranks", error))?;
+    let desk = Desk::default();
+    let door = Door::open(reach, &keys.secret, desk.clone());
+    let door = door.map_err(|error| failed("cannot listen for the other ranks", error))?;
     let card = Card::new(machine, keys.secret.clone(), place, door.addresses.clone());
     let published =
         match way(info, means, card.to_json().as_bytes(), &say).map_err(|error| said_of(own, &error.to_string()))? {
@@ -194,7 +199,7 @@ pub(crate) fn as_rank_0(
         };
     let Door { visitors, open, .. } = door;
     let machine = coordinator::coordinate(&visitors, own, &keys, means.timeout, (&say, decide))?;
-    let doorstep = Some(Doorstep { _published: published, _open: open });
+    let doorstep = Some(Doorstep { _published: published, _open: open, desk });
     Ok(Machine { doorstep, visitors: Some(visitors), ..machine })
 }
 

@@ -58,7 +58,16 @@ impl GuestClock {
     /// How long it takes from now until the counter reaches `tick`.
     #[must_use]
     pub fn until(&self, tick: u64) -> Duration {
-        let ticks = tick.saturating_sub(self.now());
+        self.duration(tick.saturating_sub(self.now()))
+    }
+
+    /// How long ago the counter was at `tick`; nothing for a tick that is still to come, as clocks of two hosts may differ a little.
+    #[must_use]
+    pub fn since(&self, tick: u64) -> Duration {
+        self.duration(self.now().saturating_sub(tick))
+    }
+
+    fn duration(&self, ticks: u64) -> Duration {
         let nanoseconds = u128::from(ticks) * 1_000_000 / u128::from(self.khz.max(1));
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
@@ -94,5 +103,9 @@ mod tests {
         let clock = GuestClock::start(1);
         assert_eq!(clock.until(0), Duration::ZERO);
         assert!(clock.until(u64::MAX) > Duration::from_secs(1 << 30));
+        assert_eq!(clock.since(u64::MAX), Duration::ZERO);
+        let rate = GuestClock::start(2_000_000);
+        let (past, bound) = (rate.now(), Duration::from_secs(60));
+        assert!(rate.since(past) < bound && rate.since(past.saturating_sub(240_000_000_000)) <= 2 * bound);
     }
 }

@@ -46,7 +46,7 @@ pub use message::VERSION;
 pub(crate) use message::{Control, Place, VcpuFailure};
 pub use moves::RefusedMove;
 pub(crate) use moves::{Owner, Owners};
-pub use placement::Placement;
+pub use placement::{Placement, Share};
 pub use roll::Roll;
 pub(crate) use seats::Seats;
 pub use seats::{Fixed, MemberState, RemoveError};

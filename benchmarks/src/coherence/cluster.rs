@@ -6,11 +6,12 @@ use std::io::{BufRead, BufReader, Write, stdin, stdout};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use vincs_coherence::home::HomeMap;
-use vincs_coherence::id::{PAGE_BYTES, Rank};
+use vincs_coherence::id::{PAGE_BYTES, Page, Rank, RankSet, Run};
+use vincs_coherence::node::MAX_HAND_OVER_PAGES;
 use vincs_coherence::transport::Transport;
 use vincs_transport_tcp::endpoint::Timing;
 use vincs_transport_tcp::fabric::{CONNECT_TIME, FabricConfig, connect};
@@ -20,7 +21,8 @@ use vincs_vmm::memory::GuestRam;
 use vincs_vmm::memory::engine::{Engine, EngineConfig, EngineEvent, MemorySettings};
 use vm_memory::GuestAddress;
 
-use super::work::{Work, work};
+use super::work::{Pages, Work, work};
+use crate::nanoseconds;
 
 /// The argument that makes this program a rank other than 0.
 pub const RANK_ARGUMENT: &str = "--rank-of-a-cluster";
@@ -95,7 +97,7 @@ impl Local {
         // Without its memory a rank can only end. Rank 0 lets go of the others at the end.
         let events = Arc::new(move |event| {
             if rank == 0 || !matches!(event, EngineEvent::RankLost { .. }) {
-                let _ = writeln!(std::io::stderr(), "bench-coherence: rank {rank}: {event:?}");
+                let _ = writeln!(std::io::stderr(), "benchmark: rank {rank}: {event:?}");
             }
             std::process::exit(1);
         });
@@ -217,6 +219,35 @@ impl Cluster {
         Ok(u32::from(home) * self.shape.pages + first)
     }
 
+    /// Has pages that are homed here get their home at another rank, in runs that so many threads order one after the other; the time that it took,
+    /// in nanoseconds.
+    ///
+    /// # Errors
+    /// When they do not move.
+    pub fn hand_over(&self, pages: Pages, to: u16, callers: u16) -> Result<u64, Failure> {
+        let engine = &self.local.engine;
+        let members = RankSet::below(self.shape.ranks);
+        let end = pages.first + pages.count;
+        let runs: Vec<Run> = (pages.first..end)
+            .step_by(MAX_HAND_OVER_PAGES.into())
+            .map(|first| Run { first: Page(first), count: clipped(end - first) })
+            .collect();
+        let order = |caller| {
+            let mut own = runs.iter().skip(usize::from(caller)).step_by(usize::from(callers.max(1)));
+            own.try_for_each(|run| engine.hand_over(*run, Rank(to), members))
+        };
+        let order = &order;
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..callers.max(1)).map(|caller| scope.spawn(move || order(caller))).collect();
+            for thread in threads {
+                thread.join().map_err(|_| "a thread that orders hand-overs has failed")??;
+            }
+            Ok::<_, Failure>(())
+        })?;
+        Ok(nanoseconds(started))
+    }
+
     /// Lets a rank do something and waits for it.
     ///
     /// # Errors
@@ -270,6 +301,11 @@ impl Drop for Cluster {
         // First, so that it does not lose the others.
         self.local.engine.stop();
     }
+}
+
+/// At most as many pages as a hand-over takes.
+fn clipped(pages: u32) -> u16 {
+    u16::try_from(pages).unwrap_or(u16::MAX).min(MAX_HAND_OVER_PAGES)
 }
 
 /// What a rank other than 0 does until its input ends.

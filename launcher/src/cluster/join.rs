@@ -86,19 +86,22 @@ fn take_part(seat: Seat, mesh: crate::wireup::mesh::Mesh, channel: Channel, args
 }
 
 /// Where rank 0 is and what proves to belong to its machine: in the address file, or of a host and port with the secret in that of `--address-file`.
-fn card(target: &str, address_file: Option<&Path>) -> Result<Card, String> {
-    let read =
-        |path: &Path| address_file::read(path).map_err(|error| format!("address file {}: {error}", path.display()));
+pub(crate) fn card(target: &str, address_file: Option<&Path>) -> Result<Card, String> {
     let is_file = Path::new(target).exists() || target.contains('/');
     let Some(addresses) = (!is_file).then(|| addresses(target)).flatten() else {
-        return read(Path::new(target));
+        return read_card(Path::new(target));
     };
     let Some(path) = address_file else {
         return Err(
             "a host and port alone prove nothing: give --address-file FILE with a copy of the machine's".to_owned()
         );
     };
-    Ok(Card { addresses: addresses?, ..read(path)? })
+    Ok(Card { addresses: addresses?, ..read_card(path)? })
+}
+
+/// Where rank 0 is and what proves to belong to its machine, of an address file.
+pub(crate) fn read_card(path: &Path) -> Result<Card, String> {
+    address_file::read(path).map_err(|error| format!("address file {}: {error}", path.display()))
 }
 
 /// The addresses that `host:port` means; nothing when it has no such form.

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use vincs_coherence::id::{MAX_RANKS, PAGE_BYTES, Rank};
 use vincs_transport_tcp::latecomers::Latecomers;
-use vincs_vmm::cluster::{Cluster, Fixed, HostRoom, Placement, Roll};
+use vincs_vmm::cluster::{Cluster, Fixed, HostRoom, Placement, Roll, Share};
 use vincs_vmm::machine::Controller;
 use vincs_vmm::memory::engine::MemorySettings;
 
 use crate::cli::cluster::GatherArg;
 use crate::cluster::member;
 use crate::cluster::steward::{Entrance, Steward};
+use crate::ctl::Desk;
 use crate::wireup::channel::Channel;
 use crate::wireup::mesh::{Mesh, Parts};
 use crate::wireup::message::{Roster, Seat, Settings, ToCoordinator, ToMember};
@@ -51,6 +52,8 @@ pub(crate) struct Others {
     /// This host has many more ranks than processors.
     crowds: bool,
     gather: GatherArg,
+    /// Where those come from other hosts who order the machine about.
+    desk: Desk,
 }
 
 /// The connections to the other ranks.
@@ -79,7 +82,17 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<(Cluster
         connected(Rank(rank), ranks, &roster.settings, ranks_here(rank, &roster.boots), mesh.into_parts())?;
     let rooms = roster.boots.iter().cloned().zip(&roster.memory);
     let rooms = rooms.map(|(boot, memory)| HostRoom { boot, memory: *memory }).collect();
-    Some((Cluster { processors: roster.processors.clone(), rooms, ..cluster }, latecomers))
+    Some((Cluster { shares: shares(roster), rooms, ..cluster }, latecomers))
+}
+
+/// What the host of each rank has for it. How busy a host is its first rank has seen; the others may have seen that one.
+fn shares(roster: &Roster) -> Vec<Share> {
+    let share = |(boot, processors): (&String, &u32)| {
+        let first = roster.boots.iter().position(|other| other == boot).unwrap_or_default();
+        let busy = roster.busy.get(first).copied().unwrap_or_default();
+        Share { host: u32::try_from(first).unwrap_or(u32::MAX), processors: *processors, busy }
+    };
+    roster.boots.iter().zip(&roster.processors).map(share).collect()
 }
 
 /// The same for a rank that joins.
@@ -110,7 +123,7 @@ fn connected(
         ranks,
         seats,
         placement: Placement::default(),
-        processors: Vec::new(),
+        shares: Vec::new(),
         rooms: Vec::new(),
         fixed: fixed(settings),
         coherence: endpoints.collect(),
@@ -171,12 +184,22 @@ impl Others {
         let lines = Arc::new(Mutex::new(Lines { channels, parted: None }));
         let hosts = Arc::new(Mutex::new((0..).zip(roster.hosts.iter().cloned()).collect()));
         let crowds = crowds(ranks_here(cluster.rank.0, &roster.boots), available_processors());
-        Self { cluster, hosts, lines, entrance: Arc::default(), crowds, gather: GatherArg::Auto }
+        Self { cluster, hosts, lines, entrance: Arc::default(), crowds, gather: GatherArg::Auto, desk: Desk::default() }
     }
 
     /// The same, where virtual processors gather when they are asked to.
     pub(crate) fn gathering(self, gather: GatherArg) -> Self {
         Self { gather, ..self }
+    }
+
+    /// The same, where those who order the machine about from other hosts come to this desk.
+    pub(crate) fn at(self, desk: Desk) -> Self {
+        Self { desk, ..self }
+    }
+
+    /// Where those come from other hosts who order the machine about.
+    pub(crate) fn desk(&self) -> &Desk {
+        &self.desk
     }
 
     /// Whether virtual processors that wait too much come to rank 0. Those of a machine with relaxed memory stay.
@@ -314,7 +337,16 @@ mod tests {
             window_slots: 0,
         };
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-        Roster { addresses: Vec::new(), hosts, boots: Vec::new(), processors: Vec::new(), memory: Vec::new(), settings }
+        let (addresses, boots, processors) = (Vec::new(), Vec::new(), Vec::new());
+        Roster { addresses, hosts, boots, processors, busy: Vec::new(), memory: Vec::new(), settings }
+    }
+
+    #[test]
+    fn ranks_of_a_host_have_one_host_that_is_as_busy_as_its_first_rank_has_seen() {
+        let boots = ["a", "b", "a"].map(str::to_owned).to_vec();
+        let roster = Roster { boots, processors: vec![4, 2, 3], busy: vec![50, 0, 210], ..roster(&["n0", "n1", "n0"]) };
+        let share = |host, processors, busy| Share { host, processors, busy };
+        assert_eq!(shares(&roster), [share(0, 4, 50), share(1, 2, 0), share(0, 3, 50)]);
     }
 
     /// The mesh of a rank alone, with so many shards.

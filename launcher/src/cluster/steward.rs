@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_transport_tcp::latecomers::Latecomers;
-use vincs_vmm::cluster::{HostRoom, MemberState};
+use vincs_vmm::cluster::{HostRoom, MemberState, Share};
 use vincs_vmm::machine::{Controller, VcpuPlace};
 
 use crate::cluster::others::Others;
@@ -65,8 +65,8 @@ impl Steward {
         let Entrance { visitors, own, roster, latecomers } = entrance;
         let welcome = latecomers.zip(controller.greeter());
         let welcome = welcome.map(|(latecomers, greeter)| Welcome::start(latecomers, greeter)).transpose()?;
-        let places = roster.addresses.iter().zip(&roster.boots);
-        let places = (0..).zip(places.map(|(address, boot)| (*address, boot.clone()))).collect();
+        let places = roster.addresses.iter().zip(&roster.boots).zip(&roster.busy);
+        let places = (0..).zip(places.map(|((address, boot), busy)| (*address, boot.clone(), *busy))).collect();
         let mut desk = Desk { own, roster, places, controller, others, closed: Arc::clone(&closed) };
         let serve = move || {
             while !desk.is_closed() {
@@ -86,8 +86,8 @@ impl Steward {
 struct Desk {
     own: Hello,
     roster: Roster,
-    /// Where each rank listens that is or was there, and the boot of its host.
-    places: BTreeMap<u16, (SocketAddr, String)>,
+    /// Where each rank listens that is or was there, the boot of its host, and how busy it has seen that.
+    places: BTreeMap<u16, (SocketAddr, String, u32)>,
     controller: Controller,
     others: Others,
     closed: Arc<AtomicBool>,
@@ -120,7 +120,7 @@ impl Desk {
             let line = if self.is_closed() { "the machine has ended" } else { "all places for ranks have been used" };
             return refuse(&mut channel, line);
         };
-        self.places.insert(rank, (address, hello.boot_id.clone()));
+        self.places.insert(rank, (address, hello.boot_id.clone(), hello.busy));
         match self.admit(rank, &hello, &host, &mut channel) {
             Err(line) if !self.controller.abandon(rank) => {
                 tracing::info!(rank, host, line, "a rank does not join");
@@ -185,9 +185,17 @@ impl Desk {
             return Err(said(answer));
         }
         let room = HostRoom { boot: hello.boot_id.clone(), memory: hello.memory };
-        let joined = self.controller.admit(rank, hello.processors, room);
+        let joined = self.controller.admit(rank, self.share(rank, hello), room);
         channel.send(&ToMember::Go, soon()).map_err(gone)?;
         self.wait_until_joined(&joined, channel)
+    }
+
+    /// What a rank's host has for it: where others are on it, it is as busy as the first of them has seen, as that was before this machine kept it busy.
+    fn share(&self, rank: u16, hello: &Hello) -> Share {
+        let boot = &hello.boot_id;
+        let first = self.places.iter().find(|(_, (_, other, _))| other == boot);
+        let (host, busy) = first.map_or((rank, hello.busy), |(first, (.., busy))| (*first, *busy));
+        Share { host: host.into(), processors: hello.processors, busy }
     }
 
     fn wait_until_joined(&self, joined: &Receiver<Result<(), String>>, channel: &mut Channel) -> Result<(), String> {
@@ -228,14 +236,14 @@ impl Desk {
         let members = self.controller.members();
         let there = members.iter().filter(|member| takes_part(member)).map(|(rank, _)| *rank);
         let there: Vec<_> = there.filter_map(|rank| Some((rank, self.places.get(&rank)?))).collect();
-        let here = there.iter().filter(|(_, (_, boot))| *boot == hello.boot_id).count() + 1;
+        let here = there.iter().filter(|(_, (_, boot, _))| *boot == hello.boot_id).count() + 1;
         let started = u32::try_from(self.roster.addresses.len()).unwrap_or(u32::MAX);
         let mut hosts: Vec<(u16, String)> = self.others.hosts().into_iter().collect();
         hosts.push((rank, host.to_owned()));
         Seat {
             rank: rank.into(),
             started,
-            peers: there.into_iter().map(|(rank, (address, _))| (rank, *address)).collect(),
+            peers: there.into_iter().map(|(rank, (address, ..))| (rank, *address)).collect(),
             hosts,
             ranks_here: u32::try_from(here).unwrap_or(u32::MAX),
             settings: self.roster.settings.clone(),

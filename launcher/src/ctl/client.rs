@@ -1,8 +1,11 @@
 //! The command's side of `vincs ctl`.
 
-use std::io::{self, BufReader, Write};
+use std::fmt;
+use std::io::{self, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
@@ -14,7 +17,13 @@ use super::protocol::{
     write_line,
 };
 use super::{text, top};
+use crate::cluster::join;
+use crate::host::Place;
 use crate::run::ending::STATUS_BAD_INPUT;
+use crate::wireup::card::Card;
+use crate::wireup::channel::ChannelError;
+use crate::wireup::member::connect_once;
+use crate::wireup::message::{CONTROLS, Introduction, VERSION as WIREUP_VERSION};
 
 /// Exit status when the machine could not do what it was asked.
 const STATUS_FAILED: u8 = 1;
@@ -22,8 +31,14 @@ const STATUS_FAILED: u8 = 1;
 #[derive(Args, Debug)]
 pub(crate) struct CtlArgs {
     /// The machine's socket [default: that of this user's one machine on this host]
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", global = true, conflicts_with_all = ["address_file", "machine"])]
     socket: Option<PathBuf>,
+    /// A machine of several ranks, from any host that reaches its rank 0: the machine's address file, or a copy
+    #[arg(long, value_name = "FILE", global = true)]
+    address_file: Option<PathBuf>,
+    /// The same by its rank 0's host and port, where those in the address file do not lead there; --address-file proves that the machine is yours
+    #[arg(long, value_name = "HOST:PORT", global = true)]
+    machine: Option<String>,
     /// Print the machine's answer as it is: one line of JSON
     #[arg(long, global = true)]
     json: bool,
@@ -69,8 +84,10 @@ pub(crate) enum CtlError {
     Several(Vec<PathBuf>),
     #[error("{0}: no machine answers: {1}; `vincs ctl status` without --socket finds those that run")]
     Dead(PathBuf, io::Error),
+    #[error("{0}")]
+    Unreached(String),
     #[error("{0}: the machine's answer is missing: {1}")]
-    Answer(PathBuf, LineError),
+    Answer(String, LineError),
     #[error(
         "vincs ctl top shows the machine on a terminal, and standard input or output is none; use `vincs ctl --json stats`"
     )]
@@ -89,6 +106,7 @@ impl CtlError {
             Self::NoMachine
             | Self::Several(_)
             | Self::Dead(..)
+            | Self::Unreached(_)
             | Self::NoTerminal
             | Self::NoJson
             | Self::Refused(_) => STATUS_BAD_INPUT,
@@ -101,35 +119,59 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| format!("--socket {}", path.display())).collect::<Vec<_>>().join(", ")
 }
 
+/// What a machine is asked by.
+trait Stream: Read + Write + fmt::Debug {}
+
+impl Stream for UnixStream {}
+
+impl Stream for TcpStream {}
+
 /// A connection to a machine.
-#[derive(Debug)]
 pub(super) struct Connection {
-    path: PathBuf,
-    stream: BufReader<UnixStream>,
+    /// What leads to it, as the user knows it.
+    name: String,
+    stream: BufReader<Box<dyn Stream>>,
 }
 
 impl Connection {
-    /// To the machine at a socket, else to the only one there is.
-    pub(super) fn open(socket: Option<&Path>) -> Result<Self, CtlError> {
-        let path = match socket {
-            Some(path) => path.to_owned(),
-            None => {
+    /// To the machine that is asked for, else to the only one there is.
+    fn open(args: &CtlArgs) -> Result<Self, CtlError> {
+        match (&args.machine, &args.address_file, &args.socket) {
+            (Some(target), file, _) => {
+                Self::from_afar(format!("--machine {target}"), join::card(target, file.as_deref()))
+            }
+            (None, Some(file), _) => {
+                Self::from_afar(format!("--address-file {}", file.display()), join::read_card(file))
+            }
+            (None, None, Some(path)) => Self::to_socket(path.clone()),
+            (None, None, None) => {
                 let mut alive = place::alive();
                 match alive.len() {
-                    0 => return Err(CtlError::NoMachine),
-                    1 => alive.remove(0),
-                    _ => return Err(CtlError::Several(alive)),
+                    0 => Err(CtlError::NoMachine),
+                    1 => Self::to_socket(alive.remove(0)),
+                    _ => Err(CtlError::Several(alive)),
                 }
             }
-        };
+        }
+    }
+
+    fn to_socket(path: PathBuf) -> Result<Self, CtlError> {
         let connected = UnixStream::connect(&path).and_then(|stream| {
             stream.set_read_timeout(Some(ANSWER_TIME))?;
             stream.set_write_timeout(Some(WRITE_TIME))?;
             Ok(stream)
         });
         match connected {
-            Ok(stream) => Ok(Self { path, stream: BufReader::new(stream) }),
+            Ok(stream) => Ok(Self { name: path.display().to_string(), stream: BufReader::new(Box::new(stream)) }),
             Err(error) => Err(CtlError::Dead(path, error)),
+        }
+    }
+
+    /// To a machine by rank 0's door, with the secret of its card.
+    fn from_afar(name: String, card: Result<Card, String>) -> Result<Self, CtlError> {
+        match card.and_then(|card| enter(&card)) {
+            Ok(stream) => Ok(Self { name, stream: BufReader::new(Box::new(stream)) }),
+            Err(cause) => Err(CtlError::Unreached(format!("{name}: {cause}"))),
         }
     }
 
@@ -137,7 +179,7 @@ impl Connection {
     pub(super) fn ask(&mut self, request: Request) -> Result<Value, CtlError> {
         // A machine that refuses the connection says so before it reads: its answer tells more than that it does not listen.
         let _ = write_line(self.stream.get_mut(), &Asked { version: VERSION, request });
-        let missing = |error| CtlError::Answer(self.path.clone(), error);
+        let missing = |error| CtlError::Answer(self.name.clone(), error);
         match read_line(&mut self.stream, MAX_ANSWER) {
             Ok(Some(Answer::Done(value))) => Ok(value),
             Ok(Some(Answer::Refused(line))) => Err(CtlError::Refused(line)),
@@ -146,6 +188,24 @@ impl Connection {
             Err(error) => Err(missing(error)),
         }
     }
+}
+
+/// Goes in by the door of a card's rank 0, to where the machine is ordered about.
+fn enter(card: &Card) -> Result<TcpStream, String> {
+    let place = Place::here();
+    let mut channel = connect_once(card, &place.boot_id).map_err(|cause| {
+        format!("{cause}; see that the machine runs, that this host reaches it, and that the file is its own")
+    })?;
+    let vincs = env!("CARGO_PKG_VERSION").to_owned();
+    let who = Introduction { version: WIREUP_VERSION, rank: CONTROLS, ranks: CONTROLS, host: place.host, vincs };
+    let gone = |cause: String| format!("rank 0 on {} has gone: {cause}", card.host);
+    channel.send(&who, Instant::now() + WRITE_TIME).map_err(|error: ChannelError| gone(error.to_string()))?;
+    let entered = channel.into_stream().and_then(|stream| {
+        stream.set_read_timeout(Some(ANSWER_TIME))?;
+        stream.set_write_timeout(Some(WRITE_TIME))?;
+        Ok(stream)
+    });
+    entered.map_err(|error| gone(error.to_string()))
 }
 
 /// Does what is asked; the exit status, and a line if something is wrong.
@@ -159,7 +219,7 @@ pub(crate) fn run(args: &CtlArgs) -> Result<(), (u8, String)> {
 
 /// The text that answers an order.
 fn say(args: &CtlArgs) -> Result<String, CtlError> {
-    let mut machine = Connection::open(args.socket.as_deref())?;
+    let mut machine = Connection::open(args)?;
     let request = match args.order {
         Order::Status => Request::Status,
         Order::Migrate { vcpu, rank } => Request::Migrate { vcpu, rank },

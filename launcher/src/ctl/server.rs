@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::{self, BufReader, PipeWriter};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{self, BufReader, PipeWriter, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 use vincs_vmm::cluster::Moved;
 use vincs_vmm::machine::{Controller, LeaveError, MigrateError};
 
+use super::desk::Desk;
 use super::place::{self, PlaceError};
 use super::protocol::{
     ACT_TIME, Answer, GATHER_TIME, IDLE_TIME, LineError, MAX_REQUEST, Migrated, RankStatus, Request, Status, Unread,
@@ -22,7 +25,7 @@ use super::protocol::{
 };
 use crate::stats::{Counters, hottest, ranks};
 
-/// Most connections at a time; another one is refused.
+/// Most connections at a time, over the socket and from other hosts together; another one is refused.
 const MAX_CLIENTS: usize = 16;
 
 /// How long nobody is let in when that has failed.
@@ -77,15 +80,45 @@ struct Machine {
     facts: Facts,
     started: Instant,
     stop: Box<dyn Fn() + Send + Sync>,
+    clients: AtomicUsize,
+}
+
+/// Somebody who is connected with the machine.
+struct Client(Arc<Machine>);
+
+impl Client {
+    /// One more, unless there are as many as there may be.
+    fn enter(machine: &Arc<Machine>) -> Option<Self> {
+        let more = |clients| (clients < MAX_CLIENTS).then_some(clients + 1);
+        let entered = machine.clients.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        entered.ok().map(|_| Self(Arc::clone(machine)))
+    }
+
+    fn serve(self, stream: impl Read + Write) {
+        serve(stream, &self.0);
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Answers at a machine's socket until it is dropped, which removes the socket.
-#[derive(Debug)]
 pub struct Server {
     path: PathBuf,
     /// Closed to end the thread.
     quit: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
+    machine: Arc<Machine>,
+    desk: Desk,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("path", &self.path).field("desk", &self.desk).finish_non_exhaustive()
+    }
 }
 
 impl Server {
@@ -103,7 +136,9 @@ impl Server {
         let listener = place::bind(&path)?;
         let io = |error| PlaceError::Io(path.clone(), error);
         let (reader, quit) = io::pipe().map_err(io)?;
-        let machine = Arc::new(Machine { controller, facts, started: Instant::now(), stop: Box::new(stop) });
+        let (started, clients) = (Instant::now(), AtomicUsize::new(0));
+        let machine = Arc::new(Machine { controller, facts, started, stop: Box::new(stop), clients });
+        let own = Arc::clone(&machine);
         let accept = move || {
             loop {
                 let mut fds = [PollFd::new(&listener, PollFlags::IN), PollFd::new(&reader, PollFlags::IN)];
@@ -114,12 +149,21 @@ impl Server {
                     return;
                 }
                 if to_accept {
-                    accept(&listener, &machine);
+                    accept(&listener, &own);
                 }
             }
         };
         let thread = thread::Builder::new().name("ctl".into()).spawn(accept).map_err(io)?;
-        Ok(Self { path, quit: Some(quit), thread: Some(thread) })
+        Ok(Self { path, quit: Some(quit), thread: Some(thread), machine, desk: Desk::default() })
+    }
+
+    /// Answers those too who come to this desk, until it is dropped.
+    #[must_use]
+    pub(crate) fn at(mut self, desk: &Desk) -> Self {
+        let machine = Arc::clone(&self.machine);
+        desk.open(move |stream| receive(stream, &machine));
+        self.desk = desk.clone();
+        self
     }
 
     /// Where the socket is.
@@ -131,6 +175,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.desk.close();
         self.quit = None;
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has ended the process already.
@@ -142,31 +187,39 @@ impl Drop for Server {
 }
 
 fn accept(listener: &UnixListener, machine: &Arc<Machine>) {
-    let Ok((mut stream, _)) = listener.accept() else {
+    let Ok((stream, _)) = listener.accept() else {
         // Whoever came has gone again; or there are no descriptors left, and it still waits.
         thread::sleep(ACCEPT_PAUSE);
         return;
     };
-    let times = stream.set_read_timeout(Some(IDLE_TIME)).and(stream.set_write_timeout(Some(WRITE_TIME)));
-    if times.is_err() {
-        return;
+    if stream.set_read_timeout(Some(IDLE_TIME)).and(stream.set_write_timeout(Some(WRITE_TIME))).is_ok() {
+        attend(stream, machine);
     }
-    let refusal = |what: String| Answer::Refused(format!("{what}; try again"));
-    // Each connection has a share, and so does the thread that accepts.
-    if Arc::strong_count(machine) > MAX_CLIENTS {
+}
+
+/// Somebody has come who has proved to know the machine's secret.
+fn receive(stream: TcpStream, machine: &Arc<Machine>) {
+    if stream.set_read_timeout(Some(IDLE_TIME)).and(stream.set_write_timeout(Some(WRITE_TIME))).is_ok() {
+        attend(stream, machine);
+    }
+}
+
+/// Serves somebody on a thread of its own, or says that there are too many.
+fn attend(mut stream: impl Read + Write + Send + 'static, machine: &Arc<Machine>) {
+    let Some(client) = Client::enter(machine) else {
+        let line = format!("{MAX_CLIENTS} connections to the machine are open already; try again");
         // Whoever does not listen is not told, here and below.
-        let _ = write_line(&mut stream, &refusal(format!("{MAX_CLIENTS} connections to the machine are open already")));
+        let _ = write_line(&mut stream, &Answer::Refused(line));
         return;
-    }
-    let machine = Arc::clone(machine);
-    let spawned = thread::Builder::new().name("ctl-client".into()).spawn(move || serve(stream, &machine));
+    };
+    let spawned = thread::Builder::new().name("ctl-client".into()).spawn(move || client.serve(stream));
     if let Err(error) = spawned {
         tracing::warn!(%error, "no thread for a connection to the machine's socket");
     }
 }
 
 /// Answers until the other side goes, is silent for long or says what makes no sense.
-fn serve(stream: UnixStream, machine: &Machine) {
+fn serve(stream: impl Read + Write, machine: &Machine) {
     let mut stream = BufReader::new(stream);
     loop {
         let asked = match read_line::<Unread>(&mut stream, MAX_REQUEST) {

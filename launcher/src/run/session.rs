@@ -88,13 +88,23 @@ struct Session {
 }
 
 /// Opens the machine's socket for `vincs ctl`. A machine without one is a machine all the same.
-fn listen(controller: &Controller, facts: Facts, events: SyncSender<Event>) -> Option<ctl::Server> {
+fn listen(
+    controller: &Controller,
+    facts: Facts,
+    events: SyncSender<Event>,
+    others: Option<&Others>,
+) -> Option<ctl::Server> {
     let stop = move || {
         // Nobody to tell means that the machine ends.
         let _ = events.send(Event::Stop);
     };
     let server = ctl::Server::start(controller.clone(), facts, stop, None);
-    server.inspect_err(|error| crate::say(&format!("vincs ctl does not reach this machine: {error}"))).ok()
+    let server = server.inspect_err(|error| crate::say(&format!("vincs ctl does not reach this machine: {error}")));
+    let server = server.ok()?;
+    Some(match others {
+        Some(others) => server.at(others.desk()),
+        None => server,
+    })
 }
 
 impl Session {
@@ -145,7 +155,7 @@ impl Session {
         };
         let ordered = sender.clone();
         let guest = Guest::start(parts, tail.clone(), sender, || terms.clock.mark(Mark::KernelEntry))?;
-        let ctl = guest.controller().and_then(|controller| listen(controller, facts, ordered));
+        let ctl = guest.controller().and_then(|controller| listen(controller, facts, ordered, others.as_ref()));
         let steward = guest.controller().zip(others).and_then(|(controller, others)| others.open(controller));
         let gatherer = guest.controller().filter(|_| gathers).map(|controller| Gatherer::start(controller.clone()));
         let gatherer = gatherer.transpose()?;

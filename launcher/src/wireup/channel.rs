@@ -1,7 +1,7 @@
 //! Messages on an authenticated connection.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -89,6 +89,14 @@ impl Channel {
     /// There is no descriptor left.
     pub(crate) fn sender(&self) -> io::Result<Sender> {
         Ok(Sender { stream: self.stream.try_clone()?, turn: Arc::clone(&self.turn) })
+    }
+
+    /// The connection itself, where no messages follow. Its times are to be set.
+    ///
+    /// # Errors
+    /// The socket refuses.
+    pub(crate) fn into_stream(self) -> io::Result<TcpStream> {
+        self.stream.into_stream()
     }
 
     /// The other end's address.

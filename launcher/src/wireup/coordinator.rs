@@ -237,6 +237,7 @@ fn connect(
         hosts: hosts.map(|introduction| introduction.host.clone()).collect(),
         boots: boots.clone().map(|hello| hello.boot_id.clone()).collect(),
         processors: boots.clone().map(|hello| hello.processors).collect(),
+        busy: boots.clone().map(|hello| hello.busy).collect(),
         memory: boots.map(|hello| hello.memory).collect(),
         settings,
     };

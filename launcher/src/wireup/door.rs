@@ -9,6 +9,7 @@ use vincs_transport_tcp::auth::AUTH_TIME;
 use vincs_transport_tcp::listener::{self, Arrival, Listener};
 use vincs_transport_tcp::secret::Secret;
 
+use crate::ctl::Desk;
 use crate::wireup::channel::Channel;
 use crate::wireup::message::{Hello, Introduction, ToMember, VERSION};
 use crate::wireup::network;
@@ -48,11 +49,11 @@ pub(crate) enum Reach {
 }
 
 impl Door {
-    /// Opens it at a port of the kernel's choice.
+    /// Opens it at a port of the kernel's choice. Who comes to order the machine about is brought to the desk.
     ///
     /// # Errors
     /// When there is no such address, or no thread.
-    pub(crate) fn open(reach: Reach, secret: &Secret) -> io::Result<Self> {
+    pub(crate) fn open(reach: Reach, secret: &Secret, desk: Desk) -> io::Result<Self> {
         let (listener, hosts) = match reach {
             Reach::At(address) => (bind(address)?, vec![address]),
             Reach::ThisHost => (bind(Ipv4Addr::LOCALHOST.into())?, vec![Ipv4Addr::LOCALHOST.into()]),
@@ -69,7 +70,7 @@ impl Door {
         let port = listener.address().port();
         let addresses = hosts.into_iter().map(|host| SocketAddr::new(host, port)).collect();
         let (sender, visitors) = channel();
-        let open = listener.open(secret, move |arrival| receive(arrival, &sender))?;
+        let open = listener.open(secret, move |arrival| receive(arrival, &sender, &desk))?;
         Ok(Self { addresses, visitors, open })
     }
 }
@@ -79,13 +80,20 @@ fn bind(address: IpAddr) -> io::Result<Listener> {
 }
 
 /// Hears what somebody is who belongs to the machine.
-fn receive(arrival: Arrival, visitors: &Sender<Visitor>) {
+fn receive(arrival: Arrival, visitors: &Sender<Visitor>, desk: &Desk) {
     let mut channel = match arrival {
         Ok(stream) => Channel::new(stream),
         Err(error) => return tracing::info!(%error, "a stranger is shown out"),
     };
     let (peer, deadline) = (channel.peer(), Instant::now() + AUTH_TIME);
-    let introduced = channel.receive::<Introduction>(deadline).and_then(|introduction| {
+    let introduced = channel.receive::<Introduction>(deadline);
+    if introduced.as_ref().is_ok_and(Introduction::controls) {
+        return match channel.into_stream() {
+            Ok(stream) => desk.receive(stream),
+            Err(error) => tracing::warn!(%peer, %error, "a connection cannot be used"),
+        };
+    }
+    let introduced = introduced.and_then(|introduction| {
         let hello = (introduction.version == VERSION).then(|| channel.receive(deadline)).transpose()?;
         Ok((introduction, hello))
     });
@@ -110,7 +118,7 @@ pub(crate) fn show_out(mut visitor: Visitor, line: String) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::TcpStream;
 
     use vincs_transport_tcp::auth::Authenticated;
@@ -118,6 +126,7 @@ mod tests {
 
     use super::*;
     use crate::wireup::channel::tests::soon;
+    use crate::wireup::message::CONTROLS;
 
     fn introduction(rank: u32) -> Introduction {
         Introduction { version: VERSION, rank, ranks: 2, host: "n1".into(), vincs: "0".into() }
@@ -133,7 +142,7 @@ mod tests {
     #[test]
     fn a_rank_gets_in_and_strangers_do_not() {
         let secret = Secret::random().unwrap();
-        let door = Door::open(Reach::ThisHost, &secret).unwrap();
+        let door = Door::open(Reach::ThisHost, &secret, Desk::default()).unwrap();
         let address = door.addresses[0];
         assert!(address.ip().is_loopback());
         let mut garbage = TcpStream::connect(address).unwrap();
@@ -151,7 +160,7 @@ mod tests {
     #[test]
     fn silent_strangers_keep_no_rank_out() {
         let secret = Secret::random().unwrap();
-        let door = Door::open(Reach::ThisHost, &secret).unwrap();
+        let door = Door::open(Reach::ThisHost, &secret, Desk::default()).unwrap();
         let start = Instant::now();
         let _strangers: Vec<_> = (0..2 * MAX_PENDING).map(|_| TcpStream::connect(door.addresses[0]).unwrap()).collect();
         let _rank = enter(door.addresses[0], &secret, 1);
@@ -162,16 +171,30 @@ mod tests {
     #[test]
     fn who_comes_late_is_told() {
         let secret = Secret::random().unwrap();
-        let Door { addresses, visitors, open: _open } = Door::open(Reach::ThisHost, &secret).unwrap();
+        let Door { addresses, visitors, open: _open } = Door::open(Reach::ThisHost, &secret, Desk::default()).unwrap();
         drop(visitors);
         let answer = enter(addresses[0], &secret, 1).receive::<ToMember>(soon()).unwrap();
         assert!(matches!(answer, ToMember::Refused { line, said: false } if line.contains("complete")));
     }
 
     #[test]
+    fn who_orders_the_machine_about_is_no_rank() {
+        let secret = Secret::random().unwrap();
+        let door = Door::open(Reach::ThisHost, &secret, Desk::default()).unwrap();
+        let mut orders = Channel::new(Authenticated::connect(door.addresses[0], &secret, soon()).unwrap());
+        // Whatever version the rest of its wire-up has.
+        let who = Introduction { version: VERSION + 1, rank: CONTROLS, ..introduction(CONTROLS) };
+        orders.send(&Introduction { ranks: CONTROLS, ..who }, soon()).unwrap();
+        let mut answer = String::new();
+        orders.into_stream().unwrap().read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("{\"refused\":") && answer.ends_with('\n'), "{answer}");
+        assert!(door.visitors.try_recv().is_err());
+    }
+
+    #[test]
     fn a_door_that_is_open_everywhere_is_found_at_loopback_too() {
         let secret = Secret::random().unwrap();
-        let door = Door::open(Reach::Everywhere, &secret).unwrap();
+        let door = Door::open(Reach::Everywhere, &secret, Desk::default()).unwrap();
         assert_eq!(door.addresses[0].ip(), Ipv4Addr::LOCALHOST);
         let _rank = enter(door.addresses[0], &secret, 1);
         let visitor = door.visitors.recv().unwrap();

@@ -8,10 +8,14 @@ use vincs_vmm::cluster::Features;
 use crate::wireup::selection::{Choice, Probe};
 
 /// Version of everything here but the [`Introduction`].
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// The rank, and the number of ranks, of one that joins a machine that runs: it knows neither.
 pub(crate) const JOINS: u32 = u32::MAX;
+
+/// The rank, and the number of ranks, of one that only orders the machine about: lines of `vincs ctl` follow on its connection, which have a
+/// version of their own.
+pub(crate) const CONTROLS: u32 = u32::MAX - 1;
 
 /// A rank's first word. Its form never changes, so that every version can tell who came.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -32,6 +36,11 @@ impl Introduction {
     pub(crate) fn joins(&self) -> bool {
         self.ranks == JOINS
     }
+
+    /// Whether it wants to order the machine about.
+    pub(crate) fn controls(&self) -> bool {
+        self.ranks == CONTROLS
+    }
 }
 
 /// What a rank is, as far as the machine depends on it.
@@ -49,6 +58,8 @@ pub(crate) struct Hello {
     pub(crate) memory: u64,
     /// Processors of the host that the rank may run on.
     pub(crate) processors: u32,
+    /// How many of them others keep busy, in hundredths; 0 if that is not known.
+    pub(crate) busy: u32,
     /// The address that `--net-if` means there.
     pub(crate) net_if: Option<IpAddr>,
     /// What it can do by RDMA; nothing if it has not looked.
@@ -106,6 +117,8 @@ pub(crate) struct Roster {
     pub(crate) processors: Vec<u32>,
     /// Memory of each one's host in bytes, by rank.
     pub(crate) memory: Vec<u64>,
+    /// How many processors of each one's host others keep busy, in hundredths, by rank.
+    pub(crate) busy: Vec<u32>,
     pub(crate) settings: Settings,
 }
 

@@ -12,14 +12,14 @@ const RANK_LOST: i32 = 120;
 const SAYS_R_AND_STAYS: [u8; 10] = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'r', 0xee, 0xf4, 0xeb, 0xfd];
 
 /// A machine of two ranks and four processors.
-struct Machine {
-    place: Place,
+pub(super) struct Machine {
+    pub(super) place: Place,
     ranks: Vec<Rank>,
 }
 
 impl Machine {
     /// One that runs, with these options more; nothing where there can be none.
-    fn start(options: &[&str]) -> Option<Self> {
+    pub(super) fn start(options: &[&str]) -> Option<Self> {
         let place = Place::new();
         if !place.has_machine() {
             return None;
@@ -45,18 +45,18 @@ impl Machine {
     }
 
     /// A rank that has joined, as this one.
-    fn joined(&self, rank: usize) -> Rank {
+    pub(super) fn joined(&self, rank: usize) -> Rank {
         let joins = self.join();
         self.wait_for(|status| status["ranks"][rank]["state"] == "running");
         joins
     }
 
-    fn ctl(&self, args: &[&str]) -> Output {
+    pub(super) fn ctl(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vincs"));
         command.args(["ctl"]).args(args).env("XDG_RUNTIME_DIR", self.place.dir.path()).output().unwrap()
     }
 
-    fn status(&self) -> Value {
+    pub(super) fn status(&self) -> Value {
         serde_json::from_slice(&self.ctl(&["--json", "status"]).stdout).unwrap_or(Value::Null)
     }
 
@@ -94,9 +94,14 @@ impl Machine {
     }
 
     /// Ends the machine, which has gone on until now: all its ranks, and these, end with its status and without a word.
-    fn stop(mut self, joined: Vec<Rank>) {
+    pub(super) fn stop(mut self, joined: Vec<Rank>) {
         assert!(self.ranks.iter_mut().all(|rank| !rank.has_ended()), "the machine has gone on");
         assert!(self.ctl(&["stop"]).status.success());
+        self.ends(joined);
+    }
+
+    /// It has been told to stop: all its ranks, and these, end with its status and without a word.
+    pub(super) fn ends(&mut self, joined: Vec<Rank>) {
         for rank in self.ranks.drain(..) {
             let output = rank.end();
             assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(143), ""));

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 mod absent;
+mod ctl;
 mod join;
 mod lost;
 mod stopped;
@@ -383,7 +384,7 @@ fn a_rank_of_another_version() {
     let place = Place::new();
     let Some(zero) = place.good_rank_0(PATIENT) else { return };
     let _one = introduce(&place.card(), 99, 1, 2, env!("CARGO_PKG_VERSION"));
-    zero.refuses(&["rank 1 on elsewhere", "version 99", "version 4"]);
+    zero.refuses(&["rank 1 on elsewhere", "version 99", "version 5"]);
     let zero = place.good_rank_0(PATIENT).unwrap();
     let _one = introduce(&place.card(), 99, 1, 2, "99.0.0");
     zero.refuses(&["rank 1 on elsewhere", "vincs 99.0.0", "use the same"]);

@@ -1,12 +1,13 @@
 //! The device through which the guest talks: ports for words, text, the end, and the wish to stop.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_micro_guest_payload::protocol::{
-    END_DONE, END_NESTED_FAULT, END_TOO_MANY_CPUS, PORT_END, PORT_REST, PORT_STOP, PORT_TEXT, PORT_WORD,
+    END_DONE, END_NESTED_FAULT, END_TOO_MANY_CPUS, MAX_CPUS, PORT_END, PORT_REST, PORT_ROUND, PORT_STOP, PORT_TEXT,
+    PORT_WORD,
 };
 use vincs_vmm::bus::PioDevice;
 
@@ -34,6 +35,17 @@ pub struct HostDevice {
     heard: Mutex<Heard>,
     changed: Condvar,
     stop: AtomicBool,
+    rounds: Rounds,
+}
+
+/// Rounds of work that each processor has told of.
+#[derive(Debug)]
+struct Rounds([AtomicU64; MAX_CPUS]);
+
+impl Default for Rounds {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; MAX_CPUS])
+    }
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +59,12 @@ impl HostDevice {
     /// Asks the program to stop. Only those that run until then look.
     pub fn ask_to_stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Rounds of work that each processor has told of so far, in order.
+    #[must_use]
+    pub fn rounds(&self) -> Vec<u64> {
+        self.rounds.0.iter().map(|rounds| rounds.load(Ordering::Relaxed)).collect()
     }
 
     /// How the program ended, once it has; none if it has not by then.
@@ -93,6 +111,13 @@ impl PioDevice for HostDevice {
 
     fn write(&self, port: u16, data: &[u8]) {
         let Ok(bytes) = <[u8; 4]>::try_from(data) else { return };
+        if port == PORT_ROUND {
+            let processor = usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX);
+            if let Some(rounds) = self.rounds.0.get(processor) {
+                rounds.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
         if !matches!(port, PORT_WORD | PORT_TEXT | PORT_END) {
             return;
         }
@@ -158,6 +183,17 @@ mod tests {
         }
         let heard = device.heard.lock().unwrap();
         assert_eq!((heard.halves.len(), heard.text.len(), heard.end), (2 * MAX_WORDS, MAX_TEXT, None));
+    }
+
+    #[test]
+    fn rounds_are_counted_for_processors_that_there_may_be() {
+        let device = HostDevice::default();
+        for processor in [0, 63, 63, 64, u32::MAX] {
+            device.write(PORT_ROUND, &processor.to_le_bytes());
+        }
+        device.write(PORT_ROUND, &[0; 2]);
+        let rounds = device.rounds();
+        assert_eq!((rounds.len(), rounds[0], rounds[63], rounds.iter().sum::<u64>()), (MAX_CPUS, 1, 2, 3));
     }
 
     #[test]

@@ -156,7 +156,7 @@ fn cluster(ranks: &Ranks, rank: u16, ends: Vec<Arc<TcpTransport>>, windows: Vec<
         ranks: ranks.ranks,
         seats: ranks.seats,
         placement: Placement::default(),
-        processors: Vec::new(),
+        shares: Vec::new(),
         rooms: Vec::new(),
         fixed: None,
         coherence,

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{LIMIT, turn};
 use vincs_micro_guest::{Program, Ranks, Report, Session, migrate_at_random};
@@ -43,6 +43,16 @@ fn moves_that_cannot_be_are_refused_and_change_nothing() {
     assert_eq!(controller.migrate(1, 0, LIMIT), Ok(Moved::WasThere));
     assert_eq!(controller.places(), before);
     assert_eq!(controller.migrate(1, 1, LIMIT), Ok(Moved::From(0)));
+    // It goes on a moment after rank 0 hears that it has come.
+    let arrived = |machine: &Running| machine.vcpus()[1].stats().snapshot();
+    let until = Instant::now() + LIMIT;
+    while session.machines().all(|machine| arrived(machine).arrivals == 0) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let counted: Vec<_> = session.machines().map(arrived).collect();
+    assert_eq!(counted.iter().map(|counted| counted.arrivals).collect::<Vec<_>>(), [0, 1]);
+    let away = Duration::from_nanos(counted[1].away_nanoseconds);
+    assert!(away > Duration::ZERO && away < LIMIT && counted[0].away_nanoseconds == 0, "{counted:?}");
     session.ask_to_stop();
     session.wait(LIMIT).unwrap();
     assert_eq!(controller.migrate(1, 0, LIMIT), Err(MigrateError::Ended));
@@ -82,9 +92,9 @@ fn a_paused_machine_rests_on_all_ranks_and_its_processors_may_move_meanwhile() {
             std::thread::sleep(Duration::from_millis(50));
             assert_eq!(entries(&session), before, "it runs");
             controller.resume();
-            let until = std::time::Instant::now() + LIMIT;
+            let until = Instant::now() + LIMIT;
             while entries(&session) == before {
-                assert!(std::time::Instant::now() < until, "it does not go on");
+                assert!(Instant::now() < until, "it does not go on");
                 std::thread::sleep(Duration::from_millis(1));
             }
         }

@@ -71,7 +71,9 @@ fn work_goes_on_until_it_is_told_to_stop() {
         std::thread::sleep(Duration::from_millis(300));
         assert!(!session.has_ended());
         session.ask_to_stop();
-        let Report::Work { rounds } = session.wait(LIMIT).unwrap() else { panic!("a report of another program") };
+        let ended = session.wait_here(LIMIT).unwrap();
+        let Report::Work { rounds } = ended else { panic!("a report of another program") };
+        assert_eq!(session.device().rounds()[..vcpus as usize], rounds, "each round was told");
         assert!(rounds.len() == vcpus as usize && rounds.iter().all(|rounds| *rounds > 0), "{rounds:?}");
     }
 }

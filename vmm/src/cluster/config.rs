@@ -6,7 +6,7 @@ use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::Transport;
 
 use super::control::HostRoom;
-use super::placement::Placement;
+use super::placement::{Placement, Share};
 use super::roll::Roll;
 use super::seats::Fixed;
 use crate::memory::engine::MemorySettings;
@@ -24,8 +24,8 @@ pub struct Cluster {
     pub seats: u16,
     /// How vCPUs are dealt out when ranks come and leave: rank 0's.
     pub placement: Placement,
-    /// Processors that each of the ranks which start the machine may use; empty when that is not known. Rank 0's.
-    pub processors: Vec<u32>,
+    /// What the host of each of the ranks which start the machine has for it; empty when that is not known. Rank 0's.
+    pub shares: Vec<Share>,
     /// What the host of each of them can hold; empty when that is not known. Rank 0's.
     pub rooms: Vec<HostRoom>,
     /// Why no rank leaves, if so. Rank 0's.
@@ -104,14 +104,14 @@ mod tests {
         let end = || Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
         let coherence = (0..shards).map(|_| end()).collect();
         let (memory, roll) = (MemorySettings::default(), Roll::default());
-        let (placement, processors, rooms, fixed, relaxed) = (Placement::default(), Vec::new(), Vec::new(), None, None);
+        let (placement, shares, rooms, fixed, relaxed) = (Placement::default(), Vec::new(), Vec::new(), None, None);
         let (rank, seats, control) = (Rank(rank), ranks, end());
         let cluster = Cluster {
             rank,
             ranks,
             seats,
             placement,
-            processors,
+            shares,
             rooms,
             fixed,
             coherence,

@@ -25,6 +25,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::link::ControlLink;
 use super::message::{Control, VcpuFailure};
 use super::moves::{Owner, RefusedMove};
+use super::placement::Share;
 use super::seats::{MemberState, RemoveError};
 use crate::memory::engine::{MoveError, Vitals};
 
@@ -84,9 +85,9 @@ pub(crate) enum Note {
     Met(Rank),
     /// On rank 0: a seat for a rank that joins; none when all are used.
     Reserve(Sender<Option<Rank>>),
-    /// On rank 0: the rank with this seat may use so many processors, and is on a host with so much memory; the answer comes when it takes
-    /// part, or when it will not.
-    Admit(Rank, (u32, HostRoom), Sender<Joined>),
+    /// On rank 0: the rank with this seat has this share of its host, which has so much room; the answer comes when it takes part, or when it
+    /// will not.
+    Admit(Rank, (Share, HostRoom), Sender<Joined>),
     /// On rank 0: the rank with this seat does not come; the answer is whether it takes part all the same.
     Abandon(Rank, Sender<bool>),
     /// On rank 0: a rank is to leave; the answer comes when it has, or at once when it does not.

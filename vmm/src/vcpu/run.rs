@@ -16,7 +16,7 @@ use super::handle::{Command, VcpuShared};
 use super::kick::{KickTimer, KickWaker, drain_signal, kick_signal};
 use super::pace::Pace;
 use super::state::{Activity, MSR_TSC, StateShape, VcpuState, read_msr};
-use super::stats::count;
+use super::stats::{add, count};
 use crate::apic::{LocalApic, Router, Signals};
 use crate::clock::GuestClock;
 use crate::cluster::{Devices, Forwarder};
@@ -116,6 +116,8 @@ struct Runner {
     shared: VcpuShared,
     timer: KickTimer,
     pace: Pace,
+    /// When its last instruction elsewhere had ended, until it executes one here.
+    came: Option<u64>,
 }
 
 /// What an exit means for the loop.
@@ -154,6 +156,7 @@ impl Runner {
             platform,
             shared: vcpu.shared,
             timer,
+            came: None,
         })
     }
 
@@ -175,6 +178,7 @@ impl Runner {
             return Ok(Step::End(end));
         }
         if self.paused || self.shared.elsewhere.load(Ordering::Relaxed) {
+            self.is_back();
             self.rest(|| false, None);
             return Ok(Step::Continue);
         }
@@ -215,7 +219,18 @@ impl Runner {
         Ok(())
     }
 
+    /// It goes on here, or would if it had something to do, and has come from elsewhere for that: how long it took is counted once.
+    fn is_back(&mut self) {
+        if let Some(stopped) = self.came.take() {
+            let away = u64::try_from(self.clock.since(stopped).as_nanos()).unwrap_or(u64::MAX);
+            // In this order: who sees that it has come finds for how long it was away.
+            add(&self.shared.stats.away_nanoseconds, away);
+            count(&self.shared.stats.arrivals);
+        }
+    }
+
     fn sleep(&mut self, until_timer: bool) {
+        self.is_back();
         let expiry = if until_timer { self.apic.timer_expiry() } else { None };
         let limit = expiry.map(|tick| self.clock.until(tick).max(self.pace.wait_asleep()));
         let since = Instant::now();
@@ -292,6 +307,7 @@ impl Runner {
         self.timer.arm(self.apic.timer_expiry(), |tick| self.clock.until(tick).max(self.pace.wait()));
         self.fd.get_kvm_run().cr8 = self.apic.cr8();
         count(&self.shared.stats.entries);
+        self.is_back();
         let VcpuShared { kick, mailbox, stats, .. } = &self.shared;
         let Some(exit) = kick.in_guest(|| !mailbox.is_empty(), || self.fd.run()) else { return Ok(Step::Continue) };
         let exit = exits::serve(exit, self.id, &self.platform, stats)?;
@@ -391,6 +407,7 @@ impl Runner {
                 Command::Save(answer) => answer(self.save().map(Box::new)),
                 Command::Depart(send) => match self.save() {
                     Ok(state) => {
+                        self.is_back();
                         self.shared.elsewhere.store(true, Ordering::SeqCst);
                         send(Box::new(state));
                     }
@@ -398,10 +415,12 @@ impl Runner {
                 },
                 Command::Restore(state, answer) => answer(self.restore(*state)),
                 Command::Arrive(state) => {
+                    let stopped = state.stopped;
                     if let Err(error) = self.restore(*state) {
                         return Some(End::Failed(error.to_string()));
                     }
                     self.shared.elsewhere.store(false, Ordering::SeqCst);
+                    self.came = Some(stopped);
                 }
             }
         }
@@ -410,10 +429,11 @@ impl Runner {
 
     fn save(&mut self) -> Result<VcpuState, super::StateError> {
         self.complete_exit()?;
+        let stopped = self.clock.now();
         // What waits in the mailbox has reached the vCPU, and goes where it goes.
         let signals = self.shared.mailbox.collect(&mut self.apic);
         self.apply(signals)?;
-        self.shape.save(&self.fd, &self.apic, self.activity)
+        self.shape.save(&self.fd, &self.apic, self.activity, stopped)
     }
 
     fn restore(&mut self, state: VcpuState) -> Result<(), super::StateError> {

@@ -12,8 +12,11 @@ pub(super) const MSR_TSC: u32 = 0x10;
 /// KVM's own MSRs, none of which this machine offers.
 const KVM_MSRS: std::ops::RangeInclusive<u32> = 0x4b56_4d00..=0x4b56_4dff;
 
+/// Most MSRs that KVM reads or sets at once (`MAX_IO_MSRS` in Linux's arch/x86/kvm/x86.c).
+const MSRS_AT_ONCE: usize = 256;
+
 /// Layout of [`VcpuState`]; a state with another number is refused.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// What a vCPU is doing.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -49,6 +52,8 @@ pub struct VcpuState {
     pub apic: LocalApic,
     /// What it is doing.
     pub activity: Activity,
+    /// When its last instruction had ended, by the machine's clock. How long a move took is told from it; it restores nothing.
+    pub stopped: u64,
 }
 
 impl VcpuState {
@@ -132,7 +137,13 @@ impl StateShape {
     }
 
     /// Reads the registers of a vCPU that is at an instruction boundary.
-    pub(crate) fn save(&self, vcpu: &VcpuFd, apic: &LocalApic, activity: Activity) -> Result<VcpuState, StateError> {
+    pub(crate) fn save(
+        &self,
+        vcpu: &VcpuFd,
+        apic: &LocalApic,
+        activity: Activity,
+        stopped: u64,
+    ) -> Result<VcpuState, StateError> {
         let special = vcpu.get_sregs().map_err(KvmError::ioctl("read special registers"))?;
         Ok(VcpuState {
             version: STATE_VERSION,
@@ -143,13 +154,10 @@ impl StateShape {
             control: vcpu.get_xcrs().map_err(KvmError::ioctl("read extended control registers"))?,
             debug: vcpu.get_debug_regs().map_err(KvmError::ioctl("read debug registers"))?,
             events: vcpu.get_vcpu_events().map_err(KvmError::ioctl("read pending events"))?,
-            msrs: self
-                .msrs
-                .iter()
-                .map(|&index| Ok((index, read_msr(vcpu, index)?)))
-                .collect::<Result<_, StateError>>()?,
+            msrs: read_msrs(vcpu, &self.msrs)?,
             apic: apic.clone(),
             activity,
+            stopped,
         })
     }
 
@@ -171,9 +179,7 @@ impl StateShape {
         vcpu.set_regs(&state.registers).map_err(KvmError::ioctl("set registers"))?;
         vcpu.set_xcrs(&state.control).map_err(KvmError::ioctl("set extended control registers"))?;
         self.restore_extended(vcpu, &state.extended)?;
-        for &(index, value) in &state.msrs {
-            write_msr(vcpu, index, value)?;
-        }
+        write_msrs(vcpu, &state.msrs)?;
         vcpu.set_debug_regs(&state.debug).map_err(KvmError::ioctl("set debug registers"))?;
         vcpu.set_vcpu_events(&state.events).map_err(KvmError::ioctl("set pending events"))?;
         Ok(())
@@ -207,6 +213,38 @@ impl StateShape {
         kvm_bindings::Xsave::new(words_after_base)
             .map_err(|_| StateError::ExtendedSize { expected: size_of::<kvm_xsave>(), found: self.xsave_size })
     }
+}
+
+/// Reads MSRs together: a vCPU that moves stands still meanwhile.
+fn read_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, StateError> {
+    let mut all = Vec::with_capacity(indices.len());
+    for part in indices.chunks(MSRS_AT_ONCE) {
+        let failed = |at: usize| StateError::Msr(part.get(at).copied().unwrap_or_default(), "read");
+        let entries: Vec<_> = part.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
+        let mut msrs = Msrs::from_entries(&entries).map_err(|_| failed(0))?;
+        // KVM stops at the first one that it does not have.
+        let read = vcpu.get_msrs(&mut msrs).map_err(|_| failed(0))?;
+        if read < part.len() {
+            return Err(failed(read));
+        }
+        all.extend(msrs.as_slice().iter().map(|msr| (msr.index, msr.data)));
+    }
+    Ok(all)
+}
+
+/// Sets MSRs together, in their order.
+fn write_msrs(vcpu: &VcpuFd, values: &[(u32, u64)]) -> Result<(), StateError> {
+    for part in values.chunks(MSRS_AT_ONCE) {
+        let failed = |at: usize| StateError::Msr(part.get(at).map(|(index, _)| *index).unwrap_or_default(), "set");
+        let entries: Vec<_> =
+            part.iter().map(|&(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
+        let msrs = Msrs::from_entries(&entries).map_err(|_| failed(0))?;
+        let set = vcpu.set_msrs(&msrs).map_err(|_| failed(0))?;
+        if set < part.len() {
+            return Err(failed(set));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn read_msr(vcpu: &VcpuFd, index: u32) -> Result<u64, StateError> {

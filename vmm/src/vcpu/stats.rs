@@ -53,9 +53,18 @@ counters! {
     interrupts,
     /// Inter-processor interrupts sent.
     interprocessor_interrupts,
+    /// Times it has come from another rank.
+    arrivals,
+    /// For how long it stood still for that: from its last instruction there to its first here, by the machine's clock.
+    away_nanoseconds,
 }
 
 /// Adds one; each counter is written by one thread.
 pub(super) fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    add(counter, 1);
+}
+
+/// Adds so much; each counter is written by one thread.
+pub(super) fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }

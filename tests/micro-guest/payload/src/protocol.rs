@@ -19,6 +19,8 @@ pub const PORT_STOP: u16 = 0x62c;
 pub const PORT_NOTHING: u16 = 0x630;
 /// 32-bit reads: the processor has nothing to do for a moment. Answered after that moment.
 pub const PORT_REST: u16 = 0x634;
+/// 32-bit writes: the processor with this number has done one more round of its work.
+pub const PORT_ROUND: u16 = 0x638;
 
 /// The program has ended; the report is whole.
 pub const END_DONE: u32 = 1;
@@ -82,7 +84,7 @@ pub enum ProgramName {
     /// The litmus test `test`, `iterations` times on two or four processors. Report: how often each of 16 outcomes was seen.
     Litmus,
     /// Every processor walks `megabytes` of its own, `iterations` steps a round, until the host says stop, and counts in memory that all
-    /// share. Report: per processor its rounds and the checksum that each of them came to.
+    /// share; the host is told of each round. Report: per processor its rounds and the checksum that each of them came to.
     Work,
     /// Reads through a null pointer, to show that faults are reported.
     Fault,
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_ports_are_within_the_device() {
-        for port in [PORT_WORD, PORT_TEXT, PORT_END, PORT_STOP, PORT_NOTHING, PORT_REST] {
+        for port in [PORT_WORD, PORT_TEXT, PORT_END, PORT_STOP, PORT_NOTHING, PORT_REST, PORT_ROUND] {
             assert!((PORT_BASE..PORT_BASE + PORT_COUNT - 3).contains(&port), "{port:#x}");
         }
     }

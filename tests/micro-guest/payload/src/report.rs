@@ -4,7 +4,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use vincs_micro_guest_payload::protocol::{
-    END_DONE, END_FAILED, LINE_DONE, LINE_FAILED, PORT_END, PORT_STOP, PORT_TEXT, PORT_WORD,
+    END_DONE, END_FAILED, LINE_DONE, LINE_FAILED, PORT_END, PORT_ROUND, PORT_STOP, PORT_TEXT, PORT_WORD,
 };
 
 use crate::serial::{self, Serial};
@@ -24,6 +24,13 @@ pub(crate) fn to_serial() {
 /// The host wants the program to stop.
 pub(crate) fn is_asked_to_stop() -> bool {
     if IS_SERIAL.load(Ordering::SeqCst) { serial::has_input() } else { port::read(PORT_STOP) != 0 }
+}
+
+/// A processor has done one more round of its work. The serial port is not for that.
+pub(crate) fn round(id: usize) {
+    if !IS_SERIAL.load(Ordering::SeqCst) {
+        port::write(PORT_ROUND, u32::try_from(id).unwrap_or(u32::MAX));
+    }
 }
 
 /// The last line on the serial port, and the end of the machine.

@@ -12,7 +12,7 @@ use vincs_coherence::id::Rank;
 
 use super::super::message::Control;
 use super::super::moves::Owner;
-use super::super::placement::{Placed, Placement, Room, place};
+use super::super::placement::{Placed, Placement, Room, Share, evacuate, place};
 use super::super::seats::{RemoveError, Seats};
 use super::super::serve::Server;
 use super::homes::{HomeMoves, HostRoom};
@@ -27,8 +27,8 @@ pub(crate) struct Elastic {
     pub(super) placement: Placement,
     /// The rank of each vCPU's node.
     nodes: Vec<Rank>,
-    /// Processors that each rank may use, as far as that is known.
-    processors: BTreeMap<Rank, u32>,
+    /// What each rank's host has for it, as far as that is known.
+    shares: BTreeMap<Rank, Share>,
     /// The homes of pages.
     pub(super) homes: HomeMoves,
     /// vCPUs have gone to their ranks after the boot: from now on those that join get some.
@@ -41,19 +41,19 @@ pub(crate) struct Elastic {
 }
 
 impl Elastic {
-    /// With these seats; `nodes` has the rank of each vCPU's node, `processors` what the first ranks may use.
+    /// With these seats; `nodes` has the rank of each vCPU's node, `shares` what the hosts of the first ranks have for them.
     pub(crate) fn new(
         seats: Seats,
         placement: Placement,
         nodes: Vec<Rank>,
-        processors: &[u32],
+        shares: &[Share],
         homes: HomeMoves,
     ) -> Self {
         Self {
             seats,
             placement,
             nodes,
-            processors: (0..).map(Rank).zip(processors.iter().copied()).collect(),
+            shares: (0..).map(Rank).zip(shares.iter().copied()).collect(),
             homes,
             is_spread: false,
             joiners: BTreeMap::new(),
@@ -62,12 +62,20 @@ impl Elastic {
         }
     }
 
+    /// The ranks that vCPUs may be on.
+    fn rooms(&self) -> Vec<Room> {
+        let room = |rank| Room { rank, share: self.shares.get(&rank).copied().unwrap_or_default() };
+        self.seats.running().into_iter().map(room).collect()
+    }
+
+    fn placed(&self, owners: &[Owner]) -> Vec<Placed> {
+        let placed = |(owner, node): (&Owner, &Rank)| Placed { at: owner.to.unwrap_or(owner.at), node: *node };
+        owners.iter().zip(&self.nodes).map(placed).collect()
+    }
+
     /// Where each vCPU is to be, as it is now.
     fn places(&self, owners: &[Owner]) -> Vec<Rank> {
-        let room = |rank| Room { rank, processors: self.processors.get(&rank).copied().unwrap_or(0) };
-        let rooms: Vec<Room> = self.seats.running().into_iter().map(room).collect();
-        let placed = |(owner, node): (&Owner, &Rank)| Placed { at: owner.to.unwrap_or(owner.at), node: *node };
-        place(self.placement, &owners.iter().zip(&self.nodes).map(placed).collect::<Vec<_>>(), &rooms)
+        place(self.placement, &self.placed(owners), &self.rooms())
     }
 }
 
@@ -83,13 +91,15 @@ impl First {
         Some(note)
     }
 
-    /// vCPUs go to their ranks after the boot: those of their nodes, and by the placement to those that have joined since.
+    /// vCPUs go to their ranks after the boot: those of their nodes, and by the placement if others have joined since.
     pub(super) fn spread(&mut self, core: &mut Core, nodes: Vec<Rank>) {
         self.elastic.is_spread = true;
         self.elastic.homes.ranks_change();
         self.elastic.nodes.clone_from(&nodes);
         let owners: Vec<Owner> = nodes.iter().map(|node| Owner { at: *node, to: None }).collect();
-        for (vcpu, to) in (0..).zip(self.elastic.places(&owners)) {
+        let have_joined = self.elastic.rooms().iter().any(|room| !self.elastic.seats.has_started(room.rank));
+        let places = if have_joined { self.elastic.places(&owners) } else { nodes };
+        for (vcpu, to) in (0..).zip(places) {
             self.order(core, vcpu, to, None);
         }
     }
@@ -120,8 +130,8 @@ impl First {
     }
 
     /// A rank has a seat reserved; what is to become of it is told to whoever waits.
-    pub(super) fn is_to_join(&mut self, rank: Rank, (processors, room): (u32, HostRoom), done: Sender<Joined>) {
-        self.elastic.processors.insert(rank, processors);
+    pub(super) fn is_to_join(&mut self, rank: Rank, (share, room): (Share, HostRoom), done: Sender<Joined>) {
+        self.elastic.shares.insert(rank, share);
         self.elastic.homes.set_room(rank, room);
         match self.elastic.seats.state(rank) {
             Some(MemberState::Joining) => _ = self.elastic.joiners.insert(rank, done),
@@ -204,8 +214,8 @@ impl First {
         if leaving.is_empty() {
             return;
         }
-        let places = self.elastic.places(self.owners.all());
         let owners = self.owners.all().to_vec();
+        let places = evacuate(self.elastic.placement, &self.elastic.placed(&owners), &self.elastic.rooms());
         for ((vcpu, to), owner) in (0..).zip(places).zip(owners) {
             if owner.to.is_none() && leaving.contains(&owner.at) {
                 self.order(core, vcpu, to, None);

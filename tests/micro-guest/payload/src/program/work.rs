@@ -39,6 +39,7 @@ pub(super) fn run(cpu: Cpu, parameters: &Parameters) {
             SUM.fetch_add(1, Ordering::AcqRel);
         }
         rounds += 1;
+        report::round(id);
         if id == 0 && report::is_asked_to_stop() {
             STOP.store(1, Ordering::Release);
         }
