@@ -201,7 +201,7 @@ impl Class {
                 reads_served: found.limits.reads_served,
                 memory: self.segment.as_ref().map(RegisteredSegment::remote).unwrap_or_default(),
                 slots: SLOTS,
-                door: doorway.zip(peer.link.as_ref()).map(|(doorway, link)| doorway.door(link)),
+                door: doorway.zip(peer.link.as_ref()).map(|(doorway, link)| doorway.door(link, peer.end.pulse())),
             };
             say(&self.lifeline, peer.rank, Greeting::Introduction(introduction))?;
         }
@@ -275,7 +275,7 @@ impl Class {
             let theirs = introduction?;
             let number = end.queue_pair.number();
             link.and_then(Link::into_connection).into_iter().for_each(|connection| end.queue_pair.keep(connection));
-            let (peer, receives) = end.connected(rank, theirs.memory, theirs.slots);
+            let (peer, receives) = end.connected(rank, theirs.memory, theirs.slots, theirs.door.map(|door| door.pulse));
             Some((number, peer, Inbox::new(receives)))
         };
         let peers = peers.into_iter().map(|peer| peer.and_then(connected)).collect();

@@ -8,7 +8,7 @@ use vincs_coherence::transport::MAX_HEADER;
 use crate::choose::GidType;
 use crate::stream::SLOT_BYTES;
 use crate::verbs::memory::RemoteMemory;
-use crate::verbs::queue_pair::Remote;
+use crate::verbs::queue_pair::{Remote, RemoteAddress};
 
 /// The first bytes of all that is said here.
 const MAGIC: [u8; 4] = *b"vRDM";
@@ -23,7 +23,7 @@ const HEAD_BYTES: usize = 8;
 const INTRODUCTION_BYTES: usize = HEAD_BYTES + 52;
 
 /// Length of one that has a door.
-const DOOR_BYTES: usize = INTRODUCTION_BYTES + 2 + TOKEN_BYTES;
+const DOOR_BYTES: usize = INTRODUCTION_BYTES + 2 + TOKEN_BYTES + 12;
 
 const _: () = assert!(DOOR_BYTES <= MAX_HEADER);
 
@@ -65,6 +65,8 @@ pub(crate) struct Door {
     pub(crate) port: u16,
     /// What comes along with the request: nobody but this peer has heard it.
     pub(crate) token: [u8; TOKEN_BYTES],
+    /// A byte that this peer can read: its signs of life do.
+    pub(crate) pulse: RemoteAddress,
 }
 
 /// What is said over the lifeline.
@@ -118,9 +120,11 @@ impl Greeting {
             bytes.extend(slots.to_le_bytes());
             // It fits.
             bytes.extend(u16::try_from(SLOT_BYTES).unwrap_or(u16::MAX).to_le_bytes());
-            if let Some(Door { port, token }) = door {
+            if let Some(Door { port, token, pulse }) = door {
                 bytes.extend(port.to_le_bytes());
                 bytes.extend(token);
+                bytes.extend(pulse.address.to_le_bytes());
+                bytes.extend(pulse.key.to_le_bytes());
             }
         }
         bytes
@@ -178,7 +182,11 @@ fn introduction(kind: GidType, mut bytes: &[u8]) -> Result<Introduction, Greetin
     let slots = u16::from_le_bytes(next(rest)?);
     let slot_bytes = u16::from_le_bytes(next(rest)?);
     let door = match kind {
-        GidType::Iwarp => Some(Door { port: u16::from_le_bytes(next(rest)?), token: next(rest)? }),
+        GidType::Iwarp => {
+            let (port, token) = (u16::from_le_bytes(next(rest)?), next(rest)?);
+            let (address, key) = (u64::from_le_bytes(next(rest)?), u32::from_le_bytes(next(rest)?));
+            Some(Door { port, token, pulse: RemoteAddress { address, key } })
+        }
         GidType::InfiniBand | GidType::RoceV1 | GidType::RoceV2 => None,
     };
     let checks = [
@@ -220,8 +228,13 @@ mod tests {
         door: None,
     };
 
-    const IWARP: Introduction =
-        Introduction { kind: GidType::Iwarp, door: Some(Door { port: 4711, token: [9; TOKEN_BYTES] }), ..THEIRS };
+    const PULSE: RemoteAddress = RemoteAddress { address: 0x7f00_0000_2000, key: 0x8765_4321 };
+
+    const IWARP: Introduction = Introduction {
+        kind: GidType::Iwarp,
+        door: Some(Door { port: 4711, token: [9; TOKEN_BYTES], pulse: PULSE }),
+        ..THEIRS
+    };
 
     #[test]
     fn greetings_come_back() {
@@ -263,7 +276,7 @@ mod tests {
         }
         assert_eq!(with(|i| i.reads_served = 0), Err(GreetingFault::NoReads));
         assert!(with(|i| i.reads_served = 1).is_ok());
-        let closed = Introduction { door: Some(Door { port: 0, token: [0; TOKEN_BYTES] }), ..IWARP };
+        let closed = Introduction { door: Some(Door { port: 0, token: [0; TOKEN_BYTES], pulse: PULSE }), ..IWARP };
         let closed = Greeting::Introduction(closed).to_bytes();
         assert_eq!(Greeting::from_bytes(&closed), Err(GreetingFault::Field("port")));
         let short = GreetingFault::Length { length: DOOR_BYTES - 1, right: DOOR_BYTES };

@@ -19,6 +19,7 @@ use crate::introduction::{Door, Introduction, TOKEN_BYTES};
 use crate::verbs::VerbsError;
 use crate::verbs::completion::Completion;
 use crate::verbs::manager::{Event, Identifier, MAX_PRIVATE, Manager, News, Reads};
+use crate::verbs::queue_pair::RemoteAddress;
 
 const _: () = assert!(TOKEN_BYTES <= MAX_PRIVATE);
 
@@ -89,8 +90,8 @@ impl Doorway {
     }
 
     /// Where and with what a peer asks for this connection.
-    pub(crate) fn door(&self, link: &Link) -> Door {
-        Door { port: self.listener.port(), token: link.token }
+    pub(crate) fn door(&self, link: &Link, pulse: RemoteAddress) -> Door {
+        Door { port: self.listener.port(), token: link.token, pulse }
     }
 
     /// Whether this rank is the one to ask.

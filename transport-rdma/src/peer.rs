@@ -182,6 +182,8 @@ struct Outbound {
     /// Of messages, in order: slots that wait for one of the peer's.
     waiting: VecDeque<Fragment>,
     credits: Credits,
+    /// On iWARP, a byte of the peer's that signs of life read.
+    pulse: Option<RemoteAddress>,
     /// On iWARP, atomics that are to be asked of the peer; and that were, in order, without an answer.
     asks: VecDeque<Entry>,
     asked: VecDeque<OperationId>,
@@ -254,8 +256,20 @@ impl Unconnected {
         Ok(if is_greeting { Ok(()) } else { Err(fault) })
     }
 
-    /// The peer, whose memory and number of slots are known now, and what is received from it.
-    pub(crate) fn connected(self, rank: Rank, memory: RemoteMemory, slots: u16) -> (Peer, ReceiveQueue) {
+    /// What the peer reads on iWARP as a sign of life: where its own bytes come and go.
+    pub(crate) fn pulse(&self) -> RemoteAddress {
+        let RemoteMemory { address, key, .. } = self.operations.remote();
+        RemoteAddress { address, key }
+    }
+
+    /// The peer, whose memory and number of slots are known now, and on iWARP what it has for signs of life; and what is received from it.
+    pub(crate) fn connected(
+        self,
+        rank: Rank,
+        memory: RemoteMemory,
+        slots: u16,
+        pulse: Option<RemoteAddress>,
+    ) -> (Peer, ReceiveQueue) {
         let Self { queue_pair, receives, sends, messages, operations } = self;
         let start = usize::from(SLOTS + SPARE_SLOTS) * SLOT_BYTES;
         let ring = |buffer: &Arc<Buffer>, start, length, grain| {
@@ -267,6 +281,7 @@ impl Unconnected {
             purposes: VecDeque::new(),
             waiting: VecDeque::new(),
             credits: Credits::new(slots, SLOTS),
+            pulse,
             asks: VecDeque::new(),
             asked: VecDeque::new(),
             answers: VecDeque::new(),
@@ -373,15 +388,16 @@ impl Outbound {
         }
     }
 
-    /// Writes nothing to the peer, which its NIC acknowledges; on iWARP reads nothing, which its NIC answers.
+    /// Writes nothing to the peer, which its NIC acknowledges; on iWARP reads a byte, which its NIC answers. Not nothing: soft-iWARP of
+    /// Linux 6.1 answers that with as many bytes as it sent before.
     fn touch(&mut self) {
-        // No memory is named for no bytes.
-        let nowhere = RemoteAddress { address: 0, key: 0 };
-        if !self.queue.queue_pair().is_iwarp() {
-            self.serve(Task::Write(nowhere), None, 0);
-        } else if let Some(claim) = self.services.claim(HEAD_BYTES) {
-            // A READ names where its bytes go, though there are none.
-            self.serve(Task::Read(nowhere), Some(claim), 0);
+        let Some(pulse) = self.pulse else {
+            // No memory is named for no bytes.
+            self.serve(Task::Write(RemoteAddress { address: 0, key: 0 }), None, 0);
+            return;
+        };
+        if let Some(claim) = self.services.claim(1) {
+            self.serve(Task::Read(pulse), Some(claim), 1);
         }
     }
 }
@@ -448,10 +464,11 @@ impl Peer {
             return Err(SendError::Full(self.rank));
         }
         let mut claim = |length| outbound.operations.claim(length).ok_or(SendError::Full(self.rank));
+        // The long one first: it may have to begin at the ring's start, where the short one would be in its way.
+        let bytes = if length == 0 { None } else { Some(claim(length)?) };
         let proof = if is_proved { Some(claim(1)?) } else { None };
-        let claim = if length == 0 { None } else { Some(claim(length)?) };
         let at = RemoteAddress { address: self.memory.address + offset, key: self.memory.key };
-        let (task, brings, claim) = match (operation, claim) {
+        let (task, brings, claim) = match (operation, bytes) {
             (Operation::Get(_), None) => (Task::Write(at), Brings::Bytes, None),
             (Operation::Get(_), claim) => (Task::Read(at), Brings::Bytes, claim),
             (Operation::Put(bytes), mut claim) => {
@@ -536,8 +553,9 @@ impl Peer {
         if outbound.operations_posted + PAIR > MAX_OPERATIONS {
             return Err(SendError::Full(self.rank));
         }
-        let claims = [1, len].map(|length| outbound.operations.claim(length));
-        let [Some(mut mark_claim), bytes @ Some(_)] = claims else { return Err(SendError::Full(self.rank)) };
+        // The long one first: it may have to begin at the ring's start, where the short one would be in its way.
+        let claims = [len, 1].map(|length| outbound.operations.claim(length));
+        let [bytes @ Some(_), Some(mut mark_claim)] = claims else { return Err(SendError::Full(self.rank)) };
         mark_claim.fill(mark);
         let there = |offset| RemoteAddress { address: self.memory.address + offset, key: self.memory.key };
         outbound.operations_posted += PAIR;

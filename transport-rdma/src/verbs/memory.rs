@@ -131,8 +131,8 @@ impl Buffer {
         let pages = Pages { start, length };
         let mut access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE;
         if domain.context().is_iwarp() {
-            // What a READ brings comes as a write of the other end's there (RFC 5040, section 5.3).
-            access |= sys::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE;
+            // What a READ brings comes as a write of the other end's there (RFC 5040, section 5.3); signs of life read there.
+            access |= reach(domain.context());
         }
         let registration = Registration::new(domain, start.as_ptr().cast(), length, access)?;
         let claimed = (0..grains).map(|_| AtomicBool::new(false)).collect();
@@ -149,6 +149,16 @@ impl Buffer {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Where other ranks find it, who can reach it on iWARP alone.
+    #[must_use]
+    pub fn remote(&self) -> RemoteMemory {
+        RemoteMemory {
+            address: self.pages.start.addr().get() as u64,
+            length: self.pages.length as u64,
+            key: self.registration.remote_key(),
+        }
     }
 
     /// Claims `length` bytes at a multiple of the grain, and what is left of the last grain; nothing if somebody has any of it.
