@@ -22,7 +22,7 @@ FEATURES := --features vincs-launcher/rdma
 NODE_TESTS := cluster elastic hosts boot transport wide
 LONG_TESTS := long
 
-.PHONY: help setup build kernel demo test test-long testbed lint bench-boot bench-ranks bench-coherence bench-rdma bench-hlrc bench-npb bench-elastic cost-model $(NODE_TESTS:%=test-%)
+.PHONY: help setup build kernel soft-iwarp demo test test-long testbed lint bench-boot bench-ranks bench-coherence bench-rdma bench-hlrc bench-npb bench-elastic cost-model $(NODE_TESTS:%=test-%)
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -36,6 +36,9 @@ build: ## Build the release binaries
 kernel: build ## Fetch the stock guest kernel into the cache, if it is not there
 	@target/release/testbed fetch-kernel
 
+soft-iwarp: kernel ## Build soft-iWARP for emulated nodes into the cache, if it is not there: Debian's kernels are without
+	@target/release/testbed fetch-soft-iwarp
+
 demo: setup ## Boot a guest on this machine, or in the testbed, and run a job in it
 	@$(STAGE) 'Build' $(MAKE) --no-print-directory build
 	@$(STAGE) 'Guest kernel' $(MAKE) --no-print-directory kernel
@@ -43,7 +46,7 @@ demo: setup ## Boot a guest on this machine, or in the testbed, and run a job in
 
 test: setup ## Install what is missing and run every check and test
 	@$(STAGE) 'Build of the release binaries' $(MAKE) --no-print-directory build
-	@$(STAGE) 'Guest kernel' $(MAKE) --no-print-directory kernel
+	@$(STAGE) 'Guest kernel, soft-iWARP of emulated nodes' $(MAKE) --no-print-directory soft-iwarp
 	@$(MAKE) --no-print-directory lint
 	@$(STAGE) 'Build of the tests' $(CARGO) test --workspace $(FEATURES) --locked --no-run $(CARGO_QUIET)
 	@$(STAGE) 'Tests' $(CARGO) test --workspace $(FEATURES) --locked

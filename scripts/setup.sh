@@ -65,8 +65,8 @@ look_for_packages() {
 	need libudev-dev 'the topology library is linked with it' any_file '/usr/lib/*/pkgconfig/libudev.pc'
 	need libhwloc-dev 'tells which cores there are, to bind threads to them' test -e /usr/include/hwloc.h
 	need libibverbs-dev 'RDMA verbs' test -e /usr/include/infiniband/verbs.h
-	need librdmacm-dev 'the bindings of RDMA verbs ask for it' test -e /usr/include/rdma/rdma_cma.h
-	need ibverbs-providers 'the tests use soft-RoCE in an emulated node' any_file '/usr/lib/*/libibverbs/librxe-rdmav*.so'
+	need librdmacm-dev 'connects iWARP devices; the bindings of RDMA verbs ask for it' test -e /usr/include/rdma/rdma_cma.h
+	need ibverbs-providers 'the tests use soft-RoCE and soft-iWARP in an emulated node' any_file '/usr/lib/*/libibverbs/librxe-rdmav*.so'
 	local clang
 	clang=$(clang_version)
 	clang=${clang:-14}
@@ -78,6 +78,8 @@ look_for_packages() {
 	need libopenmpi-dev 'vincs-mpi, by which ranks find each other, is built with it' have mpicc
 	need openmpi-bin 'mpirun starts the ranks of a machine' have mpirun
 	need qemu-system-x86 'the testbed is an emulated node' have qemu-system-x86_64
+	need xz-utils "unpacks the kernel's source, from which soft-iWARP is built for emulated nodes" have xz
+	need libelf1 "Debian's tools that build kernel modules are linked with it" any_file '/usr/lib/*/libelf.so.1'
 	need e2fsprogs 'the tests make a disk with a file system' test -e /usr/sbin/mke2fs
 	need iproute2 'network and RDMA of an emulated node' have rdma
 	need perftest 'make bench-rdma measures beside its tools' have ib_read_lat

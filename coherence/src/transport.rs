@@ -30,11 +30,13 @@ pub const MAX_BODY: usize = MAX_RUN as usize * PAGE_BYTES;
 pub struct Capabilities {
     /// Name of the transport, as the user selects it.
     pub name: &'static str,
-    /// One-sided operations need no attention of the target's processors.
+    /// Gets, puts and guarded reads need no attention of the target's processors.
     pub one_sided_by_nic: bool,
+    /// Compare-and-swap and fetch-and-add need none either. Otherwise they end once the target has polled.
+    pub atomics_by_nic: bool,
     /// Longest body and transfer in bytes, at most [`MAX_BODY`].
     pub max_transfer: usize,
-    /// Most one-sided operations under way at once to one rank. A guarded read may count as several.
+    /// Most one-sided operations under way at once to one rank. A guarded read or a put may count as several.
     pub max_operations: usize,
     /// It has [`Transport::put_list`]. Without it, that carries nothing.
     pub put_lists: bool,

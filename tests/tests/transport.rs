@@ -69,3 +69,10 @@ mod over_rxe {
         super::rdma::rxe
     );
 }
+
+mod over_siw {
+    vincs_tests::transport_conformance!(
+        #[ignore = "needs the device of a testbed node; rdma::the_suite_passes_over_siw runs it there"]
+        super::rdma::siw
+    );
+}

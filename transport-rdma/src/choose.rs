@@ -23,6 +23,8 @@ pub enum GidType {
     RoceV1,
     /// InfiniBand's.
     InfiniBand,
+    /// Within TCP.
+    Iwarp,
 }
 
 impl fmt::Display for GidType {
@@ -31,6 +33,7 @@ impl fmt::Display for GidType {
             Self::RoceV2 => "RoCE v2",
             Self::RoceV1 => "RoCE v1",
             Self::InfiniBand => "InfiniBand",
+            Self::Iwarp => "iWARP",
         })
     }
 }
@@ -66,6 +69,16 @@ pub struct Port {
 }
 
 impl Gid {
+    /// That of an iWARP port with an IP address.
+    #[must_use]
+    pub fn iwarp(address: IpAddr) -> Self {
+        let raw = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        };
+        Self { index: 0, kind: GidType::Iwarp, raw }
+    }
+
     /// The IP address that it is on Ethernet.
     #[must_use]
     pub fn address(&self) -> IpAddr {
@@ -115,7 +128,7 @@ fn is_routable(gid: &Gid) -> bool {
 /// Which of these ports, by which of its [usable](usable_gids) addresses, a rank takes that others know by an IP address: its index.
 ///
 /// On Ethernet it is the one of that IP address, RoCE v2 before v1, wherever it is in the table: an index says nothing, as the kernel fills the
-/// table in the order in which addresses come up. Then InfiniBand, where the IP address may be of another network.
+/// table in the order in which addresses come up. Then InfiniBand, where the IP address may be of another network. Last iWARP, which has no atomics.
 ///
 /// # Errors
 /// For each of them why it is not taken.
@@ -216,6 +229,17 @@ mod tests {
         assert!(none.starts_with("port 1 of a has no IP address"), "{none}");
         let down = Port { active: false, ..port("a", gids) };
         assert!(usable_gids(&down).unwrap_err().contains("is not active"));
+    }
+
+    #[test]
+    fn an_iwarp_port_is_taken_by_its_address_and_after_roce() {
+        let iwarp = port("i", vec![Gid::iwarp(HERE)]);
+        assert_eq!(usable_gids(&iwarp).unwrap()[0].address(), HERE);
+        assert_eq!(chosen(std::slice::from_ref(&iwarp), HERE), Ok(("i", Gid::iwarp(HERE))));
+        let both = [iwarp, port("r", vec![gid(3, GidType::RoceV1, HERE)])];
+        assert_eq!(chosen(&both, HERE).unwrap().0, "r");
+        let six: IpAddr = "fd00::1".parse().unwrap();
+        assert_eq!(Gid::iwarp(six).address(), six);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::choose::{Gid, Port, choose, usable_gids};
 use crate::peer::{COMPLETIONS, DEPTHS, PAGE_BYTES, REGISTERED_BYTES};
 use crate::verbs::VerbsError;
 use crate::verbs::device::{self, Context, Limits, ProtectionDomain};
+use crate::verbs::manager::places;
 use crate::verbs::memory::Buffer;
 
 /// A device that can be used, and by which of its addresses.
@@ -42,10 +43,6 @@ type Opened = Vec<(Arc<Context>, Limits, Vec<Port>)>;
 fn open(devices: Vec<device::Device>) -> (Opened, Vec<String>) {
     let (mut opened, mut reasons) = (Vec::new(), Vec::new());
     for device in devices {
-        if device.is_iwarp() {
-            reasons.push(format!("{} speaks iWARP, which is not supported", device.name()));
-            continue;
-        }
         let look = || {
             let context = device.open()?;
             let limits = context.limits()?;
@@ -53,7 +50,7 @@ fn open(devices: Vec<device::Device>) -> (Opened, Vec<String>) {
             Ok::<_, VerbsError>((context, limits, ports))
         };
         match look() {
-            Ok((context, limits, ports)) => match limits.lacks() {
+            Ok((context, limits, ports)) => match limits.lacks(context.is_iwarp()) {
                 Some(lack) => reasons.push(format!("{} {lack}", context.name())),
                 None => opened.push((context, limits, ports)),
             },
@@ -63,6 +60,14 @@ fn open(devices: Vec<device::Device>) -> (Opened, Vec<String>) {
     (opened, reasons)
 }
 
+/// Gives the ports of an iWARP device their IP addresses: the tables of such have none.
+fn put(context: &Context, ports: &mut [Port], places: &[(IpAddr, String, u8)]) {
+    for port in ports.iter_mut().filter(|_| context.is_iwarp()) {
+        let here = places.iter().filter(|(_, device, number)| *device == port.device && *number == port.number);
+        port.gids = here.map(|(address, ..)| Gid::iwarp(*address)).collect();
+    }
+}
+
 /// Looks at all devices of this host. A kernel without verbs has none.
 ///
 /// # Errors
@@ -70,7 +75,16 @@ fn open(devices: Vec<device::Device>) -> (Opened, Vec<String>) {
 pub fn survey() -> Result<Survey, VerbsError> {
     let devices = device::list()?;
     let count = devices.len();
-    let (opened, mut reasons) = open(devices);
+    let (mut opened, mut reasons) = open(devices);
+    if opened.iter().any(|(context, ..)| context.is_iwarp()) {
+        match places() {
+            Ok(places) => opened.iter_mut().for_each(|(context, _, ports)| put(context, ports, &places)),
+            Err(error) => {
+                opened.retain(|(context, ..)| !context.is_iwarp());
+                reasons.push(error.to_string());
+            }
+        }
+    }
     let mut usable = Vec::new();
     for (context, limits, ports) in opened {
         for port in ports {

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{
-    Capabilities, Event, GuardedRead, MAX_BODY, OperationId, Outcome, SendError, Transport,
+    Capabilities, Event, GuardedRead, MAX_BODY, OperationId, Outcome, Segment, SendError, Transport,
 };
 
+use crate::atomics::{AtomicsFault, Entry, unpack};
 use crate::lifeline::{Happened, Lifeline};
 use crate::peer::{Brings, COMPLETIONS, Done, MAX_OPERATIONS, Operation, Peer};
-use crate::stream::{Assembler, StreamFault, open};
+use crate::stream::{Assembler, Content, StreamFault, open};
 use crate::verbs::VerbsError;
 use crate::verbs::completion::{Completion, CompletionQueue};
 use crate::verbs::counts::Counts;
@@ -52,7 +53,9 @@ pub struct RdmaTransport {
     receiving: Mutex<Receiving>,
     completions: Arc<CompletionQueue>,
     /// As long as the endpoint, for the peers' operations.
-    _segment: Option<RegisteredSegment>,
+    segment: Option<RegisteredSegment>,
+    /// Atomics are done by whoever polls at the target.
+    iwarp: bool,
     lifeline: Arc<Lifeline>,
     /// Has the channel of completions, the lifeline and `bell`.
     epoll: OwnedFd,
@@ -122,6 +125,8 @@ enum PeerFault {
     Failed(String),
     #[error(transparent)]
     Verbs(#[from] VerbsError),
+    #[error(transparent)]
+    Atomics(#[from] AtomicsFault),
     #[error("sent something that no slot was posted for")]
     NoSlot,
 }
@@ -134,6 +139,8 @@ pub(crate) struct Parts {
     /// By rank; none for this rank itself: number of the queue pair, and both sides of the connection.
     pub(crate) peers: Vec<Option<(u32, Peer, Inbox)>>,
     pub(crate) completions: Arc<CompletionQueue>,
+    /// Taken from the queue and not looked at.
+    pub(crate) ended: Vec<Completion>,
     pub(crate) segment: Option<RegisteredSegment>,
     pub(crate) lifeline: Arc<Lifeline>,
 }
@@ -141,7 +148,8 @@ pub(crate) struct Parts {
 impl RdmaTransport {
     /// An endpoint over queue pairs that are connected.
     pub(crate) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { rank, device, peers, completions, segment, lifeline } = parts;
+        let Parts { rank, device, peers, completions, ended, segment, lifeline } = parts;
+        let iwarp = completions.context().is_iwarp();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let tell = |fd: BorrowedFd<'_>| epoll::add(&epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
@@ -165,7 +173,7 @@ impl RdmaTransport {
             inboxes,
             numbers,
             armed: false,
-            ended: Vec::new(),
+            ended,
             touched: Vec::new(),
             done: Vec::new(),
             next_look: now,
@@ -178,7 +186,8 @@ impl RdmaTransport {
             peers: senders,
             receiving: Mutex::new(receiving),
             completions,
-            _segment: segment,
+            segment,
+            iwarp,
             lifeline,
             epoll,
             bell,
@@ -258,6 +267,7 @@ impl RdmaTransport {
 
     /// Does what a completion wants.
     fn take(
+        &self,
         peer: &Peer,
         inbox: &mut Inbox,
         completion: &Completion,
@@ -281,14 +291,40 @@ impl RdmaTransport {
             return Ok(());
         }
         let (claim, length) = inbox.queue.received(completion).ok_or(PeerFault::NoSlot)?;
-        let (credits, bytes) = open(claim.get(..length).unwrap_or_default())?;
+        let (credits, content, bytes) = open(claim.get(..length).unwrap_or_default())?;
         peer.regain(credits)?;
-        if !bytes.is_empty() {
-            let from = peer.rank;
-            inbox.assembler.take(bytes, |header, body| sink(Event::Message { from, header, body }))?;
-            inbox.freed += 1;
+        let from = peer.rank;
+        match content {
+            Content::Message if bytes.is_empty() => {}
+            Content::Message => {
+                inbox.assembler.take(bytes, |header, body| sink(Event::Message { from, header, body }))?;
+                inbox.freed += 1;
+            }
+            Content::Atomics => {
+                self.atomics(peer, bytes, sink)?;
+                inbox.freed += 1;
+            }
         }
         inbox.spare.push(claim);
+        Ok(())
+    }
+
+    /// Does the atomic operations that a peer asks for, and tells of those that it has done.
+    fn atomics(&self, peer: &Peer, bytes: &[u8], sink: &mut dyn FnMut(Event<'_>)) -> Result<(), AtomicsFault> {
+        if !peer.is_iwarp() {
+            return Err(AtomicsFault::ByNic);
+        }
+        let segment: Option<&dyn Segment> = self.segment.as_ref().map(RegisteredSegment::segment);
+        for entry in unpack(bytes)? {
+            let entry = entry?;
+            if let Some(answer) = entry.answer(segment) {
+                peer.answer(answer)?;
+                continue;
+            }
+            let id = peer.answered()?;
+            let outcome = if let Entry::Old(word) = entry { Outcome::Old(word) } else { Outcome::Refused };
+            sink(Event::Completed { id, outcome });
+        }
         Ok(())
     }
 
@@ -315,7 +351,7 @@ impl RdmaTransport {
             if inbox.lost {
                 continue;
             }
-            if let Err(fault) = Self::take(peer, inbox, &completion, &mut receiving.done, sink) {
+            if let Err(fault) = self.take(peer, inbox, &completion, &mut receiving.done, sink) {
                 self.lose(receiving, index, &format!("{}: {fault}", self.device), sink);
             } else if !receiving.touched.contains(&index) {
                 receiving.touched.push(index);
@@ -458,6 +494,7 @@ impl Transport for RdmaTransport {
         Capabilities {
             name: "rdma",
             one_sided_by_nic: true,
+            atomics_by_nic: !self.iwarp,
             max_transfer: MAX_BODY,
             max_operations: MAX_OPERATIONS,
             put_lists: false,

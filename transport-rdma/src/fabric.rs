@@ -13,10 +13,11 @@ use vincs_coherence::transport::{Segment, SendError, Transport};
 use crate::devices::{Found, Needs, TooSmall};
 use crate::endpoint::{Inbox, Parts, RdmaTransport};
 use crate::introduction::{Greeting, Introduction};
+use crate::iwarp::{CONNECTING_LOOK, Doorway, Link};
 use crate::lifeline::{Happened, Lifeline, keep_alive};
 use crate::peer::{COMPLETIONS, DEPTHS, SLOTS, Unconnected};
 use crate::verbs::VerbsError;
-use crate::verbs::completion::CompletionQueue;
+use crate::verbs::completion::{Completion, CompletionQueue};
 use crate::verbs::device::ProtectionDomain;
 use crate::verbs::memory::RegisteredSegment;
 use crate::verbs::queue_pair::{QueuePair, Remote, Route};
@@ -91,22 +92,26 @@ pub enum ConnectError {
 
 /// A peer on the way to being connected.
 #[derive(Debug)]
-struct Arriving {
-    rank: Rank,
-    end: Unconnected,
+pub(crate) struct Arriving {
+    pub(crate) rank: Rank,
+    pub(crate) end: Unconnected,
     first_packet: u32,
-    introduction: Option<Introduction>,
+    pub(crate) introduction: Option<Introduction>,
     ready: bool,
+    /// On iWARP.
+    pub(crate) link: Option<Link>,
 }
 
 /// A channel class on the way to being connected.
 #[derive(Debug)]
-struct Class {
+pub(crate) struct Class {
     lifeline: Arc<Lifeline>,
-    completions: Arc<CompletionQueue>,
+    pub(crate) completions: Arc<CompletionQueue>,
+    /// What came from peers that are connected already.
+    pub(crate) ended: Vec<Completion>,
     segment: Option<RegisteredSegment>,
     /// By rank; none for this rank itself.
-    peers: Vec<Option<Arriving>>,
+    pub(crate) peers: Vec<Option<Arriving>>,
 }
 
 /// Connects this rank with all others by RDMA, which do the same meanwhile. The lifelines, one for each channel class, are endpoints by which the ranks
@@ -136,14 +141,16 @@ pub fn connect(
         .zip(segments)
         .map(|(lifeline, segment)| Class::new(config, found, &domain, lifeline, segment.as_ref()))
         .collect::<Result<Vec<_>, _>>()?;
+    let doorway = if found.context.is_iwarp() { Some(Doorway::open(found, rank, ranks, classes.len())?) } else { None };
     for class in &classes {
-        class.introduce(found)?;
+        class.introduce(found, doorway.as_ref())?;
     }
-    wait(&mut classes, config, deadline, |peer| peer.introduction.is_some())?;
-    for class in &classes {
-        class.connect(found)?;
+    let mut arrival = Arrival { config, deadline, doorway };
+    arrival.wait(&mut classes, |peer| peer.introduction.is_some())?;
+    for class in &mut classes {
+        class.connect(found, &arrival)?;
     }
-    wait(&mut classes, config, deadline, |peer| peer.ready)?;
+    arrival.wait(&mut classes, |peer| peer.ready && peer.link.as_ref().is_none_or(Link::is_open))?;
     keep_alive(classes.iter().map(|class| Arc::downgrade(&class.lifeline)).collect())?;
     classes.into_iter().map(|class| class.endpoint(rank, found)).collect()
 }
@@ -170,21 +177,16 @@ impl Class {
             let mut random = [0; size_of::<u32>()];
             getrandom(&mut random, GetRandomFlags::empty()).map_err(io::Error::from)?;
             let first_packet = u32::from_le_bytes(random) & PACKET_NUMBER_MASK;
-            Ok(Some(Arriving { rank, end, first_packet, introduction: None, ready: false }))
+            let link = if found.context.is_iwarp() { Some(Link::new()?) } else { None };
+            Ok(Some(Arriving { rank, end, first_packet, introduction: None, ready: false, link }))
         };
         let peers = (0..config.ranks).map(Rank).map(arriving).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { lifeline: Arc::new(Lifeline::new(lifeline)), completions, segment, peers })
-    }
-
-    fn say(&self, to: Rank, greeting: Greeting) -> Result<(), ConnectError> {
-        self.lifeline
-            .transport()
-            .send(to, &greeting.to_bytes(), &[])
-            .map_err(|error: SendError| ConnectError::Lost { rank: to, reason: error.to_string() })
+        let lifeline = Arc::new(Lifeline::new(lifeline));
+        Ok(Self { lifeline, completions, ended: Vec::new(), segment, peers })
     }
 
     /// Tells each peer where everything is.
-    fn introduce(&self, found: &Found) -> Result<(), ConnectError> {
+    fn introduce(&self, found: &Found, doorway: Option<&Doorway>) -> Result<(), ConnectError> {
         for peer in self.peers.iter().flatten() {
             let remote = Remote {
                 queue_pair: peer.end.queue_pair.number(),
@@ -199,8 +201,9 @@ impl Class {
                 reads_served: found.limits.reads_served,
                 memory: self.segment.as_ref().map(RegisteredSegment::remote).unwrap_or_default(),
                 slots: SLOTS,
+                door: doorway.zip(peer.link.as_ref()).map(|(doorway, link)| doorway.door(link, peer.end.pulse())),
             };
-            self.say(peer.rank, Greeting::Introduction(introduction))?;
+            say(&self.lifeline, peer.rank, Greeting::Introduction(introduction))?;
         }
         Ok(())
     }
@@ -228,14 +231,18 @@ impl Class {
         Ok(())
     }
 
-    /// Connects the queue pairs, and tells each peer that it can be sent to.
-    fn connect(&self, found: &Found) -> Result<(), ConnectError> {
-        for peer in self.peers.iter().flatten() {
+    /// Connects the queue pairs, and tells each peer that it can be sent to; on iWARP begins to.
+    fn connect(&mut self, found: &Found, arrival: &Arrival<'_>) -> Result<(), ConnectError> {
+        for peer in self.peers.iter_mut().flatten() {
             let Some(theirs) = &peer.introduction else { continue };
             if theirs.kind != found.gid.kind {
                 let (theirs, ours) = (theirs.kind, found.gid.kind);
                 let what = format!("uses {theirs}, this rank's {} {ours} for its address", found.port.device);
                 return Err(ConnectError::Peer { rank: peer.rank, what });
+            }
+            if let Some(doorway) = &arrival.doorway {
+                doorway.call(peer, arrival.left())?;
+                continue;
             }
             peer.end.queue_pair.connect(&Route {
                 port: found.port.number,
@@ -247,46 +254,78 @@ impl Class {
                 reads_asked: found.limits.reads_asked.min(theirs.reads_served),
                 remote: theirs.remote,
             })?;
-            self.say(peer.rank, Greeting::Ready)?;
+            say(&self.lifeline, peer.rank, Greeting::Ready)?;
+        }
+        Ok(())
+    }
+
+    /// Tells each peer that it can be sent to, once that is so on iWARP.
+    fn welcome(&mut self) -> Result<(), ConnectError> {
+        for peer in self.peers.iter_mut().flatten() {
+            if peer.link.as_mut().is_some_and(Link::is_to_be_welcomed) {
+                say(&self.lifeline, peer.rank, Greeting::Ready)?;
+            }
         }
         Ok(())
     }
 
     fn endpoint(self, rank: Rank, found: &Found) -> Result<RdmaTransport, ConnectError> {
-        let Self { lifeline, completions, segment, peers } = self;
-        let connected = |Arriving { rank, end, introduction, .. }: Arriving| {
+        let Self { lifeline, completions, ended, segment, peers } = self;
+        let connected = |Arriving { rank, end, introduction, link, .. }: Arriving| {
             let theirs = introduction?;
             let number = end.queue_pair.number();
-            let (peer, receives) = end.connected(rank, theirs.memory, theirs.slots);
+            link.and_then(Link::into_connection).into_iter().for_each(|connection| end.queue_pair.keep(connection));
+            let (peer, receives) = end.connected(rank, theirs.memory, theirs.slots, theirs.door.map(|door| door.pulse));
             Some((number, peer, Inbox::new(receives)))
         };
         let peers = peers.into_iter().map(|peer| peer.and_then(connected)).collect();
         let device = found.port.device.clone();
-        Ok(RdmaTransport::new(Parts { rank, device, peers, completions, segment, lifeline })?)
+        Ok(RdmaTransport::new(Parts { rank, device, peers, completions, ended, segment, lifeline })?)
     }
 }
 
-/// Listens until something holds for each peer of each class.
-fn wait(
-    classes: &mut [Class],
-    config: &FabricConfig,
+fn say(lifeline: &Lifeline, to: Rank, greeting: Greeting) -> Result<(), ConnectError> {
+    let sent = lifeline.transport().send(to, &greeting.to_bytes(), &[]);
+    sent.map_err(|error: SendError| ConnectError::Lost { rank: to, reason: error.to_string() })
+}
+
+/// The time in which the ranks connect.
+#[derive(Debug)]
+struct Arrival<'a> {
+    config: &'a FabricConfig,
     deadline: Instant,
-    holds: impl Fn(&Arriving) -> bool,
-) -> Result<(), ConnectError> {
-    loop {
-        for class in &mut *classes {
-            class.listen()?;
+    /// On iWARP.
+    doorway: Option<Doorway>,
+}
+
+impl Arrival<'_> {
+    /// What is left of it.
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Listens until something holds for each peer of each class.
+    fn wait(&mut self, classes: &mut [Class], holds: impl Fn(&Arriving) -> bool) -> Result<(), ConnectError> {
+        loop {
+            for class in &mut *classes {
+                class.listen()?;
+            }
+            if let Some(doorway) = &self.doorway {
+                doorway.attend(classes)?;
+                classes.iter_mut().try_for_each(Class::welcome)?;
+            }
+            let missing = classes.iter().flat_map(|class| class.peers.iter().flatten()).filter(|peer| !holds(peer));
+            let Some(rank) = missing.map(|peer| peer.rank).min() else { return Ok(()) };
+            let left = self.left();
+            if left.is_zero() {
+                return Err(ConnectError::Missing { rank, time: self.config.connect_time });
+            }
+            let lifelines = || classes.iter().map(|class| class.lifeline.transport());
+            let most = if self.doorway.is_some() { left.min(CONNECTING_LOOK) } else { left };
+            let time = lifelines().map(Transport::poll_within).fold(most, Duration::min);
+            let mut fds: Vec<_> = lifelines().map(|end| PollFd::from_borrowed_fd(end.ready(), PollFlags::IN)).collect();
+            // It fails only when a signal arrives; then the next look comes sooner.
+            let _: rustix::io::Result<usize> = poll(&mut fds, Timespec::try_from(time).ok().as_ref());
         }
-        let missing = classes.iter().flat_map(|class| class.peers.iter().flatten()).filter(|peer| !holds(peer));
-        let Some(rank) = missing.map(|peer| peer.rank).min() else { return Ok(()) };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ConnectError::Missing { rank, time: config.connect_time });
-        }
-        let lifelines = || classes.iter().map(|class| class.lifeline.transport());
-        let time = lifelines().map(Transport::poll_within).fold(left, Duration::min);
-        let mut fds: Vec<_> = lifelines().map(|end| PollFd::from_borrowed_fd(end.ready(), PollFlags::IN)).collect();
-        // It fails only when a signal arrives; then the next look comes sooner.
-        let _: rustix::io::Result<usize> = poll(&mut fds, Timespec::try_from(time).ok().as_ref());
     }
 }

@@ -8,7 +8,7 @@ use vincs_coherence::transport::MAX_HEADER;
 use crate::choose::GidType;
 use crate::stream::SLOT_BYTES;
 use crate::verbs::memory::RemoteMemory;
-use crate::verbs::queue_pair::Remote;
+use crate::verbs::queue_pair::{Remote, RemoteAddress};
 
 /// The first bytes of all that is said here.
 const MAGIC: [u8; 4] = *b"vRDM";
@@ -22,7 +22,13 @@ const HEAD_BYTES: usize = 8;
 /// Length of an introduction.
 const INTRODUCTION_BYTES: usize = HEAD_BYTES + 52;
 
-const _: () = assert!(INTRODUCTION_BYTES <= MAX_HEADER);
+/// Length of one that has a door.
+const DOOR_BYTES: usize = INTRODUCTION_BYTES + 2 + TOKEN_BYTES + 12;
+
+const _: () = assert!(DOOR_BYTES <= MAX_HEADER);
+
+/// Length of what a door is opened with.
+pub(crate) const TOKEN_BYTES: usize = 16;
 
 /// Numbers of queue pairs and packets have so many bits.
 const NUMBER_BITS: u32 = 24;
@@ -48,6 +54,19 @@ pub(crate) struct Introduction {
     pub(crate) memory: RemoteMemory,
     /// How many slots it has for messages.
     pub(crate) slots: u16,
+    /// On iWARP, and only there.
+    pub(crate) door: Option<Door>,
+}
+
+/// Where a queue pair of an iWARP device is connected. The higher of two ranks does that.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Door {
+    /// Port of the address that its GID is.
+    pub(crate) port: u16,
+    /// What comes along with the request: nobody but this peer has heard it.
+    pub(crate) token: [u8; TOKEN_BYTES],
+    /// A byte that this peer can read: its signs of life do.
+    pub(crate) pulse: RemoteAddress,
 }
 
 /// What is said over the lifeline.
@@ -66,8 +85,8 @@ pub(crate) enum GreetingFault {
     Magic,
     #[error("speaks version {0} of the RDMA transport, this rank version {VERSION}")]
     Version(u16),
-    #[error("introduced its queue pair with {0} bytes, which has {INTRODUCTION_BYTES}")]
-    Length(usize),
+    #[error("introduced its queue pair with {length} bytes, which has {right}")]
+    Length { length: usize, right: usize },
     #[error("introduced its queue pair with a {0} that there is not")]
     Field(&'static str),
     #[error("has a queue pair that serves no reads and atomics")]
@@ -82,13 +101,14 @@ impl Greeting {
             Self::Introduction(Introduction { kind: GidType::InfiniBand, .. }) => (1, 1),
             Self::Introduction(Introduction { kind: GidType::RoceV2, .. }) => (1, 2),
             Self::Introduction(Introduction { kind: GidType::RoceV1, .. }) => (1, 3),
+            Self::Introduction(Introduction { kind: GidType::Iwarp, .. }) => (1, 4),
             Self::Ready => (2, 0),
         };
-        let mut bytes = Vec::with_capacity(INTRODUCTION_BYTES);
+        let mut bytes = Vec::with_capacity(DOOR_BYTES);
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend([kind, packets]);
-        if let Self::Introduction(Introduction { remote, mtu, reads_served, memory, slots, .. }) = self {
+        if let Self::Introduction(Introduction { remote, mtu, reads_served, memory, slots, door, .. }) = self {
             bytes.extend(remote.queue_pair.to_le_bytes());
             bytes.extend(remote.first_packet.to_le_bytes());
             bytes.extend(remote.gid);
@@ -100,6 +120,12 @@ impl Greeting {
             bytes.extend(slots.to_le_bytes());
             // It fits.
             bytes.extend(u16::try_from(SLOT_BYTES).unwrap_or(u16::MAX).to_le_bytes());
+            if let Some(Door { port, token, pulse }) = door {
+                bytes.extend(port.to_le_bytes());
+                bytes.extend(token);
+                bytes.extend(pulse.address.to_le_bytes());
+                bytes.extend(pulse.key.to_le_bytes());
+            }
         }
         bytes
     }
@@ -118,6 +144,7 @@ impl Greeting {
             (1, 1, _) => introduction(GidType::InfiniBand, rest).map(Self::Introduction),
             (1, 2, _) => introduction(GidType::RoceV2, rest).map(Self::Introduction),
             (1, 3, _) => introduction(GidType::RoceV1, rest).map(Self::Introduction),
+            (1, 4, _) => introduction(GidType::Iwarp, rest).map(Self::Introduction),
             (1, _, _) => Err(GreetingFault::Field("kind of packets")),
             (2, 0, []) => Ok(Self::Ready),
             _ => Err(GreetingFault::Magic),
@@ -127,15 +154,17 @@ impl Greeting {
 
 /// Takes the next bytes.
 fn next<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], GreetingFault> {
-    let (first, rest) = bytes.split_first_chunk().ok_or(GreetingFault::Length(HEAD_BYTES + bytes.len()))?;
+    let fault = GreetingFault::Length { length: HEAD_BYTES + bytes.len(), right: INTRODUCTION_BYTES };
+    let (first, rest) = bytes.split_first_chunk().ok_or(fault)?;
     *bytes = rest;
     Ok(*first)
 }
 
 fn introduction(kind: GidType, mut bytes: &[u8]) -> Result<Introduction, GreetingFault> {
     let length = HEAD_BYTES + bytes.len();
-    if length != INTRODUCTION_BYTES {
-        return Err(GreetingFault::Length(length));
+    let right = if kind == GidType::Iwarp { DOOR_BYTES } else { INTRODUCTION_BYTES };
+    if length != right {
+        return Err(GreetingFault::Length { length, right });
     }
     let rest = &mut bytes;
     let remote = Remote {
@@ -152,6 +181,14 @@ fn introduction(kind: GidType, mut bytes: &[u8]) -> Result<Introduction, Greetin
     };
     let slots = u16::from_le_bytes(next(rest)?);
     let slot_bytes = u16::from_le_bytes(next(rest)?);
+    let door = match kind {
+        GidType::Iwarp => {
+            let (port, token) = (u16::from_le_bytes(next(rest)?), next(rest)?);
+            let (address, key) = (u64::from_le_bytes(next(rest)?), u32::from_le_bytes(next(rest)?));
+            Some(Door { port, token, pulse: RemoteAddress { address, key } })
+        }
+        GidType::InfiniBand | GidType::RoceV1 | GidType::RoceV2 => None,
+    };
     let checks = [
         (remote.queue_pair >> NUMBER_BITS == 0 && remote.queue_pair > 0, "number"),
         (remote.first_packet >> NUMBER_BITS == 0, "packet number"),
@@ -160,6 +197,7 @@ fn introduction(kind: GidType, mut bytes: &[u8]) -> Result<Introduction, Greetin
         (memory.address.checked_add(memory.length).is_some(), "segment"),
         (memory.address.is_multiple_of(8) && memory.length.is_multiple_of(8), "segment of words"),
         (SLOTS.contains(&slots), "number of slots"),
+        (door.is_none_or(|door| door.port > 0), "port"),
     ];
     if let Some((_, field)) = checks.into_iter().find(|(right, _)| !right) {
         return Err(GreetingFault::Field(field));
@@ -170,7 +208,7 @@ fn introduction(kind: GidType, mut bytes: &[u8]) -> Result<Introduction, Greetin
     if usize::from(slot_bytes) != SLOT_BYTES {
         return Err(GreetingFault::SlotBytes(slot_bytes.into()));
     }
-    Ok(Introduction { kind, remote, mtu, reads_served, memory, slots })
+    Ok(Introduction { kind, remote, mtu, reads_served, memory, slots, door })
 }
 
 #[cfg(test)]
@@ -187,6 +225,15 @@ mod tests {
         reads_served: 16,
         memory: RemoteMemory { address: 0x7f00_0000_1000, length: 8 << 20, key: 0x1234_5678 },
         slots: 128,
+        door: None,
+    };
+
+    const PULSE: RemoteAddress = RemoteAddress { address: 0x7f00_0000_2000, key: 0x8765_4321 };
+
+    const IWARP: Introduction = Introduction {
+        kind: GidType::Iwarp,
+        door: Some(Door { port: 4711, token: [9; TOKEN_BYTES], pulse: PULSE }),
+        ..THEIRS
     };
 
     #[test]
@@ -198,10 +245,13 @@ mod tests {
             ..THEIRS
         };
         let roce_v1 = Introduction { kind: GidType::RoceV1, ..THEIRS };
-        for greeting in [THEIRS, roce_v1, infiniband].map(Greeting::Introduction).into_iter().chain([Greeting::Ready]) {
+        for greeting in
+            [THEIRS, roce_v1, infiniband, IWARP].map(Greeting::Introduction).into_iter().chain([Greeting::Ready])
+        {
             assert_eq!(Greeting::from_bytes(&greeting.to_bytes()), Ok(greeting));
         }
         assert_eq!(Greeting::Introduction(THEIRS).to_bytes().len(), INTRODUCTION_BYTES);
+        assert_eq!(Greeting::Introduction(IWARP).to_bytes().len(), DOOR_BYTES);
     }
 
     #[test]
@@ -226,14 +276,19 @@ mod tests {
         }
         assert_eq!(with(|i| i.reads_served = 0), Err(GreetingFault::NoReads));
         assert!(with(|i| i.reads_served = 1).is_ok());
+        let closed = Introduction { door: Some(Door { port: 0, token: [0; TOKEN_BYTES], pulse: PULSE }), ..IWARP };
+        let closed = Greeting::Introduction(closed).to_bytes();
+        assert_eq!(Greeting::from_bytes(&closed), Err(GreetingFault::Field("port")));
+        let short = GreetingFault::Length { length: DOOR_BYTES - 1, right: DOOR_BYTES };
+        assert_eq!(Greeting::from_bytes(&closed[..DOOR_BYTES - 1]), Err(short));
         let mut bytes = Greeting::Introduction(THEIRS).to_bytes();
-        for packets in [0, 4] {
+        for packets in [0, 5] {
             bytes[7] = packets;
             assert_eq!(Greeting::from_bytes(&bytes), Err(GreetingFault::Field("kind of packets")));
         }
         bytes[7] = 2;
         assert_eq!(Greeting::from_bytes(&bytes[1..]), Err(GreetingFault::Magic));
-        assert_eq!(Greeting::from_bytes(&bytes[..59]), Err(GreetingFault::Length(59)));
+        assert_eq!(Greeting::from_bytes(&bytes[..59]), Err(GreetingFault::Length { length: 59, right: 60 }));
         bytes[58] ^= 1;
         assert!(matches!(Greeting::from_bytes(&bytes), Err(GreetingFault::SlotBytes(_))));
         bytes[4] = 9;
@@ -242,7 +297,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_greeting_or_a_fault(bytes in vec(any::<u8>(), 0..80), kind in 0..4_u8, packets in 0..5_u8) {
+        fn any_bytes_are_a_greeting_or_a_fault(bytes in vec(any::<u8>(), 0..80), kind in 0..4_u8, packets in 0..6_u8) {
             // Whole garbage, and garbage behind a right beginning.
             let _: Result<Greeting, GreetingFault> = Greeting::from_bytes(&bytes);
             let begun = [&MAGIC[..], &VERSION.to_le_bytes(), &[kind, packets], &bytes].concat();

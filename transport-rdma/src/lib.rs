@@ -12,6 +12,7 @@
 
 #![deny(unsafe_code)]
 
+mod atomics;
 pub mod choose;
 pub mod devices;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod document_tests;
 pub mod endpoint;
 pub mod fabric;
 mod introduction;
+mod iwarp;
 mod lifeline;
 mod peer;
 mod stream;

@@ -126,7 +126,14 @@ mod tests {
 
     impl Transport for Late {
         fn capabilities(&self) -> Capabilities {
-            Capabilities { name: "late", one_sided_by_nic: false, max_transfer: 0, max_operations: 0, put_lists: false }
+            Capabilities {
+                name: "late",
+                one_sided_by_nic: false,
+                atomics_by_nic: false,
+                max_transfer: 0,
+                max_operations: 0,
+                put_lists: false,
+            }
         }
 
         fn send(&self, to: Rank, _: &[u8], _: &[IoSlice<'_>]) -> Result<(), SendError> {

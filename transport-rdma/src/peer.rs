@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{GuardedRead, MAX_BODY, OperationId, SendError};
 
-use crate::stream::{Credits, HEAD_BYTES, MAX_SLOTS, Pieces, SLOT_BYTES, StreamFault, head, place, prefix, slots};
+use crate::atomics::{AtomicsFault, Entry, pack};
+use crate::stream::{
+    Content, Credits, HEAD_BYTES, MAX_SLOTS, Pieces, SLOT_BYTES, StreamFault, head, open, place, prefix, slots,
+};
 use crate::verbs::VerbsError;
 use crate::verbs::completion::Completion;
 use crate::verbs::counts::Counts;
@@ -88,8 +91,8 @@ pub(crate) enum Operation<'a> {
     FetchAndAdd(u64),
 }
 
-/// Work requests of a guarded read.
-const GUARDED_READ_PARTS: usize = 2;
+/// Work requests of a guarded read, and of a put on iWARP.
+const PAIR: usize = 2;
 
 impl Operation<'_> {
     /// How many bytes it reads or writes there.
@@ -125,8 +128,8 @@ enum Purpose {
     Message,
     Service,
     Operation(OperationId, Brings),
-    /// Of a guarded read: its mark.
-    Mark,
+    /// The first of an operation's two: a guarded read's mark, or on iWARP the bytes of a put.
+    First,
 }
 
 /// Part of a buffer that is claimed in turn.
@@ -154,6 +157,7 @@ impl Ring {
 struct Fragment {
     claim: Claim,
     length: usize,
+    content: Content,
 }
 
 /// One peer's connection, as senders see it.
@@ -161,6 +165,8 @@ struct Fragment {
 pub(crate) struct Peer {
     pub(crate) rank: Rank,
     queue_pair: Arc<QueuePair>,
+    /// Of an iWARP device: it has no atomics, and what it sent or wrote it tells when TCP has it, not when it is there.
+    iwarp: bool,
     memory: RemoteMemory,
     /// Senders and the poller take it, for one call of the NIC's driver at most, which does not wait.
     outbound: Mutex<Outbound>,
@@ -176,6 +182,13 @@ struct Outbound {
     /// Of messages, in order: slots that wait for one of the peer's.
     waiting: VecDeque<Fragment>,
     credits: Credits,
+    /// On iWARP, a byte of the peer's that signs of life read.
+    pulse: Option<RemoteAddress>,
+    /// On iWARP, atomics that are to be asked of the peer; and that were, in order, without an answer.
+    asks: VecDeque<Entry>,
+    asked: VecDeque<OperationId>,
+    /// Answers to the peer's.
+    answers: VecDeque<Entry>,
     messages: Ring,
     operations: Ring,
     services: Ring,
@@ -220,8 +233,43 @@ impl Unconnected {
         Ok(Self { queue_pair, receives, sends, messages, operations })
     }
 
-    /// The peer, whose memory and number of slots are known now, and what is received from it.
-    pub(crate) fn connected(self, rank: Rank, memory: RemoteMemory, slots: u16) -> (Peer, ReceiveQueue) {
+    /// Sends a slot with nothing in it: on iWARP who has asked for a connection sends first (RFC 5044, section 7.1).
+    pub(crate) fn greet(&mut self) -> Result<(), VerbsError> {
+        let Some(mut claim) = self.operations.claim(OPERATION_BYTES, HEAD_BYTES) else { return Ok(()) };
+        if let Some(place) = claim.first_chunk_mut() {
+            *place = head(0, Content::Message);
+        }
+        self.sends.post(&mut vec![Work { task: Task::Send, claim: Some(claim), length: HEAD_BYTES, signaled: true }])
+    }
+
+    /// What this tells is that the slot was sent.
+    pub(crate) fn greeted(&mut self, completion: &Completion) {
+        drop(self.sends.ended(completion));
+    }
+
+    /// What this tells is that the slot has come, if it is that; posts its receive again.
+    pub(crate) fn hear(&mut self, completion: &Completion) -> Result<Result<(), StreamFault>, VerbsError> {
+        let Some((claim, length)) = self.receives.received(completion) else { return Ok(Err(StreamFault::Head(0))) };
+        let is_greeting = claim.get(..length) == Some(&head(0, Content::Message));
+        let fault = open(claim.get(..length).unwrap_or_default()).err().unwrap_or(StreamFault::TooMuch(length));
+        self.receives.post(&mut vec![claim])?;
+        Ok(if is_greeting { Ok(()) } else { Err(fault) })
+    }
+
+    /// What the peer reads on iWARP as a sign of life: where its own bytes come and go.
+    pub(crate) fn pulse(&self) -> RemoteAddress {
+        let RemoteMemory { address, key, .. } = self.operations.remote();
+        RemoteAddress { address, key }
+    }
+
+    /// The peer, whose memory and number of slots are known now, and on iWARP what it has for signs of life; and what is received from it.
+    pub(crate) fn connected(
+        self,
+        rank: Rank,
+        memory: RemoteMemory,
+        slots: u16,
+        pulse: Option<RemoteAddress>,
+    ) -> (Peer, ReceiveQueue) {
         let Self { queue_pair, receives, sends, messages, operations } = self;
         let start = usize::from(SLOTS + SPARE_SLOTS) * SLOT_BYTES;
         let ring = |buffer: &Arc<Buffer>, start, length, grain| {
@@ -233,6 +281,10 @@ impl Unconnected {
             purposes: VecDeque::new(),
             waiting: VecDeque::new(),
             credits: Credits::new(slots, SLOTS),
+            pulse,
+            asks: VecDeque::new(),
+            asked: VecDeque::new(),
+            answers: VecDeque::new(),
             messages: ring(&messages, start, RING_SLOTS * SLOT_BYTES, SLOT_BYTES),
             operations: ring(&operations, 0, OPERATION_BYTES, OPERATION_GRAIN),
             services: ring(&operations, OPERATION_BYTES, SERVICES * OPERATION_GRAIN, OPERATION_GRAIN),
@@ -244,8 +296,8 @@ impl Unconnected {
             work: Vec::new(),
             broken: None,
         };
-        let outbound = Mutex::new(outbound);
-        (Peer { rank, queue_pair, memory, outbound, told: AtomicBool::new(false) }, receives)
+        let (outbound, iwarp) = (Mutex::new(outbound), queue_pair.is_iwarp());
+        (Peer { rank, queue_pair, iwarp, memory, outbound, told: AtomicBool::new(false) }, receives)
     }
 }
 
@@ -259,15 +311,52 @@ impl Outbound {
         self.broken.is_none()
     }
 
+    /// Slots of the ring that are taken.
+    fn used(&self) -> usize {
+        self.waiting.len() + self.messages_posted
+    }
+
+    /// Puts a slot behind those that wait; `fill` says how long it is. False if nothing can be sent any more.
+    fn enqueue(&mut self, content: Content, fill: impl FnOnce(&mut Self, &mut [u8]) -> usize) -> bool {
+        // Slots are free again in the order in which they were claimed, so the next one is.
+        let Some(mut claim) = self.messages.claim(SLOT_BYTES) else {
+            self.broken = Some("the send ring is out of order".to_owned());
+            return false;
+        };
+        let length = fill(self, &mut claim);
+        self.waiting.push_back(Fragment { claim, length, content });
+        true
+    }
+
+    /// Puts atomics and their answers behind what waits, as far as the ring has room; false if nothing can be sent any more.
+    fn pack(&mut self) -> bool {
+        while (!self.asks.is_empty() || !self.answers.is_empty()) && self.used() < RING_SLOTS {
+            let is_packed = self.enqueue(Content::Atomics, |own, slot| {
+                let room = slot.get_mut(HEAD_BYTES..).unwrap_or_default();
+                let answers = pack(&mut own.answers, room);
+                HEAD_BYTES + answers + pack(&mut own.asks, room.get_mut(answers..).unwrap_or_default())
+            });
+            if !is_packed {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Gives to the NIC the slots for which the peer has room; false if nothing can be sent any more.
     fn pump(&mut self) -> bool {
+        if !self.pack() {
+            return false;
+        }
+        // On iWARP a slot whose end is not told would be TCP's own to send from for longer than until that of the next one is.
+        let signal_every = if self.queue.queue_pair().is_iwarp() { 1 } else { SIGNAL_EVERY };
         while self.messages_posted < MESSAGE_DEPTH && !self.waiting.is_empty() && self.credits.spend() {
-            let Some(Fragment { mut claim, length }) = self.waiting.pop_front() else { break };
+            let Some(Fragment { mut claim, length, content }) = self.waiting.pop_front() else { break };
             if let Some(place) = claim.first_chunk_mut() {
-                *place = head(self.credits.pay());
+                *place = head(self.credits.pay(), content);
             }
             self.quiet += 1;
-            let signaled = self.quiet >= SIGNAL_EVERY;
+            let signaled = self.quiet >= signal_every;
             if signaled {
                 self.quiet = 0;
             }
@@ -279,10 +368,9 @@ impl Outbound {
     }
 
     /// Gives the NIC something of our own to do.
-    fn serve(&mut self, task: Task, claim: Option<Claim>) -> bool {
+    fn serve(&mut self, task: Task, claim: Option<Claim>, length: usize) -> bool {
         self.services_posted += 1;
         self.purposes.push_back(Purpose::Service);
-        let length = claim.as_ref().map_or(0, |claim| claim.len());
         self.work.push(Work { task, claim, length, signaled: true });
         self.post()
     }
@@ -294,16 +382,23 @@ impl Outbound {
         }
         if let Some(mut claim) = self.services.claim(HEAD_BYTES) {
             if let Some(place) = claim.first_chunk_mut() {
-                *place = head(self.credits.pay());
+                *place = head(self.credits.pay(), Content::Message);
             }
-            self.serve(Task::Send, Some(claim));
+            self.serve(Task::Send, Some(claim), HEAD_BYTES);
         }
     }
 
-    /// Writes nothing to the peer, which its NIC acknowledges.
+    /// Writes nothing to the peer, which its NIC acknowledges; on iWARP reads a byte, which its NIC answers. Not nothing: soft-iWARP of
+    /// Linux 6.1 answers that with as many bytes as it sent before.
     fn touch(&mut self) {
-        // No memory is named for no bytes.
-        self.serve(Task::Write(RemoteAddress { address: 0, key: 0 }), None);
+        let Some(pulse) = self.pulse else {
+            // No memory is named for no bytes.
+            self.serve(Task::Write(RemoteAddress { address: 0, key: 0 }), None, 0);
+            return;
+        };
+        if let Some(claim) = self.services.claim(1) {
+            self.serve(Task::Read(pulse), Some(claim), 1);
+        }
     }
 }
 
@@ -333,20 +428,19 @@ impl Peer {
         let length = body.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
         let prefix = prefix(header.len(), length).ok_or(SendError::Bounds(length.max(header.len())))?;
         let mut outbound = self.usable()?;
-        let used = outbound.waiting.len() + outbound.messages_posted;
         let count = slots(header.len(), length);
-        if used + count > RING_SLOTS {
+        // Atomics that wait for room go first.
+        if !outbound.pack() {
+            return Err(SendError::Lost(self.rank));
+        }
+        if outbound.used() + count > RING_SLOTS {
             return Err(SendError::Full(self.rank));
         }
         let mut pieces = Pieces::new([&prefix[..], header].into_iter().chain(body.iter().map(|piece| &**piece)));
         for _ in 0..count {
-            // Slots are free again in the order in which they were claimed, so the next one is.
-            let Some(mut claim) = outbound.messages.claim(SLOT_BYTES) else {
-                outbound.broken = Some("the send ring is out of order".to_owned());
+            if !outbound.enqueue(Content::Message, |_, slot| pieces.fill(slot)) {
                 return Err(SendError::Lost(self.rank));
-            };
-            let length = pieces.fill(&mut claim);
-            outbound.waiting.push_back(Fragment { claim, length });
+            }
         }
         if outbound.pump() { Ok(()) } else { Err(SendError::Lost(self.rank)) }
     }
@@ -362,13 +456,19 @@ impl Peer {
         if !within || length > MAX_BODY {
             return Err(SendError::Bounds(length));
         }
-        if outbound.operations_posted >= MAX_OPERATIONS {
+        if word && self.iwarp {
+            return self.ask(&mut outbound, id, offset, operation);
+        }
+        let is_proved = self.iwarp && length > 0 && matches!(operation, Operation::Put(_));
+        if outbound.operations_posted + if is_proved { PAIR } else { 1 } > MAX_OPERATIONS {
             return Err(SendError::Full(self.rank));
         }
-        let claim =
-            if length == 0 { None } else { Some(outbound.operations.claim(length).ok_or(SendError::Full(self.rank))?) };
+        let mut claim = |length| outbound.operations.claim(length).ok_or(SendError::Full(self.rank));
+        // The long one first: it may have to begin at the ring's start, where the short one would be in its way.
+        let bytes = if length == 0 { None } else { Some(claim(length)?) };
+        let proof = if is_proved { Some(claim(1)?) } else { None };
         let at = RemoteAddress { address: self.memory.address + offset, key: self.memory.key };
-        let (task, brings, claim) = match (operation, claim) {
+        let (task, brings, claim) = match (operation, bytes) {
             (Operation::Get(_), None) => (Task::Write(at), Brings::Bytes, None),
             (Operation::Get(_), claim) => (Task::Read(at), Brings::Bytes, claim),
             (Operation::Put(bytes), mut claim) => {
@@ -381,9 +481,61 @@ impl Peer {
             (Operation::FetchAndAdd(add), claim) => (Task::FetchAndAdd(at, add), Brings::Word, claim),
         };
         outbound.operations_posted += 1;
-        outbound.purposes.push_back(Purpose::Operation(id, brings));
-        outbound.work.push(Work { task, claim, length, signaled: true });
+        outbound.purposes.push_back(if is_proved { Purpose::First } else { Purpose::Operation(id, brings) });
+        outbound.work.push(Work { task, claim, length, signaled: !is_proved });
+        if let Some(proof) = proof {
+            // A READ is served after what came before it was written, and brings the last of it.
+            let last = RemoteAddress { address: at.address + (length as u64 - 1), ..at };
+            outbound.operations_posted += 1;
+            outbound.purposes.push_back(Purpose::Operation(id, brings));
+            outbound.work.push(Work { task: Task::Read(last), claim: Some(proof), length: 1, signaled: true });
+        }
         if outbound.post() { Ok(()) } else { Err(SendError::Lost(self.rank)) }
+    }
+
+    /// Asks the peer for an atomic operation.
+    fn ask(
+        &self,
+        outbound: &mut Outbound,
+        id: OperationId,
+        at: u64,
+        operation: Operation<'_>,
+    ) -> Result<(), SendError> {
+        let entry = match operation {
+            Operation::CompareAndSwap(expected, new) => Entry::Swap { at, expected, new },
+            Operation::FetchAndAdd(add) => Entry::Add { at, add },
+            Operation::Get(_) | Operation::Put(_) => return Err(SendError::Bounds(operation.length())),
+        };
+        if outbound.operations_posted >= MAX_OPERATIONS {
+            return Err(SendError::Full(self.rank));
+        }
+        outbound.operations_posted += 1;
+        outbound.asked.push_back(id);
+        outbound.asks.push_back(entry);
+        if outbound.pump() { Ok(()) } else { Err(SendError::Lost(self.rank)) }
+    }
+
+    /// Answers an atomic operation that the peer has asked for; what answers there are goes out when this rank [settles](Self::settle) with it.
+    pub(crate) fn answer(&self, answer: Entry) -> Result<(), AtomicsFault> {
+        let mut outbound = self.lock();
+        if outbound.answers.len() >= MAX_OPERATIONS {
+            return Err(AtomicsFault::TooMany(MAX_OPERATIONS));
+        }
+        outbound.answers.push_back(answer);
+        Ok(())
+    }
+
+    /// The peer has answered an atomic operation: this one.
+    pub(crate) fn answered(&self) -> Result<OperationId, AtomicsFault> {
+        let mut outbound = self.lock();
+        let id = outbound.asked.pop_front().ok_or(AtomicsFault::NotAsked)?;
+        outbound.operations_posted -= 1;
+        Ok(id)
+    }
+
+    /// Whether ranks do atomics for each other.
+    pub(crate) fn is_iwarp(&self) -> bool {
+        self.iwarp
     }
 
     /// Starts a guarded read of the peer's segment: two work requests with one doorbell. The queue pair keeps their order: a READ is
@@ -398,15 +550,16 @@ impl Peer {
         if !within(mark_at, 1) || !within(at, len) || !(1..=MAX_BODY).contains(&len) {
             return Err(SendError::Bounds(len));
         }
-        if outbound.operations_posted + GUARDED_READ_PARTS > MAX_OPERATIONS {
+        if outbound.operations_posted + PAIR > MAX_OPERATIONS {
             return Err(SendError::Full(self.rank));
         }
-        let claims = [1, len].map(|length| outbound.operations.claim(length));
-        let [Some(mut mark_claim), bytes @ Some(_)] = claims else { return Err(SendError::Full(self.rank)) };
+        // The long one first: it may have to begin at the ring's start, where the short one would be in its way.
+        let claims = [len, 1].map(|length| outbound.operations.claim(length));
+        let [bytes @ Some(_), Some(mut mark_claim)] = claims else { return Err(SendError::Full(self.rank)) };
         mark_claim.fill(mark);
         let there = |offset| RemoteAddress { address: self.memory.address + offset, key: self.memory.key };
-        outbound.operations_posted += GUARDED_READ_PARTS;
-        outbound.purposes.extend([Purpose::Mark, Purpose::Operation(id, Brings::Bytes)]);
+        outbound.operations_posted += PAIR;
+        outbound.purposes.extend([Purpose::First, Purpose::Operation(id, Brings::Bytes)]);
         let put = Task::Write(there(mark_at));
         outbound.work.push(Work { task: put, claim: Some(mark_claim), length: 1, signaled: false });
         outbound.work.push(Work { task: Task::Read(there(at)), claim: bytes, length: len, signaled: true });
@@ -423,16 +576,17 @@ impl Peer {
         let mut outbound = self.lock();
         outbound.unanswered = 0;
         let Outbound { queue, purposes, messages_posted, operations_posted, services_posted, .. } = &mut *outbound;
-        for claim in queue.ended(completion) {
-            match purposes.pop_front() {
-                None => {}
-                Some(Purpose::Message) => *messages_posted -= 1,
-                Some(Purpose::Service) => *services_posted -= 1,
-                Some(Purpose::Operation(id, brings)) => {
+        let (range, claims) = queue.ended(completion);
+        let range = range.start.min(purposes.len())..range.end.min(purposes.len());
+        for (purpose, claim) in purposes.drain(range).zip(claims) {
+            match purpose {
+                Purpose::Message => *messages_posted -= 1,
+                Purpose::Service => *services_posted -= 1,
+                Purpose::Operation(id, brings) => {
                     *operations_posted -= 1;
                     done.push(Done { id, brings, claim });
                 }
-                Some(Purpose::Mark) => *operations_posted -= 1,
+                Purpose::First => *operations_posted -= 1,
             }
         }
     }
@@ -486,6 +640,8 @@ impl Peer {
         let mut outbound = self.lock();
         outbound.broken.get_or_insert_default();
         outbound.waiting.clear();
+        outbound.asks.clear();
+        outbound.answers.clear();
         if let Err(error) = self.queue_pair.end() {
             // It is destroyed with the endpoint at the latest.
             tracing::debug!(rank = self.rank.0, %error, "not ended");

@@ -1,8 +1,8 @@
 //! How messages are cut into slots, and put together again.
 //!
 //! A slot is what one work request sends and one posted receive takes: a head of four bytes, then bytes of one message. The head: how many of
-//! the receiver's slots the sender gives back (2 bytes), zero (2), little-endian like everything here. A slot with nothing behind the head
-//! only gives slots back.
+//! the receiver's slots the sender gives back (2 bytes), what is in it (2), little-endian like everything here. A slot with nothing behind the
+//! head only gives slots back. On iWARP there are slots of [atomics](crate::atomics), which may come between those of a message.
 //!
 //! A message begins a slot of its own, with a prefix: length of the header (2 bytes), zero (2), length of the body (4); then header and body.
 //! It goes on in the slots that follow on the same connection.
@@ -29,10 +29,28 @@ pub(crate) const fn slots(header: usize, body: usize) -> usize {
     (PREFIX_BYTES + header + body).div_ceil(ROOM)
 }
 
+/// What is in a slot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Content {
+    /// A piece of a message, or nothing.
+    Message,
+    /// Atomic operations and their answers.
+    Atomics,
+}
+
+impl Content {
+    const fn number(self) -> u16 {
+        match self {
+            Self::Message => 0,
+            Self::Atomics => 1,
+        }
+    }
+}
+
 /// The head of a slot that gives back so many slots.
-pub(crate) fn head(credits: u16) -> [u8; HEAD_BYTES] {
-    let [c0, c1] = credits.to_le_bytes();
-    [c0, c1, 0, 0]
+pub(crate) fn head(credits: u16, content: Content) -> [u8; HEAD_BYTES] {
+    let ([c0, c1], [n0, n1]) = (credits.to_le_bytes(), content.number().to_le_bytes());
+    [c0, c1, n0, n1]
 }
 
 /// The prefix of a message; nothing if it is too long.
@@ -83,6 +101,8 @@ pub(crate) enum StreamFault {
     Head(usize),
     #[error("sent {0} where a zero belongs")]
     Reserved(u16),
+    #[error("sent a slot with something that there is not ({0})")]
+    Content(u16),
     #[error("sent a message that begins with {0} bytes, which is no beginning")]
     Prefix(usize),
     #[error("sent a message with a header of {header} and a body of {body} bytes, which it cannot have")]
@@ -93,15 +113,13 @@ pub(crate) enum StreamFault {
     Credits(u16),
 }
 
-/// Takes a slot apart: how many slots it gives back, and what of a message is in it.
-pub(crate) fn open(slot: &[u8]) -> Result<(u16, &[u8]), StreamFault> {
+/// Takes a slot apart: how many slots it gives back, and what is in it.
+pub(crate) fn open(slot: &[u8]) -> Result<(u16, Content, &[u8]), StreamFault> {
     let (head, rest) = slot.split_first_chunk::<HEAD_BYTES>().ok_or(StreamFault::Head(slot.len()))?;
-    let [c0, c1, z0, z1] = *head;
-    let zero = u16::from_le_bytes([z0, z1]);
-    if zero != 0 {
-        return Err(StreamFault::Reserved(zero));
-    }
-    Ok((u16::from_le_bytes([c0, c1]), rest))
+    let [c0, c1, n0, n1] = *head;
+    let number = u16::from_le_bytes([n0, n1]);
+    let content = [Content::Message, Content::Atomics].into_iter().find(|content| content.number() == number);
+    Ok((u16::from_le_bytes([c0, c1]), content.ok_or(StreamFault::Content(number))?, rest))
 }
 
 /// Lengths of header and body of a message that begins so.

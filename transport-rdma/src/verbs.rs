@@ -1,4 +1,4 @@
-//! A thin safe layer over libibverbs: the only module of this crate with unsafe code.
+//! A thin safe layer over libibverbs, and over librdmacm for iWARP devices: the only module of this crate with unsafe code.
 //!
 //! Each object owns its object of the library and keeps alive what that needs: a [`queue_pair::SendQueue`] the queue pair, which keeps its
 //! protection domain and completion queue, which keep the open device. So whoever drops things in whatever order has them destroyed in the
@@ -17,6 +17,8 @@ use std::io;
 pub mod completion;
 pub mod counts;
 pub mod device;
+mod interfaces;
+pub mod manager;
 pub mod memory;
 pub mod objects;
 pub mod queue_pair;
@@ -59,6 +61,12 @@ impl VerbsError {
     fn mixed(call: &'static str, device: &str, what: &str, other: &str) -> Self {
         let (cause, advice) = (io::ErrorKind::InvalidInput.into(), format!("; its {what}, on {other}"));
         Self { call, device: device.to_owned(), cause, advice }
+    }
+
+    /// Of a call that found another device than it was meant for.
+    pub(crate) fn elsewhere(call: &'static str, device: &str, other: &str) -> Self {
+        let advice = format!("; the connection manager uses {other}: leave one RDMA device on its network interface");
+        Self { call, device: device.to_owned(), cause: io::ErrorKind::AddrNotAvailable.into(), advice }
     }
 }
 

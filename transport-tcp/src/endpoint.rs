@@ -403,6 +403,7 @@ impl Transport for TcpTransport {
         Capabilities {
             name: "tcp",
             one_sided_by_nic: false,
+            atomics_by_nic: false,
             max_transfer: MAX_BODY,
             max_operations: MAX_OPERATIONS,
             put_lists: true,

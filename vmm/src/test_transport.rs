@@ -137,8 +137,14 @@ impl End {
 impl Transport for End {
     fn capabilities(&self) -> Capabilities {
         let max_transfer = self.max_transfer.load(Ordering::Relaxed);
-        let one_sided_by_nic = self.by_nic;
-        Capabilities { name: "threads", one_sided_by_nic, max_transfer, max_operations: usize::MAX, put_lists: false }
+        Capabilities {
+            name: "threads",
+            one_sided_by_nic: self.by_nic,
+            atomics_by_nic: self.by_nic,
+            max_transfer,
+            max_operations: usize::MAX,
+            put_lists: false,
+        }
     }
 
     fn send(&self, to: Rank, header: &[u8], body: &[IoSlice<'_>]) -> Result<(), SendError> {

@@ -9,7 +9,7 @@ mod header;
 #[cfg(test)]
 pub(crate) use header::testing;
 pub use header::{HeaderError, release_of};
-pub(crate) use header::{SetupHeader, is_elf};
+pub(crate) use header::{SetupHeader, debian_version_of, is_elf};
 
 /// A kernel and its modules.
 #[derive(Clone, Debug, Eq, PartialEq)]

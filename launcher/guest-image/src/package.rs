@@ -8,6 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+mod siw;
+
+pub use siw::fetch_soft_iwarp;
+
 /// Why the kernel could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -15,7 +19,9 @@ pub enum FetchError {
     #[error("no stock kernel package is known for this distribution ({0}); give a kernel with --kernel FILE")]
     Distribution(String),
     /// A program could not be started.
-    #[error("cannot run {program}: {source}; install the packages apt and dpkg, or give a kernel with --kernel FILE")]
+    #[error(
+        "cannot run {program}: {source}; `make setup` installs what is missing, or give a kernel with --kernel FILE"
+    )]
     Program {
         /// The program.
         program: &'static str,
@@ -36,6 +42,14 @@ pub enum FetchError {
     /// The packages hold no kernel with modules.
     #[error("packages {0} hold no kernel with its modules; give a kernel with --kernel FILE")]
     Incomplete(String),
+    /// The module that is missing cannot be built.
+    #[error("the soft-iWARP module of kernel {release} cannot be built: {why}")]
+    Module {
+        /// The kernel's release.
+        release: String,
+        /// Why not.
+        why: String,
+    },
     /// A file of the cache cannot be used.
     #[error("{0}; make room or set VINCS_CACHE to a folder that can be written")]
     File(#[from] FileError),

@@ -33,7 +33,7 @@ fn findings(survey: &Survey, try_registration: impl Fn(&Found) -> Result<(), Str
     if survey.devices == 0 {
         return vec![Finding::warn(
             "no devices",
-            "machines of several hosts use TCP; for RDMA load the adapter's driver, or rdma_rxe, and ib_uverbs",
+            "machines of several hosts use TCP; for RDMA load the adapter's driver, or rdma_rxe or siw, and ib_uverbs",
         )];
     }
     let mut ports: BTreeMap<(&str, u8), Vec<&Found>> = BTreeMap::new();
@@ -49,7 +49,9 @@ fn findings(survey: &Survey, try_registration: impl Fn(&Found) -> Result<(), Str
 fn port(addresses: &[&Found], registered: Result<(), String>) -> Finding {
     let Some(Found { port, limits, .. }) = addresses.first() else { return Finding::ok("no address") };
     let addresses: Vec<String> = addresses.iter().map(|found| address(&found.gid)).collect();
-    let named = format!("port {} of {} is active: {}; it has atomics", port.number, port.device, addresses.join(", "));
+    // Others without atomics are not usable.
+    let atomics = if limits.atomics { "it has atomics" } else { "ranks do atomics for each other" };
+    let named = format!("port {} of {} is active: {}; {atomics}", port.number, port.device, addresses.join(", "));
     let needs = smallest();
     let Needs { classes, segment_bytes, .. } = needs;
     let ranks = most_ranks(limits, classes);
@@ -78,6 +80,7 @@ fn address(gid: &Gid) -> String {
     match gid.kind {
         GidType::RoceV2 => format!("RoCE v2 at {}", gid.address()),
         GidType::RoceV1 => format!("RoCE v1 at {}", gid.address()),
+        GidType::Iwarp => format!("iWARP at {}", gid.address()),
         GidType::InfiniBand => format!("InfiniBand, GID {}", std::net::Ipv6Addr::from(gid.raw)),
     }
 }
@@ -96,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_device_that_cannot_be_used_has_a_line_of_its_own() {
-        let reasons = ["port 1 of a is not active", "b speaks iWARP"].map(str::to_owned).to_vec();
+        let reasons = ["port 1 of a is not active", "b has no atomic operations"].map(str::to_owned).to_vec();
         let found = findings(&Survey { devices: 2, usable: Vec::new(), reasons }, |_| Ok(()));
         assert!(found.iter().all(|finding| finding.level == Level::Warn));
         assert!(found[0].text.starts_with("port 1 of a is not active — "), "{}", found[0].text);

@@ -56,6 +56,7 @@ fn link_of(kind: GidType) -> Link {
         GidType::InfiniBand => Link::InfiniBand,
         GidType::RoceV1 => Link::RoceV1,
         GidType::RoceV2 => Link::RoceV2,
+        GidType::Iwarp => Link::Iwarp,
     }
 }
 
@@ -143,6 +144,7 @@ mod tests {
         let fabric = |kind| fabric_of(&gid(kind), &interfaces).unwrap().to_string();
         assert_eq!(fabric(GidType::RoceV2), "RoCE v2 network 10.1.0.0/16");
         assert_eq!(fabric(GidType::RoceV1), "RoCE v1 network 10.1.0.0/16");
+        assert_eq!(fabric(GidType::Iwarp), "iWARP network 10.1.0.0/16");
         assert!(fabric(GidType::InfiniBand).starts_with("InfiniBand subnet"));
         let six = Gid { raw: "fd00::1".parse::<std::net::Ipv6Addr>().unwrap().octets(), ..gid(GidType::RoceV2) };
         assert_eq!(fabric_of(&six, &interfaces).unwrap().to_string(), "RoCE v2 network fd00::/64");

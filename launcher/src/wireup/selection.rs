@@ -18,6 +18,8 @@ pub(crate) enum Link {
     /// Ethernet frames of their own type.
     RoceV1,
     InfiniBand,
+    /// TCP. It has no atomics.
+    Iwarp,
 }
 
 /// What ports have to have in common to reach each other.
@@ -50,6 +52,7 @@ impl fmt::Display for Fabric {
             Link::InfiniBand => return write!(f, "InfiniBand subnet {network}/{}", self.bits),
             Link::RoceV1 => "RoCE v1",
             Link::RoceV2 => "RoCE v2",
+            Link::Iwarp => "iWARP",
         };
         match network.to_ipv4_mapped() {
             Some(mapped) => write!(f, "{name} network {mapped}/{}", self.bits.saturating_sub(MAPPED_BITS)),
@@ -303,9 +306,9 @@ mod tests {
 
     #[test]
     fn each_reason_why_a_device_cannot_be_used_is_told() {
-        let down = Probe { devices: 2, offers: Vec::new(), reasons: vec!["b is down".into(), "c is iWARP".into()] };
+        let down = Probe { devices: 2, offers: Vec::new(), reasons: vec!["b is down".into(), "c is old".into()] };
         let said = note(None, &[probe(&[roce("a", "10.0.0.1")]), down]).unwrap();
-        assert!(said.ends_with("rank 1 on n1: b is down; c is iWARP"), "{said}");
+        assert!(said.ends_with("rank 1 on n1: b is down; c is old"), "{said}");
     }
 
     #[test]
@@ -342,6 +345,19 @@ mod tests {
         assert_eq!(devices(&last), ["i", "j"]);
         let two = probe(&[roce("x", "10.0.0.9"), roce("y", "10.0.0.2")]);
         assert_eq!(devices(&[probe(&[roce("a", "10.0.0.1")]), two]), ["a", "y"], "its own address");
+    }
+
+    #[test]
+    fn iwarp_is_a_fabric_of_its_own_and_the_last_to_be_taken() {
+        let iwarp = |offer: Offer| Offer { fabric: Fabric { link: Link::Iwarp, ..offer.fabric }, ..offer };
+        let both = |roce_device: &str, iwarp_device: &str, address: &str| {
+            probe(&[iwarp(roce(iwarp_device, address)), roce(roce_device, address)])
+        };
+        assert_eq!(devices(&[both("a", "i", "10.0.0.1"), both("b", "j", "10.0.0.2")]), ["a", "b"]);
+        let only = probe(&[iwarp(roce("j", "10.0.0.2"))]);
+        assert_eq!(devices(&[both("a", "i", "10.0.0.1"), only.clone()]), ["i", "j"]);
+        let refused = refusal(&[probe(&[roce("a", "10.0.0.1")]), only]);
+        assert!(refused.contains("j on iWARP network 10.0.0.0/24"), "{refused}");
     }
 
     #[test]

@@ -176,26 +176,33 @@ pub fn concurrent_additions_and_swaps_add_up(make: Make) {
     }
 }
 
+/// How an operation is started.
+type Start = fn(&dyn Transport, OperationId) -> Result<(), SendError>;
+
 /// Each is what the transport does.
 pub fn capabilities_are_true(make: Make) {
     let mut ranks = Ranks::new(make, 2, 1, 2);
     let capabilities = ranks.end(0).capabilities();
     assert!(!capabilities.name.is_empty());
     assert_eq!(capabilities, ranks.end(1).capabilities());
-    for number in 0..capabilities.max_operations as u64 {
-        assert_eq!(ranks.end(0).fetch_and_add(OperationId(number), Rank(1), 0, 1), Ok(()), "operation {number}");
+    let get: Start = |end, id| end.get(id, Rank(1), 8, 8);
+    let add: Start = |end, id| end.fetch_and_add(id, Rank(1), 0, 1);
+    for (start, by_nic) in [(get, capabilities.one_sided_by_nic), (add, capabilities.atomics_by_nic)] {
+        for number in 0..capabilities.max_operations as u64 {
+            assert_eq!(start(ranks.end(0), OperationId(number)), Ok(()), "operation {number}");
+        }
+        assert_eq!(start(ranks.end(0), OperationId(0)), Err(SendError::Full(Rank(1))));
+        // With a NIC that does them they end without the target's attention, and only then.
+        let deadline = Instant::now() + if by_nic { PATIENCE } else { Duration::from_millis(50) };
+        while ranks.seen(0).len() < capabilities.max_operations && Instant::now() < deadline {
+            ranks.poll(0);
+        }
+        assert_eq!(ranks.seen(0).len(), if by_nic { capabilities.max_operations } else { 0 });
+        ranks.poll_until(&[0, 1], "all operations", |ranks| ranks.seen(0).len() == capabilities.max_operations);
+        ranks.seen[0][0].clear();
     }
-    assert_eq!(ranks.end(0).fetch_and_add(OperationId(0), Rank(1), 0, 1), Err(SendError::Full(Rank(1))));
-    // With a NIC that does them they end without the target's attention, and only then.
-    let deadline = Instant::now() + if capabilities.one_sided_by_nic { PATIENCE } else { Duration::from_millis(50) };
-    while ranks.seen(0).len() < capabilities.max_operations && Instant::now() < deadline {
-        ranks.poll(0);
-    }
-    let ended = if capabilities.one_sided_by_nic { capabilities.max_operations } else { 0 };
-    assert_eq!(ranks.seen(0).len(), ended);
-    ranks.poll_until(&[0, 1], "all operations", |ranks| ranks.seen(0).len() == capabilities.max_operations);
     assert_eq!(word(&ranks.segments[1][0], 0), capabilities.max_operations as u64);
-    assert_eq!(ranks.end(0).fetch_and_add(OperationId(0), Rank(1), 0, 1), Ok(()), "there is room again");
+    assert_eq!(add(ranks.end(0), OperationId(0)), Ok(()), "there is room again");
 }
 
 /// Both ways at once, with long ones among them: each ends once with its own result.

@@ -20,7 +20,7 @@ const OWN_MODULES: [&str; 7] =
 const CLUSTER_MODULES: [&str; 8] =
     ["kvm", "kvm_amd", "crc32_generic", "rdma_rxe", "ib_uverbs", "rdma_ucm", "tun", "veth"];
 
-/// Modules that only some kernel packages have; Debian 12's has no soft-iWARP.
+/// Modules that only some kernel packages have; of Debian's none has soft-iWARP, which [`fetch_soft_iwarp`] builds.
 const OPTIONAL_MODULES: [&str; 1] = ["siw"];
 
 /// Why the node's initramfs could not be put together.
@@ -75,6 +75,16 @@ pub fn fetch_kernel(progress: &mut dyn FnMut(&str)) -> Result<PathBuf, ImageErro
     let cache = Cache::from_env()?;
     package::fetch_busybox(&cache, progress)?;
     Ok(package::fetch_kernel(&cache, progress)?.image)
+}
+
+/// Puts the module of soft-iWARP beside those of the kernel in the cache, unless it is there. `progress` gets a line for each thing done.
+///
+/// # Errors
+/// [`ImageError`] when it is not there and cannot be built.
+pub fn fetch_soft_iwarp(progress: &mut dyn FnMut(&str)) -> Result<(), ImageError> {
+    let cache = Cache::from_env()?;
+    let kernel = kernel::cached(&cache).ok_or_else(|| ImageError::NoKernel(cache.root().to_owned()))?;
+    Ok(package::fetch_soft_iwarp(&cache, &kernel, progress)?)
 }
 
 /// The node's kernel: the newest in the cache. Its image is the ELF where that can be had: a software CPU takes seconds to

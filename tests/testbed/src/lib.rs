@@ -19,7 +19,7 @@ mod stream;
 
 pub use command::{Command, release_dir};
 pub use hosts::MAX_HOSTS;
-pub use initramfs::{ImageError, fetch_kernel};
+pub use initramfs::{ImageError, fetch_kernel, fetch_soft_iwarp};
 pub use node::{BOOT_TIME, DEFAULT_CPUS, End, Output, Testbed};
 pub use preflight::MissingError;
 pub use qemu::{MAX_CPUS, MIN_MEMORY};

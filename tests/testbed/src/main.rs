@@ -60,6 +60,8 @@ enum Action {
     Run(Run),
     /// Fetch the node's kernel from Debian into the cache, if it is not there
     FetchKernel,
+    /// Build the node kernel's module of soft-iWARP from Debian's source of it, if it is not in the cache
+    FetchSoftIwarp,
     /// In a node: run a command on another one, as ssh does
     #[command(hide = true)]
     On {
@@ -102,6 +104,7 @@ fn main() -> ExitCode {
     let result = match &cli.action {
         Action::Run(run) => start(&cli, run),
         Action::FetchKernel => fetch(),
+        Action::FetchSoftIwarp => fetch_soft_iwarp(),
         Action::On { host, command } => Ok(on(host, command)),
         Action::ServeCommands => serve(),
         Action::AwaitHosts { others } => Ok(told(remote::await_hosts(*others).map(|()| 0))),
@@ -115,6 +118,12 @@ fn main() -> ExitCode {
 fn fetch() -> Result<u8, TestbedError> {
     let image = vincs_testbed::fetch_kernel(&mut |line| tell(line))?;
     tell(&format!("the kernel is {}", image.display()));
+    Ok(0)
+}
+
+fn fetch_soft_iwarp() -> Result<u8, TestbedError> {
+    vincs_testbed::fetch_soft_iwarp(&mut |line| tell(line))?;
+    tell("the cache has soft-iWARP for nodes");
     Ok(0)
 }
 

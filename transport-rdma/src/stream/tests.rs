@@ -24,7 +24,8 @@ fn through(slots: &[Vec<u8>]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut out = Vec::new();
     let mut assembler = Assembler::default();
     for slot in slots {
-        let (credits, bytes) = open(slot).unwrap();
+        let (credits, content, bytes) = open(slot).unwrap();
+        assert_eq!(content, Content::Message);
         assert_eq!(credits, 0);
         assembler.take(bytes, |header, body| out.push((header.to_vec(), body.to_vec()))).unwrap();
     }
@@ -45,8 +46,10 @@ fn the_longest_message_comes_out_and_a_page_takes_one_slot() {
 fn what_is_no_slot_or_no_message_is_a_fault() {
     let take = |bytes: &[u8]| Assembler::default().take(bytes, |_, _| panic!("a message in {bytes:?}"));
     assert_eq!(open(&[1, 2, 3]), Err(StreamFault::Head(3)));
-    assert_eq!(open(&[1, 0, 3, 0]), Err(StreamFault::Reserved(3)));
-    assert_eq!(open(&[1, 2, 0, 0]), Ok((513, &[][..])));
+    assert_eq!(open(&[1, 0, 2, 0]), Err(StreamFault::Content(2)));
+    assert_eq!(open(&[1, 0, 0, 1]), Err(StreamFault::Content(256)));
+    assert_eq!(open(&[1, 0, 1, 0, 7]), Ok((1, Content::Atomics, &[7][..])));
+    assert_eq!(open(&[1, 2, 0, 0]), Ok((513, Content::Message, &[][..])));
     assert_eq!(take(&[0; 7]), Err(StreamFault::Prefix(7)));
     assert_eq!(take(&[0, 0, 9, 0, 0, 0, 0, 0]), Err(StreamFault::Reserved(9)));
     assert_eq!(take(&[1, 16, 0, 0, 0, 0, 0, 0]), Err(StreamFault::Lengths { header: 4097, body: 0 }));
@@ -93,7 +96,7 @@ proptest! {
         let mut assembler = Assembler::default();
         for slot in slots {
             came += slot.len();
-            let Ok((_, bytes)) = open(&slot) else { break };
+            let Ok((_, _, bytes)) = open(&slot) else { break };
             if assembler.take(bytes, |header, body| out += header.len() + body.len() + PREFIX_BYTES).is_err() {
                 break;
             }

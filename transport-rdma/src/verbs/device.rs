@@ -72,9 +72,8 @@ impl Device {
         unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
     }
 
-    /// Whether it speaks iWARP, whose queue pairs only the connection manager can connect.
-    #[must_use]
-    pub fn is_iwarp(&self) -> bool {
+    /// Whether it speaks iWARP.
+    fn is_iwarp(&self) -> bool {
         // SAFETY: the list keeps the device, whose fields do not change.
         let transport = unsafe { (*self.pointer()).transport_type };
         transport == sys::ibv_transport_type::IBV_TRANSPORT_IWARP
@@ -91,7 +90,7 @@ impl Device {
         let pointer = NonNull::new(pointer).ok_or_else(|| VerbsError::last("ibv_open_device", &name))?;
         let objects = Arc::new(Objects::default());
         objects.made();
-        Ok(Arc::new(Context { pointer, name, objects }))
+        Ok(Arc::new(Context { pointer, name, iwarp: self.is_iwarp(), objects }))
     }
 }
 
@@ -137,10 +136,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What it lacks that one-sided operations need.
+    /// What it lacks that one-sided operations need. iWARP has no atomics: there ranks do them for each other.
     #[must_use]
-    pub fn lacks(&self) -> Option<&'static str> {
-        if !self.atomics {
+    pub fn lacks(&self, iwarp: bool) -> Option<&'static str> {
+        if !self.atomics && !iwarp {
             Some("has no atomic operations on other ranks' memory")
         } else if self.reads_served == 0 {
             Some("serves no reads and atomics of other ranks")
@@ -157,6 +156,7 @@ impl Limits {
 pub struct Context {
     pointer: NonNull<sys::ibv_context>,
     name: String,
+    iwarp: bool,
     objects: Arc<Objects>,
 }
 
@@ -177,6 +177,12 @@ impl Context {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it speaks iWARP: reads and writes over TCP, without atomics, between queue pairs that only the connection manager can connect.
+    #[must_use]
+    pub fn is_iwarp(&self) -> bool {
+        self.iwarp
     }
 
     /// How many objects there are of it.
@@ -337,13 +343,14 @@ mod tests {
             atomics: true,
             ports: 1,
         };
-        assert_eq!(enough.lacks(), None);
+        assert_eq!(enough.lacks(false), None);
+        assert_eq!(Limits { atomics: false, ..enough }.lacks(true), None, "iWARP does without");
         for (limits, word) in [
             (Limits { atomics: false, ..enough }, "no atomic operations"),
             (Limits { reads_served: 0, ..enough }, "serves no reads"),
             (Limits { reads_asked: 0, ..enough }, "cannot read"),
         ] {
-            assert!(limits.lacks().unwrap().contains(word), "{limits:?}");
+            assert!(limits.lacks(false).unwrap().contains(word), "{limits:?}");
         }
     }
 

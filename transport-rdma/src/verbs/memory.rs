@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use vincs_coherence::transport::Segment;
 
 use super::VerbsError;
-use super::device::{ProtectionDomain, is_out_of_memory};
+use super::device::{Context, ProtectionDomain, is_out_of_memory};
 
 /// A registration of some memory with a device.
 #[derive(Debug)]
@@ -129,7 +129,11 @@ impl Buffer {
         let start = mapped.map_err(|error| failed(error.into()))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| failed(rustix::io::Errno::NOMEM.into()))?;
         let pages = Pages { start, length };
-        let access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE;
+        let mut access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE;
+        if domain.context().is_iwarp() {
+            // What a READ brings comes as a write of the other end's there (RFC 5040, section 5.3); signs of life read there.
+            access |= reach(domain.context());
+        }
         let registration = Registration::new(domain, start.as_ptr().cast(), length, access)?;
         let claimed = (0..grains).map(|_| AtomicBool::new(false)).collect();
         Ok(Arc::new(Self { registration, pages, grain, claimed }))
@@ -145,6 +149,16 @@ impl Buffer {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Where other ranks find it, who can reach it on iWARP alone.
+    #[must_use]
+    pub fn remote(&self) -> RemoteMemory {
+        RemoteMemory {
+            address: self.pages.start.addr().get() as u64,
+            length: self.pages.length as u64,
+            key: self.registration.remote_key(),
+        }
     }
 
     /// Claims `length` bytes at a multiple of the grain, and what is left of the last grain; nothing if somebody has any of it.
@@ -217,6 +231,12 @@ impl Drop for Claim {
     }
 }
 
+/// What other ranks may do with memory by a device; iWARP has no atomics.
+pub(super) fn reach(context: &Context) -> sys::ibv_access_flags {
+    let transfers = sys::ibv_access_flags::IBV_ACCESS_REMOTE_READ | sys::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE;
+    if context.is_iwarp() { transfers } else { transfers | sys::ibv_access_flags::IBV_ACCESS_REMOTE_ATOMIC }
+}
+
 /// Where other ranks find a segment.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RemoteMemory {
@@ -246,12 +266,15 @@ impl RegisteredSegment {
         // They may be written through a shared reference, as atomics are. They stay where they are while `segment` is borrowed, and so
         // while it is kept.
         let address: *const AtomicU64 = words.as_ptr();
-        let access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE
-            | sys::ibv_access_flags::IBV_ACCESS_REMOTE_READ
-            | sys::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE
-            | sys::ibv_access_flags::IBV_ACCESS_REMOTE_ATOMIC;
+        let access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE | reach(domain.context());
         let registration = Registration::new(domain, address.cast_mut().cast(), size_of_val(words), access)?;
         Ok(Some(Self { registration, segment: Arc::clone(segment) }))
+    }
+
+    /// The segment itself.
+    #[must_use]
+    pub fn segment(&self) -> &dyn Segment {
+        &*self.segment
     }
 
     /// What other ranks have to know of it.

@@ -1,15 +1,17 @@
 //! Reliable connections: queue pairs, and the work requests that are given to them.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rdma_sys as sys;
 
 use super::completion::{Completion, CompletionQueue, RECEIVED};
 use super::counts::{Counters, Counts};
 use super::device::ProtectionDomain;
-use super::memory::Claim;
+use super::manager::Identifier;
+use super::memory::{Claim, reach};
 use super::{Plain, VerbsError};
 use crate::choose::{Gid, LinkLayer};
 
@@ -87,6 +89,8 @@ pub struct QueuePair {
     counters: Counters,
     /// What the NIC may still use until the queue pair is destroyed.
     leftovers: Mutex<Vec<Claim>>,
+    /// The connection on iWARP, which goes after the queue pair.
+    connection: OnceLock<Identifier>,
 }
 
 // SAFETY: calls on a queue pair may be made from any thread.
@@ -148,6 +152,7 @@ impl QueuePair {
             inline: usize::try_from(wanted.cap.max_inline_data.min(depths.inline)).unwrap_or(0),
             counters: Counters::default(),
             leftovers: Mutex::default(),
+            connection: OnceLock::new(),
         });
         let receives = ReceiveQueue { shared: Arc::clone(&shared), in_flight: VecDeque::new(), next: 0 };
         Ok((SendQueue { shared, in_flight: VecDeque::new(), next: 0 }, receives))
@@ -183,20 +188,18 @@ impl QueuePair {
         VerbsError::check(call, self.device(), code)
     }
 
-    /// Binds it to a port: receives can be posted from now on.
+    /// Binds it to a port, which on iWARP comes with the connection: receives can be posted from now on.
     ///
     /// # Errors
     /// The device refuses.
     pub fn bind(&self, port: u8) -> Result<(), VerbsError> {
         let mut attributes = sys::ibv_qp_attr::zeroed();
         attributes.port_num = port;
-        let access = sys::ibv_access_flags::IBV_ACCESS_REMOTE_READ
-            | sys::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE
-            | sys::ibv_access_flags::IBV_ACCESS_REMOTE_ATOMIC;
-        attributes.qp_access_flags = access.0;
-        let mask = sys::ibv_qp_attr_mask::IBV_QP_PKEY_INDEX
-            | sys::ibv_qp_attr_mask::IBV_QP_PORT
-            | sys::ibv_qp_attr_mask::IBV_QP_ACCESS_FLAGS;
+        attributes.qp_access_flags = reach(self.domain.context()).0;
+        let mut mask = sys::ibv_qp_attr_mask::IBV_QP_ACCESS_FLAGS;
+        if !self.is_iwarp() {
+            mask |= sys::ibv_qp_attr_mask::IBV_QP_PKEY_INDEX | sys::ibv_qp_attr_mask::IBV_QP_PORT;
+        }
         self.modify("ibv_modify_qp to INIT", sys::ibv_qp_state::IBV_QPS_INIT, attributes, mask)
     }
 
@@ -238,6 +241,18 @@ impl QueuePair {
             | sys::ibv_qp_attr_mask::IBV_QP_SQ_PSN
             | sys::ibv_qp_attr_mask::IBV_QP_MAX_QP_RD_ATOMIC;
         self.modify("ibv_modify_qp to RTS", sys::ibv_qp_state::IBV_QPS_RTS, attributes, mask)
+    }
+
+    /// Whether it is of an iWARP device: then the connection manager connects it.
+    #[must_use]
+    pub fn is_iwarp(&self) -> bool {
+        self.domain.context().is_iwarp()
+    }
+
+    /// Keeps the connection that the connection manager has made for it, for as long as it lives. It is the only one.
+    pub fn keep(&self, connection: Identifier) {
+        let kept = self.connection.set(connection);
+        debug_assert!(kept.is_ok(), "a queue pair has one connection");
     }
 
     /// Ends the connection: whatever is under way ends with an error, here and, as nothing is acknowledged any more, at the other end.
@@ -359,6 +374,8 @@ impl Work {
 struct InFlight {
     id: u64,
     claim: Option<Claim>,
+    /// Its end is told by a completion of its own.
+    signaled: bool,
 }
 
 /// The queue of what a NIC is to do.
@@ -405,7 +422,7 @@ impl SendQueue {
                     request.sg_list = &raw mut *element;
                     request.num_sge = 1;
                 }
-                self.in_flight.push_back(InFlight { id: self.next, claim: work.claim });
+                self.in_flight.push_back(InFlight { id: self.next, claim: work.claim, signaled: work.signaled });
                 self.next += 1;
                 count + 1
             });
@@ -422,13 +439,28 @@ impl SendQueue {
         Ok(())
     }
 
-    /// The memory of what has ended with this completion, oldest first: of it, and of those before it that were not to be told.
-    pub fn ended(&mut self, completion: &Completion) -> impl Iterator<Item = Option<Claim>> {
+    /// What has ended with this completion: which of those that had not, counted from the oldest, and their memory.
+    ///
+    /// Queue pairs end work in the order in which they were given it: all that is older has ended, too. On iWARP a message has ended once TCP has
+    /// it, which may be before an older read has brought its bytes: there it is this work, and what was not to be told right before it.
+    pub fn ended(&mut self, completion: &Completion) -> (Range<usize>, impl Iterator<Item = Option<Claim>>) {
         let ours = self.shared.has(completion) && !completion.is_receive();
-        let upto = |work: &InFlight| ours && work.id <= completion.id;
-        let count = self.in_flight.iter().take_while(|work| upto(work)).count();
-        self.in_flight.drain(..count).map(|work| work.claim)
+        let in_flight = &mut self.in_flight;
+        let end = if ours { in_flight.partition_point(|work| work.id <= completion.id) } else { 0 };
+        let start = if self.shared.is_iwarp() { group(in_flight.range(..end)) } else { 0 };
+        // On iWARP it may have ended with another one, when a connection fails.
+        let is_there =
+            end.checked_sub(1).and_then(|last| in_flight.get(last)).is_some_and(|work| work.id == completion.id);
+        let range = if is_there { start..end } else { 0..0 };
+        (range.clone(), in_flight.drain(range).map(|work| work.claim))
     }
+}
+
+/// Where the last of these begins, with what was not to be told right before it.
+fn group<'a>(work: impl DoubleEndedIterator<Item = &'a InFlight> + ExactSizeIterator) -> usize {
+    let last = work.len().saturating_sub(1);
+    let quiet = work.rev().skip(1).take_while(|work| !work.signaled).count();
+    last.saturating_sub(quiet)
 }
 
 /// The queue of where messages go.
@@ -462,7 +494,7 @@ impl ReceiveQueue {
                 *element = claim.element(claim.len());
                 request.wr_id = RECEIVED | self.next;
                 request.sg_list = &raw mut *element;
-                self.in_flight.push_back(InFlight { id: RECEIVED | self.next, claim: Some(claim) });
+                self.in_flight.push_back(InFlight { id: RECEIVED | self.next, claim: Some(claim), signaled: true });
                 self.next += 1;
                 count + 1
             });
@@ -489,5 +521,23 @@ impl ReceiveQueue {
         let claim = self.in_flight.pop_front()?.claim?;
         let length = completion.bytes.min(claim.len());
         Some((claim, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_to_be_told_ends_with_what_comes_right_after_it() {
+        let at = |signaled: &[bool]| {
+            let work: Vec<_> = signaled.iter().map(|&signaled| InFlight { id: 0, claim: None, signaled }).collect();
+            group(work.iter())
+        };
+        assert_eq!((at(&[]), at(&[true]), at(&[false])), (0, 0, 0));
+        assert_eq!(at(&[true, true]), 1, "an older one goes on");
+        assert_eq!(at(&[true, false, true]), 1);
+        assert_eq!(at(&[false, false, true]), 0);
+        assert_eq!(at(&[true, false, false]), 1, "one that was not to be told and has failed, with those before it");
     }
 }

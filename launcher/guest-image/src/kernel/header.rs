@@ -45,14 +45,7 @@ pub(crate) fn is_elf(image: &[u8]) -> bool {
 /// # Errors
 /// [`HeaderError`] when it is not a kernel or does not say.
 pub fn release_of(image: &[u8]) -> Result<String, HeaderError> {
-    let text = if is_elf(image) {
-        let at = image.windows(BANNER.len()).position(|bytes| bytes == BANNER).ok_or(HeaderError::NoRelease)?;
-        image.get(at + BANNER.len()..)
-    } else {
-        let start = usize::from(SetupHeader::of(image)?.kernel_version) + KERNEL_VERSION_BASE;
-        image.get(start..)
-    };
-    let release = text.ok_or(HeaderError::Truncated)?.split(|byte| matches!(byte, 0 | b' ')).next();
+    let release = banner(image)?.split(|byte| matches!(byte, 0 | b' ')).next();
     // It becomes part of paths, so it must not lead elsewhere.
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._+~-".contains(byte);
     match release.and_then(|release| std::str::from_utf8(release).ok()) {
@@ -61,6 +54,29 @@ pub fn release_of(image: &[u8]) -> Result<String, HeaderError> {
         }
         Some(_) | None => Err(HeaderError::NoRelease),
     }
+}
+
+/// What a kernel says of itself, from its release on, and what follows that.
+fn banner(image: &[u8]) -> Result<&[u8], HeaderError> {
+    let text = if is_elf(image) {
+        let at = image.windows(BANNER.len()).position(|bytes| bytes == BANNER).ok_or(HeaderError::NoRelease)?;
+        image.get(at + BANNER.len()..)
+    } else {
+        let start = usize::from(SetupHeader::of(image)?.kernel_version) + KERNEL_VERSION_BASE;
+        image.get(start..)
+    };
+    text.ok_or(HeaderError::Truncated)
+}
+
+/// The version of Debian's package that a kernel is from, which it says behind its release; nothing if it is from elsewhere.
+pub(crate) fn debian_version_of(image: &[u8]) -> Option<String> {
+    let text = banner(image).ok()?.split(|byte| matches!(byte, 0 | b'\n')).next()?;
+    let (_, version) = std::str::from_utf8(text).ok()?.split_once(" Debian ")?;
+    let version = version.split(' ').next()?;
+    // It becomes part of a program's arguments.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".+~-:".contains(&byte);
+    let is_one = version.starts_with(|c: char| c.is_ascii_digit()) && version.bytes().all(plain);
+    is_one.then(|| version.to_owned())
 }
 
 /// The fields used here.

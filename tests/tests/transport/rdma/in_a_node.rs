@@ -156,7 +156,7 @@ fn a_wrong_key_ends_with_its_status_and_a_right_one_does_not() {
         sends.post(&mut vec![Work { task: Task::Write(at), claim: Some(claim), length: 8, signaled: true }]).unwrap();
         let completion = next(&completions);
         assert_eq!(completion.failure().as_deref(), failure);
-        assert_eq!(sends.ended(&completion).count(), 1);
+        assert_eq!(sends.ended(&completion).1.count(), 1);
     }
     assert_eq!(words.words()[0].load(std::sync::atomic::Ordering::Acquire), 7);
 }
@@ -226,13 +226,22 @@ impl Transport for Tampered {
 
 /// Two ranks of one class with a segment of 8 words each. What rank 1 says of itself is changed.
 fn tampered(change: fn(&mut Vec<u8>)) -> [Result<RdmaTransport, ConnectError>; 2] {
+    tampered_by(NODE, Rank(1), change)
+}
+
+/// The same by the device with this address and what one of the ranks says.
+pub(super) fn tampered_by(
+    address: IpAddr,
+    by: Rank,
+    change: fn(&mut Vec<u8>),
+) -> [Result<RdmaTransport, ConnectError>; 2] {
     let lifelines: Vec<Segments> = vec![vec![None], vec![None]];
-    let ends = connected(NODE, lifelines, move |rank, mut ends| {
-        let change = if rank == Rank(1) { change } else { |_: &mut Vec<u8>| {} };
+    let ends = connected(address, lifelines, move |rank, mut ends| {
+        let change = if rank == by { change } else { |_: &mut Vec<u8>| {} };
         let lifeline = Box::new(Tampered(ends.remove(0), change)) as Box<dyn Transport>;
         let segment = Some(Arc::new(WordSegment::new(8)) as Arc<dyn Segment>);
         let config = FabricConfig { rank, ranks: 2, segments: vec![segment], connect_time: CONNECT_TIME };
-        connect(&config, &find_device(NODE).unwrap(), vec![lifeline]).map(|mut ends| ends.remove(0))
+        connect(&config, &find_device(address).unwrap(), vec![lifeline]).map(|mut ends| ends.remove(0))
     });
     ends.try_into().unwrap()
 }

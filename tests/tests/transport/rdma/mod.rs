@@ -19,6 +19,14 @@ use super::{boxed, connected};
 /// The address of a node's `eth0`, on which its `rxe0` is.
 pub(crate) const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15));
 
+/// The address of its soft-iWARP device, which [`SIW_DEVICE`] makes.
+const SIW: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 5, 1));
+
+/// On an interface of its own, as the connection manager knows one device alone of several on one.
+const SIW_DEVICE: &str = "[ -e /sys/class/infiniband/siw0 ] || ip link add iw0 type veth peer name iw1 && ip link set iw0 up && ip link set iw1 up &&
+    ip addr add 10.0.5.1/24 dev iw0 && rdma link add siw0 type siw netdev iw0 ||
+    { echo 'the node has no soft-iWARP: run make soft-iwarp'; exit 2; }; exec";
+
 /// Bounds a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -29,28 +37,50 @@ pub(crate) fn over_tcp(
     segments: Vec<Option<Arc<dyn Segment>>>,
     ends: Vec<TcpTransport>,
 ) -> Vec<RdmaTransport> {
+    over_device(NODE, rank, ranks, segments, ends)
+}
+
+/// The same over the device with this address.
+fn over_device(
+    address: IpAddr,
+    rank: Rank,
+    ranks: u16,
+    segments: Vec<Option<Arc<dyn Segment>>>,
+    ends: Vec<TcpTransport>,
+) -> Vec<RdmaTransport> {
     let config = FabricConfig { rank, ranks, segments, connect_time: CONNECT_TIME };
-    connect(&config, &find_device(NODE).unwrap(), boxed(ends)).unwrap()
+    connect(&config, &find_device(address).unwrap(), boxed(ends)).unwrap()
 }
 
 /// Over the soft-RoCE device of the node.
 pub(crate) fn rxe(segments: &[Vec<Arc<WordSegment>>]) -> Vec<Vec<Box<dyn Transport>>> {
+    over(NODE, segments)
+}
+
+/// Over its soft-iWARP device.
+pub(crate) fn siw(segments: &[Vec<Arc<WordSegment>>]) -> Vec<Vec<Box<dyn Transport>>> {
+    over(SIW, segments)
+}
+
+fn over(address: IpAddr, segments: &[Vec<Arc<WordSegment>>]) -> Vec<Vec<Box<dyn Transport>>> {
     let ranks = u16::try_from(segments.len()).unwrap();
     let lifelines = segments.iter().map(|classes| classes.iter().map(|_| None).collect()).collect();
     let words = segments.to_vec();
-    connected(NODE, lifelines, move |rank, ends| {
+    connected(address, lifelines, move |rank, ends| {
         let segment = |segment: &Arc<WordSegment>| Some(Arc::clone(segment) as Arc<dyn Segment>);
         let segments = words[usize::from(rank.0)].iter().map(segment).collect();
-        boxed(over_tcp(rank, ranks, segments, ends))
+        boxed(over_device(address, rank, ranks, segments, ends))
     })
 }
 
 /// What the ignored tests of this program that are named so, with this before the command, say in a node, one after the other; and the status.
-const RUNS: [(&str, &str); 4] = [
+const RUNS: [(&str, &str); 6] = [
     ("over_rxe::", "exec"),
     ("in_a_node::", "exec"),
     ("at_the_limits::", "exec"),
     // Root may lock as much memory as it likes as long as it has that capability.
+    ("over_siw::", SIW_DEVICE),
+    ("soft_iwarp::", SIW_DEVICE),
     ("with_little_locked_memory::", "ulimit -l 1024; exec setpriv --bounding-set=-ipc_lock"),
 ];
 
@@ -83,6 +113,16 @@ fn the_suite_passes_over_rxe() {
 }
 
 #[test]
+fn the_suite_passes_over_siw() {
+    passed("over_siw::", 32);
+}
+
+#[test]
+fn what_only_iwarp_has_to_do_passes() {
+    passed("soft_iwarp::", 3);
+}
+
+#[test]
 fn everything_else_passes_in_a_node() {
     passed("in_a_node::", 10);
 }
@@ -99,4 +139,5 @@ fn a_limit_on_locked_memory_is_told_with_what_is_needed() {
 
 mod at_the_limits;
 mod in_a_node;
+mod soft_iwarp;
 mod with_little_locked_memory;
