@@ -115,6 +115,11 @@ impl Ranks {
         self.places.all()
     }
 
+    /// The same, with the rank of each.
+    pub(crate) fn places(&self) -> Vec<(usize, u32)> {
+        self.places.with_ranks()
+    }
+
     /// The rank of a processor.
     pub(crate) fn rank_of(&self, processor: usize) -> Option<u32> {
         self.places.rank_of(processor)

@@ -185,7 +185,7 @@ unsafe extern "C" fn free(piece: *mut c_void) {
     }
     let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
     // SAFETY: the caller does not use it any more.
-    if !unsafe { process.heap.free(start) } {
+    if !unsafe { process.free(start) } {
         not_a_piece(start);
     }
     // SAFETY: it is this thread's own.
