@@ -121,6 +121,11 @@ impl Process {
         address.wrapping_sub(memory.addr().get()) < memory.len()
     }
 
+    /// Whether the machine has several ranks.
+    pub(crate) fn is_on_ranks(&self) -> bool {
+        self.seats.is_some()
+    }
+
     pub(crate) fn is_forked(&self) -> bool {
         self.forked.load(Ordering::Relaxed)
     }
@@ -300,6 +305,21 @@ impl Next {
         found
     }
 }
+
+/// The function of this name and type that comes after this library's own.
+macro_rules! next {
+    ($name:ident, $type:ty) => {{
+        const NAME: &std::ffi::CStr =
+            match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => c"",
+            };
+        static NEXT: $crate::process::Next = $crate::process::Next::new(NAME);
+        // SAFETY: the function of this name has this type.
+        unsafe { transmute::<*mut c_void, $type>(NEXT.get()) }
+    }};
+}
+pub(crate) use next;
 
 /// A library, if it is loaded already.
 fn loaded(library: &CStr) -> *mut c_void {
