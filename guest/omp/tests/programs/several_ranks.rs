@@ -53,7 +53,7 @@ impl SeveralRanks {
             let asked = Arc::clone(&asked);
             move || {
                 while !asked.ended.load(Ordering::Relaxed) {
-                    let any = (0..USED).chain([SLOTS - 1]).map(|slot| answer(&file, slot, &asked)).any(|any| any);
+                    let any = (0..USED).chain([SLOTS - 1]).any(|slot| answer(&file, slot, &asked));
                     if !any {
                         std::thread::sleep(Duration::from_micros(20));
                     }
