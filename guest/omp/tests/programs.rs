@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use vincs_guest::{CONTROL_BYTES, RELAXED_VARIABLE, Relaxed};
+use vincs_guest::{CONTROL_BYTES, RELAXED_VARIABLE};
 
 #[path = "programs/several_ranks.rs"]
 mod several_ranks;
@@ -302,10 +303,16 @@ fn a_device_that_cannot_be_had() {
     let (status, line) = complained(program.preloaded().env(RELAXED_VARIABLE, "/dev/no-such-dax"));
     assert!(status == Some(2) && line.contains("/dev/no-such-dax"), "{line}");
     let file = program.file(8 << 20);
-    let other = Relaxed::open_device(&file).unwrap();
+    // A process of its own: what this one has open, children of other tests have too until they are what they are to be.
+    let mut other = Command::new("flock");
+    let other = other.arg("--no-fork").arg(&file).args(["sh", "-c", "echo; exec sleep 1000"]).stdout(Stdio::piped());
+    let mut other = other.spawn().unwrap();
+    let said_so = other.stdout.as_mut().unwrap().read_exact(&mut [0]);
+    assert!(said_so.is_ok(), "it has the lock");
     let (status, line) = complained(program.preloaded().env(RELAXED_VARIABLE, &file));
     assert!(status == Some(0) && line.contains("in use") && line.contains("ordinary memory"), "{line}");
-    drop(other);
+    other.kill().unwrap();
+    other.wait().unwrap();
     said(program.preloaded().env(RELAXED_VARIABLE, &file));
 }
 
