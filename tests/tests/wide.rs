@@ -60,7 +60,7 @@ fn openmp_programs_as_they_are_have_their_arrays_on_two_ranks() {
         case.line(&line).parse::<u64>().unwrap_or_else(|_| panic!("{line}: {}{}", case.stdout, case.stderr))
     };
     // Each looks at its results itself.
-    for program in ["parallel_for", "reduction", "critical", "tasks", "ordered", "files"] {
+    for program in ["parallel_for", "reduction", "critical", "tasks", "ordered", "constructs", "files"] {
         assert_eq!(number(program, "status"), 0, "{program}: {}{}", case.stdout, case.stderr);
         let [device, ranks, refused] =
             ["device", "ranks", "refused_allocations"].map(|counter| number(program, counter));

@@ -39,6 +39,8 @@ impl Settings {
 
 /// Where the runtime's own choice is atomic instructions for reductions of few threads, which are not for relaxed memory.
 const REDUCTION_VARIABLE: &str = "KMP_FORCE_REDUCTION";
+/// By a lock. Of the third way, the tree of a barrier, no tool is told when threads add up each other's parts.
+const SAFE_REDUCTION: &str = "critical";
 /// What puts the runtime's threads on processors. The last can keep it from doing so, and is given that value.
 const PLACING_VARIABLES: [&str; 4] = ["OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"];
 /// The value that keeps the runtime from putting threads anywhere.
@@ -66,12 +68,13 @@ impl RuntimeSettings {
         let mut settings = Self::default();
         let reduction = variable(REDUCTION_VARIABLE);
         if reduction.is_none() {
-            settings.changes.push((REDUCTION_VARIABLE, Some("critical".to_owned())));
+            settings.changes.push((REDUCTION_VARIABLE, Some(SAFE_REDUCTION.to_owned())));
         }
         let Some((allowed, all)) = processors else { return Ok(settings) };
-        if reduction.is_some_and(|value| value.to_string_lossy().contains("atomic")) {
+        if let Some(other) = reduction.filter(|value| value != SAFE_REDUCTION) {
+            let other = other.to_string_lossy();
             return Err(format!(
-                "{REDUCTION_VARIABLE}=atomic: atomic instructions on relaxed memory are atomic on one rank only; take critical or tree"
+                "{REDUCTION_VARIABLE}={other}: on several ranks reductions are added up under a lock alone; take {SAFE_REDUCTION}, or unset it"
             ));
         }
         let chosen =
@@ -146,15 +149,17 @@ mod tests {
         let on_all = runtime(&[("OMP_PLACES", ""), ("KMP_AFFINITY", "disabled")], Some((4, 4))).unwrap();
         let changes: Vec<_> = [critical].into_iter().chain(placing.clone()).collect();
         assert_eq!(on_all, RuntimeSettings { changes, ignored: None });
-        let set = [("KMP_FORCE_REDUCTION", "tree"), ("OMP_PROC_BIND", "spread"), ("OMP_PLACES", "cores")];
+        let set = [("KMP_FORCE_REDUCTION", "critical"), ("OMP_PROC_BIND", "spread"), ("OMP_PLACES", "cores")];
         let on_some = runtime(&set, Some((3, 4))).unwrap();
         let threads = ("OMP_NUM_THREADS", Some("3".to_owned()));
         assert_eq!(on_some.changes, placing.into_iter().chain([threads]).collect::<Vec<_>>());
         assert!(on_some.ignored.unwrap().starts_with("OMP_PROC_BIND, OMP_PLACES ignored: "));
-        let fewer = runtime(&[("OMP_NUM_THREADS", "2"), ("KMP_FORCE_REDUCTION", "tree")], Some((3, 4))).unwrap();
+        let fewer = runtime(&[("OMP_NUM_THREADS", "2"), ("KMP_FORCE_REDUCTION", "critical")], Some((3, 4))).unwrap();
         assert!(!fewer.changes.iter().any(|(name, _)| *name == "OMP_NUM_THREADS"), "the user's own number stays");
-        let line = runtime(&[("KMP_FORCE_REDUCTION", "atomic")], Some((4, 4))).unwrap_err();
-        assert!(line.starts_with("KMP_FORCE_REDUCTION=atomic: ") && !line.contains('\n'), "{line}");
+        for other in ["atomic", "tree"] {
+            let line = runtime(&[("KMP_FORCE_REDUCTION", other)], Some((4, 4))).unwrap_err();
+            assert!(line.starts_with(&format!("KMP_FORCE_REDUCTION={other}: ")) && !line.contains('\n'), "{line}");
+        }
     }
 
     #[test]

@@ -34,6 +34,8 @@ const SET_ALWAYS: c_int = 5;
 /// `ompt_scope_begin`, `ompt_scope_end`; `ompt_scope_beginend` is both at once.
 const BEGIN: c_int = 1;
 const END: c_int = 2;
+/// `ompt_sync_region_taskgroup`.
+const TASKGROUP: c_int = 6;
 /// `ompt_thread_worker`: a thread that the runtime has started, and is no other's.
 const WORKER: c_int = 2;
 
@@ -79,7 +81,7 @@ unsafe extern "C" fn initialize(lookup: Lookup, _: c_int, _: Data) -> c_int {
 extern "C" fn finalize(_: Data) {}
 
 /// Each event's number, its name for who reads an error, and the callback.
-fn callbacks() -> [(c_int, &'static str, Callback); 9] {
+fn callbacks() -> [(c_int, &'static str, Callback); 10] {
     // SAFETY: a function's address; the runtime calls it as what its event has, which is its type.
     let callback = |address: *const ()| unsafe { transmute::<*const (), Callback>(address) };
     [
@@ -89,6 +91,7 @@ fn callbacks() -> [(c_int, &'static str, Callback); 9] {
         (5, "task", callback(task_create as *const ())),
         (6, "change of tasks", callback(task_schedule as *const ())),
         (7, "implicit task", callback(implicit_task as *const ())),
+        (16, "wait", callback(sync_region_wait as *const ())),
         (23, "barrier", callback(sync_region as *const ())),
         (27, "lock", callback(mutex_acquired as *const ())),
         (29, "flush", callback(flush as *const ())),
@@ -127,11 +130,20 @@ extern "C" fn implicit_task(endpoint: c_int, _: Data, _: Data, _: c_uint, number
     }
 }
 
-extern "C" fn sync_region(_: c_int, endpoint: c_int, _: Data, _: Data, _: *const c_void) {
+extern "C" fn sync_region(kind: c_int, endpoint: c_int, _: Data, _: Data, _: *const c_void) {
     match endpoint {
         BEGIN => release(Event::SyncRegion),
+        // Already: see below.
+        END if kind == TASKGROUP => {}
         END => acquire(Event::SyncRegionEnd),
         _ => release_and_acquire(Event::SyncRegion),
+    }
+}
+
+/// A taskgroup's reductions are put together when its tasks have been waited for, before it ends.
+extern "C" fn sync_region_wait(kind: c_int, endpoint: c_int, _: Data, _: Data, _: *const c_void) {
+    if (kind, endpoint) == (TASKGROUP, END) {
+        acquire(Event::SyncRegionEnd);
     }
 }
 

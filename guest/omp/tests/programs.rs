@@ -206,6 +206,15 @@ fn iterations_in_order() {
 }
 
 #[test]
+fn all_other_constructs() {
+    for counters in Program::new("constructs").runs_as_ever() {
+        assert_eq!(counters["large_allocations"], 3);
+        assert!(counters["flushes"] >= 2 && counters["dependences"] == 0, "{counters:?}");
+        assert!(counters["tasks_created"] >= 5 * 40 && counters["sync_region_ends"] > 0, "{counters:?}");
+    }
+}
+
+#[test]
 fn files_are_read_and_written_as_ever() {
     for counters in Program::new("files").runs_as_ever() {
         assert_eq!(counters["large_allocations"], 2);
@@ -214,7 +223,7 @@ fn files_are_read_and_written_as_ever() {
 
 #[test]
 fn programs_on_several_ranks_tell_and_hear_where_they_synchronise() {
-    for name in ["parallel_for", "reduction", "ordered", "tasks", "files"] {
+    for name in ["parallel_for", "reduction", "ordered", "tasks", "constructs", "files"] {
         let counters = Program::new(name).runs_on_ranks();
         assert!(counters["releases"] >= 10 && counters["acquires"] >= 10, "{name}: {counters:?}");
     }
@@ -238,7 +247,7 @@ fn what_a_user_asks_of_the_runtime_and_several_ranks_do_not_have_is_told() {
         let (status, line) = complained(command);
         assert!(status == Some(2) && line.contains("KMP_FORCE_REDUCTION=atomic"), "{line}");
     });
-    with(&[("KMP_FORCE_REDUCTION", "tree")], &|command| drop(said(command)));
+    with(&[("KMP_FORCE_REDUCTION", "critical")], &|command| drop(said(command)));
 }
 
 #[test]

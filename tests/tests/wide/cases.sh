@@ -18,7 +18,7 @@ for program in "$guest/tests/team.c" "$here/dies.c" "$here/stays.c"; do
     gcc -O2 -o "$work/$(basename "$program" .c)" -I "$guest/include" "$program" "$library" -lpthread -ldl -lm
 done
 clang=$(for folder in /usr/lib/llvm-*; do [ -e "$folder/lib/libomp.so" ] && echo "$folder/bin/clang"; done | sort -V | tail -n 1)
-for program in parallel_for reduction critical tasks ordered files; do
+for program in parallel_for reduction critical tasks ordered constructs files; do
     "$clang" -O2 -fno-builtin -fopenmp -DROUNDS=25 -o "$work/omp_$program" "$guest/omp/tests/programs/$program.c"
 done
 OMP_PRELOAD=$(dirname "$(command -v vincs)")/libvincs_omp.so
