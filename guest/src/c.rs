@@ -193,6 +193,8 @@ pub unsafe extern "C" fn vincs_team_start(members: u32, team: *mut *mut SharedTe
     let started = match started {
         Ok(started) => SharedTeam(Mutex::new(started)),
         Err(error @ TeamError::Size { .. }) => return failed(Status::TeamSize, &error),
+        Err(error @ TeamError::Device(OpenError::InUse(_))) => return failed(Status::InUse, &error),
+        Err(error @ TeamError::Device(_)) => return failed(Status::Open, &error),
         Err(error) => return failed(Status::Threads, &error),
     };
     // SAFETY: as the caller promises.

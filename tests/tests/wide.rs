@@ -53,6 +53,26 @@ fn programs_on_two_ranks_share_relaxed_memory_also_after_one_has_died_with_a_loc
 }
 
 #[test]
+fn openmp_programs_as_they_are_have_their_arrays_on_two_ranks() {
+    let case = CASES.case("relaxed", 0);
+    let number = |program: &str, counter: &str| {
+        let line = format!("omp_{program} {counter}");
+        case.line(&line).parse::<u64>().unwrap_or_else(|_| panic!("{line}: {}{}", case.stdout, case.stderr))
+    };
+    // Each looks at its results itself.
+    for program in ["parallel_for", "reduction", "critical", "tasks", "ordered", "constructs", "files"] {
+        assert_eq!(number(program, "status"), 0, "{program}: {}{}", case.stdout, case.stderr);
+        let [device, ranks, refused] =
+            ["device", "ranks", "refused_allocations"].map(|counter| number(program, counter));
+        assert_eq!((device, ranks, refused), (1, 2, 0), "{program} is not on both ranks: {}", case.stdout);
+        assert!(number(program, "large_allocations") > 0 && number(program, "implicit_tasks") > 2, "{}", case.stdout);
+    }
+    assert_eq!(number("critical", "mutexes_released"), 25 * 6 * 2);
+    assert!(number("ordered", "dependences") > 0 && number("reduction", "reduction_ends") > 0, "{}", case.stdout);
+    assert!(!case.stderr.contains("libvincs_omp"), "{}", case.stderr);
+}
+
+#[test]
 fn relaxed_memory_that_ranks_cannot_share_is_refused() {
     let [rdma, small] = ["relaxed-rdma", "relaxed-small"].map(|name| CASES.case(name, 2).stderr);
     assert!(rdma.contains("--relaxed on several ranks goes over TCP only"), "{rdma}");

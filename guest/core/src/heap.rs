@@ -70,7 +70,7 @@ impl Heap {
         let piece = self.allocate(bytes, alignment)?;
         if self.relaxed.is_device() {
             // SAFETY: the piece is the caller's, and so long.
-            unsafe { piece.write_bytes(0, bytes) };
+            unsafe { self.relaxed.clear(piece, bytes) };
         }
         // Ordinary memory is zero: what is given back goes back to the kernel.
         Some(piece)

@@ -179,6 +179,13 @@ impl Relaxed {
         self.0.ranks().is_some()
     }
 
+    /// The processors that this program may run on, in order, and the rank of each; none where memory is coherent, as it is on one rank. A thread has to
+    /// stay on processors of one rank: what it writes is that rank's, and so is what it has [acquired](Self::acquire).
+    #[must_use]
+    pub fn places(&self) -> Vec<(usize, u32)> {
+        self.0.ranks().map_or_else(Vec::new, Ranks::places)
+    }
+
     /// Bytes of it, all together.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -235,10 +242,30 @@ impl Relaxed {
         // SAFETY: `at` and the bytes after it are within the mapping.
         let start = unsafe { mapping.start.add(at) };
         if mapping.device.is_some() {
-            // An earlier program may have left something there.
-            mapping.clear(start, bytes);
+            // An earlier program may have left something there, which is seen as it was left.
+            self.acquire();
+            // SAFETY: the bytes have just been given out, to nobody else.
+            unsafe { self.clear(start, bytes) };
         }
         Ok(start)
+    }
+
+    /// Makes bytes of it zero. On several ranks pages that are zero are not written: whoever writes a page has it to bring home.
+    ///
+    /// # Safety
+    /// They are a part of it that nobody else has.
+    pub(crate) unsafe fn clear(&self, start: NonNull<u8>, bytes: usize) {
+        for at in (0..bytes).step_by(PAGE) {
+            let len = PAGE.min(bytes - at);
+            // SAFETY: within the bytes.
+            let page = unsafe { start.add(at) };
+            // SAFETY: the bytes are mapped, and nobody else has them.
+            let is_zero = || unsafe { std::slice::from_raw_parts(page.as_ptr(), len) }.iter().all(|byte| *byte == 0);
+            if !self.is_on_ranks() || !is_zero() {
+                // SAFETY: as above.
+                unsafe { page.write_bytes(0, len) };
+            }
+        }
     }
 
     /// All that is left, whole pages, with whatever is in it; nothing is left then.
@@ -254,25 +281,6 @@ impl Relaxed {
 impl Mapping {
     fn ranks(&self) -> Option<&Ranks> {
         self.device.as_ref()?.ranks.as_ref()
-    }
-
-    /// Makes bytes zero that are given to nobody yet. On several ranks pages that are zero are not written: whoever writes a page has it to bring home.
-    fn clear(&self, start: NonNull<u8>, bytes: usize) {
-        if let Some(ranks) = self.ranks() {
-            // What an earlier program has left is seen as it was left.
-            ranks.command(HEAR);
-        }
-        for at in (0..bytes).step_by(PAGE) {
-            let len = PAGE.min(bytes - at);
-            // SAFETY: within the bytes.
-            let page = unsafe { start.add(at) };
-            // SAFETY: the bytes are mapped, and nobody else has them.
-            let is_zero = || unsafe { std::slice::from_raw_parts(page.as_ptr(), len) }.iter().all(|byte| *byte == 0);
-            if self.ranks().is_none() || !is_zero() {
-                // SAFETY: as above.
-                unsafe { page.write_bytes(0, len) };
-            }
-        }
     }
 }
 

@@ -68,15 +68,33 @@ impl Device {
         Ok(Self { path: path.to_owned(), file, ranks, taken: AtomicBool::new(false) })
     }
 
-    /// The device of a machine of several ranks, for a team. Nothing where there is none, or where another program has it: what this one has
-    /// is ordinary memory then.
-    pub(crate) fn for_team() -> Option<Arc<Self>> {
+    /// The device of a machine of several ranks, for a team; nothing where there is none, or one of a single rank.
+    ///
+    /// # Errors
+    /// [`OpenError`] where there are several ranks, and this program cannot have it: its team would know nothing of them when the program has it later.
+    pub(crate) fn for_team() -> Result<Option<Arc<Self>>, OpenError> {
         if let Some(device) = CURRENT.lock().unwrap_or_else(PoisonError::into_inner).upgrade() {
-            return device.ranks.is_some().then_some(device);
+            return Ok(device.ranks.is_some().then_some(device));
         }
-        let path = std::env::var_os(RELAXED_VARIABLE).filter(|path| !path.is_empty())?;
-        Self::open(Path::new(&path)).ok().filter(|device| device.ranks.is_some())
+        let Some(path) = std::env::var_os(RELAXED_VARIABLE).filter(|path| !path.is_empty()) else { return Ok(None) };
+        Self::for_team_at(Path::new(&path))
     }
+
+    fn for_team_at(path: &Path) -> Result<Option<Arc<Self>>, OpenError> {
+        match Self::open(path) {
+            Ok(device) => Ok(device.ranks.is_some().then_some(device)),
+            Err(error) if is_of_ranks(path) => Err(error),
+            // Memory of one rank is coherent, and what is not there nobody has.
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// Whether a device, which another program may have, is of several ranks.
+fn is_of_ranks(path: &Path) -> bool {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let large = file.ok().filter(|file| size_of_device(file).is_ok_and(|bytes| bytes > CONTROL_BYTES));
+    large.and_then(|file| Control::map(&file).ok()).is_some_and(|control| control.has_ranks())
 }
 
 /// What a program has of the ranks of its machine.
@@ -113,6 +131,11 @@ impl Ranks {
     /// The processors that the program began with, in order.
     pub(crate) fn processors(&self) -> Vec<usize> {
         self.places.all()
+    }
+
+    /// The same, with the rank of each.
+    pub(crate) fn places(&self) -> Vec<(usize, u32)> {
+        self.places.with_ranks()
     }
 
     /// The rank of a processor.
@@ -190,4 +213,37 @@ fn eprint_line(line: &str) {
     use std::io::Write as _;
     // Nobody is there to be told when this fails.
     let _ = writeln!(io::stderr(), "vincs-guest: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use vincs_guest_commands::{MAGIC, RANKS_AT, VERSION, VERSION_AT};
+
+    use super::*;
+
+    #[test]
+    fn a_team_is_not_made_beside_a_program_that_has_the_ranks() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let is_there = || Device::for_team_at(file.path()).map(|device| device.is_some());
+        file.as_file().set_len(CONTROL_BYTES as u64).unwrap();
+        assert!(!is_there().unwrap(), "too small to be one");
+        file.as_file().set_len((CONTROL_BYTES + PAGE) as u64).unwrap();
+        assert!(!is_there().unwrap(), "of one rank");
+        let other = File::open(file.path()).unwrap();
+        flock(&other, FlockOperation::LockExclusive).unwrap();
+        assert!(!is_there().unwrap(), "of one rank, and in use");
+        let words = [
+            (0, MAGIC.to_le_bytes().to_vec()),
+            (VERSION_AT, VERSION.to_le_bytes().to_vec()),
+            (RANKS_AT, vec![2, 0, 0, 0]),
+        ];
+        for (at, bytes) in words {
+            file.as_file().write_all_at(&bytes, at.into()).unwrap();
+        }
+        let line = is_there().unwrap_err().to_string();
+        assert!(line.contains("in use by another program"), "{line}");
+        assert!(Device::for_team_at(Path::new("/dev/no-such-dax")).unwrap().is_none());
+    }
 }

@@ -9,6 +9,8 @@ mod lock;
 mod ranks;
 mod reduction;
 
+use std::sync::Arc;
+
 use local::Local;
 pub use lock::LockError;
 use ranks::OnRanks;
@@ -29,9 +31,9 @@ enum Way {
 }
 
 impl Group {
-    /// Of members on these processors. Nothing when the program has too many teams on several ranks.
-    pub(crate) fn new(processors: &[usize]) -> Option<Self> {
-        let way = match Device::for_team() {
+    /// Of members on these processors, with the device of several ranks if there is one. Nothing when the program has too many teams on those.
+    pub(crate) fn new(device: Option<Arc<Device>>, processors: &[usize]) -> Option<Self> {
+        let way = match device {
             Some(device) => Way::Ranks(OnRanks::new(device, processors)?),
             None => Way::Local(Local::new(u32::try_from(processors.len()).unwrap_or(u32::MAX))),
         };

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::array::Element;
+use crate::memory::OpenError;
 use crate::ranks::{Device, TEAMS};
 use crate::sync::{Group, LockError};
 use crate::wait::{wait_while, wake_all};
@@ -36,6 +37,9 @@ pub enum TeamError {
         "a program on several ranks has at most {TEAMS} teams at a time, on the processors that it began with: end one"
     )]
     Teams,
+    /// A machine of several ranks has its relaxed memory in use, or cannot give it.
+    #[error("a team on several ranks: {0}")]
+    Device(#[from] OpenError),
     /// The kernel has no thread left.
     #[error("a member's thread cannot be started: {0}; raise the limit on processes (ulimit -u)")]
     Thread(io::Error),
@@ -85,16 +89,15 @@ impl Team {
     /// # Errors
     /// [`TeamError`]; no thread is left then.
     pub fn new(members: u32) -> Result<Self, TeamError> {
-        // Kept until the group has it: opened anew it would begin another program.
-        let _device = Device::for_team();
-        let mut processors = processors()?;
+        let device = Device::for_team()?;
+        let mut processors = processors(device.as_deref())?;
         let there = u32::try_from(processors.len()).unwrap_or(u32::MAX);
         if !(1..=there).contains(&members) {
             return Err(TeamError::Size { asked: members, processors: there });
         }
         processors.truncate(members as usize);
         let (job, run, left) = (Mutex::new(None), AtomicU32::new(0), AtomicU32::new(0));
-        let group = Group::new(&processors).ok_or(TeamError::Teams)?;
+        let group = Group::new(device, &processors).ok_or(TeamError::Teams)?;
         let shared = Arc::new(Shared { members, group, job, run, left });
         let mut team = Self { shared: Arc::clone(&shared), threads: Vec::new() };
         let (ready, placed) = channel();
@@ -114,8 +117,9 @@ impl Team {
     /// # Errors
     /// [`TeamError`].
     pub fn on_all_processors() -> Result<Self, TeamError> {
-        let _device = Device::for_team();
-        Self::new(u32::try_from(processors()?.len()).unwrap_or(u32::MAX))
+        // Kept until the team has it: opened anew it would begin another program.
+        let device = Device::for_team()?;
+        Self::new(u32::try_from(processors(device.as_deref())?.len()).unwrap_or(u32::MAX))
     }
 
     /// Number of members.
@@ -282,8 +286,8 @@ fn part(range: Range<usize>, number: u32, members: u32) -> Range<usize> {
 }
 
 /// The processors for teams, in the order of their numbers: those that this thread may run on, on several ranks those that the program began with.
-fn processors() -> Result<Vec<usize>, TeamError> {
-    if let Some(ranks) = Device::for_team().as_ref().and_then(|device| device.ranks.as_ref()) {
+fn processors(device: Option<&Device>) -> Result<Vec<usize>, TeamError> {
+    if let Some(ranks) = device.and_then(|device| device.ranks.as_ref()) {
         return Ok(ranks.processors());
     }
     let set = sched_getaffinity(None).map_err(|error| TeamError::Processor(error.into()))?;
@@ -312,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_team_is_no_larger_than_the_processors_and_not_empty() {
-        let there = u32::try_from(processors().unwrap().len()).unwrap();
+        let there = u32::try_from(processors(None).unwrap().len()).unwrap();
         assert_eq!(Team::new(there).unwrap().members(), there);
         assert_eq!(Team::on_all_processors().unwrap().members(), there);
         for asked in [0, there + 1, u32::MAX] {

@@ -9,7 +9,7 @@ use std::ffi::{c_int, c_void};
 use std::mem::transmute;
 use std::ptr::{self, NonNull};
 
-use crate::process::{self, Next, Process, say};
+use crate::process::{self, Process, next, say};
 
 unsafe extern "C" {
     fn __libc_malloc(bytes: usize) -> *mut c_void;
@@ -17,6 +17,29 @@ unsafe extern "C" {
     fn __libc_realloc(piece: *mut c_void, bytes: usize) -> *mut c_void;
     fn __libc_memalign(alignment: usize, bytes: usize) -> *mut c_void;
     fn __libc_free(piece: *mut c_void);
+}
+
+/// A piece of the C library's for this library itself, however large. It is given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Ordinary(NonNull<c_void>);
+
+impl Ordinary {
+    /// Of so many bytes; nothing where there are none, which errno tells.
+    pub(crate) fn new(bytes: usize) -> Option<Self> {
+        // SAFETY: any number of bytes may be asked for.
+        NonNull::new(unsafe { __libc_malloc(bytes) }).map(Self)
+    }
+
+    pub(crate) fn start(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Ordinary {
+    fn drop(&mut self) {
+        // SAFETY: it is the C library's, and nobody else's.
+        unsafe { __libc_free(self.0.as_ptr()) };
+    }
 }
 
 macro_rules! with_caller {
@@ -185,7 +208,7 @@ unsafe extern "C" fn free(piece: *mut c_void) {
     }
     let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
     // SAFETY: the caller does not use it any more.
-    if !unsafe { process.heap.free(start) } {
+    if !unsafe { process.free(start) } {
         not_a_piece(start);
     }
     // SAFETY: it is this thread's own.
@@ -197,13 +220,11 @@ unsafe extern "C" fn free(piece: *mut c_void) {
 /// malloc_usable_size(3). In a child nothing is known of what its parent has in relaxed memory.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn malloc_usable_size(piece: *mut c_void) -> usize {
-    static NEXT: Next = Next::new(c"malloc_usable_size");
     match relaxed(piece) {
         Some((process, _)) if process.is_forked() => 0,
         Some((process, start)) => size_in(process, start),
         None => {
-            // SAFETY: the function of this name has this type.
-            let next = unsafe { transmute::<*mut c_void, unsafe extern "C" fn(*mut c_void) -> usize>(NEXT.get()) };
+            let next = next!(malloc_usable_size, unsafe extern "C" fn(*mut c_void) -> usize);
             // SAFETY: the caller's piece is null or the C library's.
             unsafe { next(piece) }
         }

@@ -10,21 +10,28 @@ use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use vincs_guest::{Heap, OpenError, Relaxed};
+use vincs_guest::{Heap, OpenError, RELAXED_VARIABLE, Relaxed};
 
 use crate::counters::{Counters, Event};
-use crate::settings::Settings;
+use crate::seats::{Processors, SeatError, Seats};
+use crate::settings::{RuntimeSettings, Settings};
 
 /// What every program of LLVM's runtime calls.
 const OF_RUNTIME: &CStr = c"__kmpc_fork_call";
 
-/// The runtime's own choice where reductions of few threads are done by atomic instructions, which are not for relaxed memory.
-const REDUCTION_VARIABLE: &str = "KMP_FORCE_REDUCTION";
+/// What only programs of GCC's runtime call, and its library.
+const OF_GNU_RUNTIME: (&CStr, &CStr) = (c"GOMP_parallel", c"libgomp.so.1");
+
+/// That one for who reads a line, and what to do about it.
+const GNU_RUNTIME: &str = "GCC's OpenMP runtime, which tells no tool when threads synchronise";
+const REMEDY: &str = "compile it with clang -fopenmp";
 
 /// A program with relaxed memory.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) heap: Heap,
+    /// On several ranks.
+    seats: Option<Seats>,
     settings: Settings,
     /// Where the runtime, the C library and the loader are. What they allocate for themselves (tasks, buffers of files) they also use by their own
     /// locks and atomics, so it stays in ordinary memory.
@@ -75,12 +82,32 @@ pub(crate) fn release_and_acquire(event: Event) {
 impl Process {
     fn acquire(&self) {
         COUNTERS.count(Event::Acquire);
-        self.heap.relaxed().acquire();
+        if !self.is_forked() {
+            self.check_seat();
+            self.heap.relaxed().acquire();
+        }
     }
 
     fn release(&self) {
         COUNTERS.count(Event::Release);
-        self.heap.relaxed().release();
+        if !self.is_forked() {
+            self.check_seat();
+            self.heap.relaxed().release();
+        }
+    }
+
+    /// On several ranks: ends the program if this thread is not where it was.
+    fn check_seat(&self) {
+        if let Some(seats) = &self.seats {
+            seats.check().unwrap_or_else(|error| stop(&error));
+        }
+    }
+
+    /// This thread of the runtime's begins its part of a parallel region, as the one of this number.
+    pub(crate) fn sit(&self, number: usize) {
+        if let Some(seats) = self.seats.as_ref().filter(|_| !self.is_forked()) {
+            seats.sit(number).unwrap_or_else(|error| stop(&error));
+        }
     }
 
     /// Whether an allocation of so many bytes by who called from this address is for relaxed memory.
@@ -94,12 +121,18 @@ impl Process {
         address.wrapping_sub(memory.addr().get()) < memory.len()
     }
 
+    /// Whether the machine has several ranks.
+    pub(crate) fn is_on_ranks(&self) -> bool {
+        self.seats.is_some()
+    }
+
     pub(crate) fn is_forked(&self) -> bool {
         self.forked.load(Ordering::Relaxed)
     }
 
     /// An allocation that is large.
     pub(crate) fn allocate(&self, bytes: usize, alignment: usize, zeroed: bool) -> Option<NonNull<u8>> {
+        self.check_seat();
         let piece =
             if zeroed { self.heap.allocate_zeroed(bytes, alignment) } else { self.heap.allocate(bytes, alignment) };
         COUNTERS.count(if piece.is_some() { Event::Large } else { Event::Refused });
@@ -112,6 +145,22 @@ impl Process {
         }
         piece
     }
+
+    /// Takes an allocation back. False for what is none.
+    ///
+    /// # Safety
+    /// Nobody uses it any more.
+    pub(crate) unsafe fn free(&self, piece: NonNull<u8>) -> bool {
+        self.check_seat();
+        // SAFETY: as of the caller.
+        unsafe { self.heap.free(piece) }
+    }
+}
+
+/// Ends a program whose results would be wrong.
+fn stop(error: &SeatError) -> ! {
+    say(&error.to_string());
+    std::process::abort()
 }
 
 /// Writes a line for the user. What cannot be written is lost.
@@ -135,27 +184,47 @@ pub(crate) fn is_preloaded() -> bool {
 extern "C" fn start() {
     let runtime = symbol(libc::RTLD_DEFAULT, OF_RUNTIME);
     let disabled = std::env::var_os("OMP_TOOL").is_some_and(|value| value == "disabled");
-    if runtime.is_null() || disabled || !is_preloaded() {
+    if disabled || !is_preloaded() {
         return;
     }
-    let settings = Settings::read(|name| std::env::var_os(name)).unwrap_or_else(|line| refuse(&line));
+    if runtime.is_null() {
+        return say_if_of_gnu();
+    }
+    let variable = |name: &str| std::env::var_os(name);
+    let settings = Settings::read(variable).unwrap_or_else(|line| refuse(&line));
+    let processors = Processors::of_thread();
     let relaxed = match Relaxed::open() {
-        // What the runtime does by itself between threads is not told by OMPT in time for other ranks.
-        Ok(relaxed) if relaxed.is_on_ranks() => {
-            return say("this machine has several ranks; on those OpenMP programs have ordinary memory");
-        }
         Ok(relaxed) => relaxed,
         Err(error @ (OpenError::InUse(_) | OpenError::Map { .. })) => {
             return say(&format!("{error}; this one has ordinary memory"));
         }
         Err(error) => refuse(&error.to_string()),
     };
-    if std::env::var_os(REDUCTION_VARIABLE).is_none() {
-        // SAFETY: the program has not started, so no other thread looks at the environment.
-        unsafe { std::env::set_var(REDUCTION_VARIABLE, "critical") };
+    let seats = Seats::new(relaxed.places(), Processors::current().unwrap_or(0));
+    let (_, gnu_library) = OF_GNU_RUNTIME;
+    if seats.is_some() && !loaded(gnu_library).is_null() {
+        // With ordinary memory it may run on all ranks.
+        processors.give_to_thread().unwrap_or_else(|error| refuse(&error.to_string()));
+        return say(&format!(
+            "a part of this program uses {GNU_RUNTIME}: on several ranks all of it has ordinary memory; {REMEDY}"
+        ));
+    }
+    let counts = seats.as_ref().map(|seats| (seats.count(), Processors::of_machine()));
+    let for_runtime = RuntimeSettings::new(variable, counts).unwrap_or_else(|line| refuse(&line));
+    for (name, value) in for_runtime.changes {
+        match value {
+            // SAFETY: the program has not started, so no other thread looks at the environment.
+            Some(value) => unsafe { std::env::set_var(name, value) },
+            // SAFETY: as above.
+            None => unsafe { std::env::remove_var(name) },
+        }
+    }
+    if let Some(line) = for_runtime.ignored {
+        say(&line);
     }
     let process = Process {
         heap: Heap::new(relaxed),
+        seats,
         settings,
         own_ways: [runtime.addr(), libc::getpid as *const () as usize, loader()].map(extent_of),
         forked: AtomicBool::new(false),
@@ -173,6 +242,15 @@ extern "C" fn start() {
     }
 }
 
+/// A program that was to have relaxed memory, and cannot, is told.
+fn say_if_of_gnu() {
+    let (function, _) = OF_GNU_RUNTIME;
+    let has_memory = std::env::var_os(RELAXED_VARIABLE).is_some_and(|device| !device.is_empty());
+    if has_memory && !symbol(libc::RTLD_DEFAULT, function).is_null() {
+        say(&format!("this program uses {GNU_RUNTIME}: it has ordinary memory; {REMEDY}"));
+    }
+}
+
 extern "C" fn in_child() {
     if let Some(process) = get() {
         process.forked.store(true, Ordering::Relaxed);
@@ -184,7 +262,8 @@ extern "C" fn write_statistics() {
         return;
     };
     let device = u8::from(process.heap.relaxed().is_device());
-    let text = format!("device {device}\n{}", COUNTERS.lines());
+    let ranks = process.seats.as_ref().map_or(1, Seats::ranks_used);
+    let text = format!("device {device}\nranks {ranks}\n{}", COUNTERS.lines());
     if !process.is_forked()
         && let Err(error) = fs::write(path, text)
     {
@@ -227,10 +306,30 @@ impl Next {
     }
 }
 
+/// The function of this name and type that comes after this library's own.
+macro_rules! next {
+    ($name:ident, $type:ty) => {{
+        const NAME: &std::ffi::CStr =
+            match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => c"",
+            };
+        static NEXT: $crate::process::Next = $crate::process::Next::new(NAME);
+        // SAFETY: the function of this name has this type.
+        unsafe { transmute::<*mut c_void, $type>(NEXT.get()) }
+    }};
+}
+pub(crate) use next;
+
+/// A library, if it is loaded already.
+fn loaded(library: &CStr) -> *mut c_void {
+    // SAFETY: nothing is loaded, and no code of it runs.
+    unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) }
+}
+
 /// A library's function, if it is loaded and has it.
 fn in_loaded(library: &CStr, name: &CStr) -> *mut c_void {
-    // SAFETY: only a library that is loaded already is looked for.
-    let library = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+    let library = loaded(library);
     // No handle would mean the default search order, which finds this library again.
     if library.is_null() { ptr::null_mut() } else { symbol(library, name) }
 }

@@ -3,24 +3,11 @@
 //! OMPT tells that a mutex is released when it is: by then another thread may have it, and look at what has not been released yet. So these stand in
 //! front of the runtime's functions of the same names, which programs call (LLVM, openmp/runtime/src/kmp_csupport.cpp).
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::mem::transmute;
 
 use crate::counters::Event;
-use crate::process::{Next, acquire, release};
-
-/// The runtime's function of this name and type.
-macro_rules! next {
-    ($name:ident, $type:ty) => {{
-        const NAME: &CStr = match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-            Ok(name) => name,
-            Err(_) => c"",
-        };
-        static NEXT: Next = Next::new(NAME);
-        // SAFETY: the function of this name has this type.
-        unsafe { transmute::<*mut c_void, $type>(NEXT.get()) }
-    }};
-}
+use crate::process::{acquire, next, release};
 
 macro_rules! release_before {
     ($event:ident: $($name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?;)*) => {$(
@@ -82,6 +69,12 @@ release_before! { ReductionEnd:
 // A part of an untied task gives the next part to whoever comes, without a callback.
 release_before! { TaskCreated:
     __kmpc_omp_task(place: Any, thread: c_int, task: Any) -> c_int;
+}
+
+// A loop of tasks may be made by tasks of the runtime's own, on other threads. The last argument but two is how it is to be cut.
+release_before! { TaskCreated:
+    __kmpc_taskloop(place: Any, thread: c_int, task: Any, deferred: c_int, first: Any, last: Any, step: i64, alone: c_int, kind: c_int, size: u64, copy: Any);
+    __kmpc_taskloop_5(place: Any, thread: c_int, task: Any, deferred: c_int, first: Any, last: Any, step: i64, alone: c_int, kind: c_int, size: u64, strict: c_int, copy: Any);
 }
 
 release_before! { Dependence:

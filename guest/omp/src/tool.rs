@@ -9,6 +9,8 @@
 //! | change of tasks on a thread | release | acquire |
 //! | flush | release | acquire |
 //!
+//! A thread of the runtime's takes its seat ([`crate::seats`]) as it begins its first implicit task, before the acquire.
+//!
 //! Locks, barriers and queues of the runtime are in ordinary memory, which is coherent; so whoever has waited there for another thread's
 //! release, acquires after it.
 
@@ -18,6 +20,7 @@ use std::sync::atomic::AtomicU64;
 
 use crate::counters::Event;
 use crate::process::{acquire, get, is_preloaded, refuse, release, release_and_acquire, say};
+use crate::seats::Seats;
 
 /// `ompt_data_t`: a word of the tool's, which this one does not use.
 type Data = *mut AtomicU64;
@@ -31,6 +34,10 @@ const SET_ALWAYS: c_int = 5;
 /// `ompt_scope_begin`, `ompt_scope_end`; `ompt_scope_beginend` is both at once.
 const BEGIN: c_int = 1;
 const END: c_int = 2;
+/// `ompt_sync_region_taskgroup`.
+const TASKGROUP: c_int = 6;
+/// `ompt_thread_worker`: a thread that the runtime has started, and is no other's.
+const WORKER: c_int = 2;
 
 /// `ompt_start_tool_result_t`.
 #[repr(C)]
@@ -74,19 +81,27 @@ unsafe extern "C" fn initialize(lookup: Lookup, _: c_int, _: Data) -> c_int {
 extern "C" fn finalize(_: Data) {}
 
 /// Each event's number, its name for who reads an error, and the callback.
-fn callbacks() -> [(c_int, &'static str, Callback); 8] {
+fn callbacks() -> [(c_int, &'static str, Callback); 10] {
     // SAFETY: a function's address; the runtime calls it as what its event has, which is its type.
     let callback = |address: *const ()| unsafe { transmute::<*const (), Callback>(address) };
     [
+        (1, "thread", callback(thread_begin as *const ())),
         (3, "parallel region's begin", callback(parallel_begin as *const ())),
         (4, "parallel region's end", callback(parallel_end as *const ())),
         (5, "task", callback(task_create as *const ())),
         (6, "change of tasks", callback(task_schedule as *const ())),
         (7, "implicit task", callback(implicit_task as *const ())),
+        (16, "wait", callback(sync_region_wait as *const ())),
         (23, "barrier", callback(sync_region as *const ())),
         (27, "lock", callback(mutex_acquired as *const ())),
         (29, "flush", callback(flush as *const ())),
     ]
+}
+
+extern "C" fn thread_begin(kind: c_int, _: Data) {
+    if kind == WORKER {
+        Seats::is_spare();
+    }
 }
 
 extern "C" fn parallel_begin(_: Data, _: *const c_void, _: Data, _: c_uint, _: c_int, _: *const c_void) {
@@ -106,17 +121,29 @@ extern "C" fn task_schedule(_: Data, _: c_int, _: Data) {
 }
 
 /// Its end needs nothing: the barrier before it has released.
-extern "C" fn implicit_task(endpoint: c_int, _: Data, _: Data, _: c_uint, _: c_uint, _: c_int) {
+extern "C" fn implicit_task(endpoint: c_int, _: Data, _: Data, _: c_uint, number: c_uint, _: c_int) {
     if endpoint == BEGIN {
+        if let Some(process) = get() {
+            process.sit(number as usize);
+        }
         acquire(Event::ImplicitTask);
     }
 }
 
-extern "C" fn sync_region(_: c_int, endpoint: c_int, _: Data, _: Data, _: *const c_void) {
+extern "C" fn sync_region(kind: c_int, endpoint: c_int, _: Data, _: Data, _: *const c_void) {
     match endpoint {
         BEGIN => release(Event::SyncRegion),
+        // Already: see below.
+        END if kind == TASKGROUP => {}
         END => acquire(Event::SyncRegionEnd),
         _ => release_and_acquire(Event::SyncRegion),
+    }
+}
+
+/// A taskgroup's reductions are put together when its tasks have been waited for, before it ends.
+extern "C" fn sync_region_wait(kind: c_int, endpoint: c_int, _: Data, _: Data, _: *const c_void) {
+    if (kind, endpoint) == (TASKGROUP, END) {
+        acquire(Event::SyncRegionEnd);
     }
 }
 

@@ -1,14 +1,21 @@
-//! OpenMP programs as they are, with the library preloaded: in ordinary memory, and in a file in the place of a device.
+//! OpenMP programs as they are, with the library preloaded: in ordinary memory, in a file in the place of a device, and in one that says that it is of
+//! several ranks.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use vincs_guest::{CONTROL_BYTES, RELAXED_VARIABLE, Relaxed};
+use vincs_guest::{CONTROL_BYTES, RELAXED_VARIABLE};
+
+#[path = "programs/several_ranks.rs"]
+mod several_ranks;
+
+use several_ranks::SeveralRanks;
 
 /// The library, which cargo puts beside the tests.
 fn library() -> PathBuf {
@@ -53,7 +60,7 @@ impl Program {
     /// With two threads, and without anything of vincs.
     fn command(&self) -> Command {
         let mut command = Command::new(self.folder.path().join(self.name));
-        command.env("OMP_NUM_THREADS", "2");
+        command.env("OMP_NUM_THREADS", "2").current_dir(self.folder.path());
         for variable in
             [RELAXED_VARIABLE, "LD_PRELOAD", "OMP_TOOL", "OMP_TOOL_LIBRARIES", "VINCS_OMP_LARGE", "KMP_FORCE_REDUCTION"]
         {
@@ -97,13 +104,33 @@ impl Program {
             }
             assert_eq!(said(&mut command), alone);
             let counters = self.counters();
-            assert_eq!(counters["device"], u64::from(file.is_some()));
+            assert_eq!((counters["device"], counters["ranks"]), (u64::from(file.is_some()), 1));
             assert_eq!(counters["refused_allocations"], 0);
             assert_eq!(counters["parallel_regions"], counters["parallel_region_ends"]);
             assert!(counters["acquires"] >= counters["sync_region_ends"] + counters["mutexes_acquired"]);
             assert!(counters["releases"] >= counters["sync_regions"] + counters["mutexes_released"]);
             counters
         })
+    }
+
+    /// Its counters on several ranks, after it has said the same as ever and asked for what they say.
+    fn runs_on_ranks(&self) -> Counters {
+        let alone = said(&mut self.command());
+        let ranks = SeveralRanks::new(&self.folder.path().join("ranks"), 8 << 20);
+        // Two threads: their waiting must not take the time of who answers.
+        assert_eq!(said(self.preloaded().env(RELAXED_VARIABLE, ranks.path()).env("KMP_BLOCKTIME", "0")), alone);
+        let counters = self.counters();
+        assert_eq!((counters["device"], counters["ranks"], counters["refused_allocations"]), (1, 1, 0));
+        let [begins, tells, hears, others] = ranks.asked();
+        assert_eq!((begins, others), (1, 0));
+        // What is given out and back is heard and told besides; the last two when all has been counted.
+        let large = counters["large_allocations"];
+        assert!((counters["releases"]..=counters["releases"] + large + 2).contains(&tells), "{tells}: {counters:?}");
+        assert!(
+            (counters["acquires"]..=counters["acquires"] + 2 * large + 2).contains(&hears),
+            "{hears}: {counters:?}"
+        );
+        counters
     }
 }
 
@@ -179,6 +206,70 @@ fn iterations_in_order() {
 }
 
 #[test]
+fn all_other_constructs() {
+    for counters in Program::new("constructs").runs_as_ever() {
+        assert_eq!(counters["large_allocations"], 3);
+        assert!(counters["flushes"] >= 2 && counters["dependences"] == 0, "{counters:?}");
+        assert!(counters["tasks_created"] >= 5 * 40 && counters["sync_region_ends"] > 0, "{counters:?}");
+    }
+}
+
+#[test]
+fn files_are_read_and_written_as_ever() {
+    for counters in Program::new("files").runs_as_ever() {
+        assert_eq!(counters["large_allocations"], 2);
+    }
+}
+
+#[test]
+fn programs_on_several_ranks_tell_and_hear_where_they_synchronise() {
+    for name in ["parallel_for", "reduction", "ordered", "tasks", "constructs", "files"] {
+        let counters = Program::new(name).runs_on_ranks();
+        assert!(counters["releases"] >= 10 && counters["acquires"] >= 10, "{name}: {counters:?}");
+    }
+    let few = Program::compiled("critical", &clang(), &["-fno-builtin", "-fopenmp", "-DROUNDS=20"]);
+    assert_eq!(few.runs_on_ranks()["mutexes_released"], 20 * 6 * 2);
+}
+
+#[test]
+fn what_a_user_asks_of_the_runtime_and_several_ranks_do_not_have_is_told() {
+    let program = Program::new("reduction");
+    let with = |variables: &[(&str, &str)], run: &dyn Fn(&mut Command)| {
+        let ranks = SeveralRanks::new(&program.folder.path().join("ranks"), 8 << 20);
+        let mut command = program.preloaded();
+        run(command.env(RELAXED_VARIABLE, ranks.path()).env("KMP_BLOCKTIME", "0").envs(variables.iter().copied()));
+    };
+    with(&[("OMP_PROC_BIND", "close"), ("OMP_PLACES", "cores")], &|command| {
+        let (status, line) = complained(command);
+        assert!(status == Some(0) && line.contains("OMP_PROC_BIND, OMP_PLACES ignored"), "{line}");
+    });
+    with(&[("KMP_FORCE_REDUCTION", "atomic")], &|command| {
+        let (status, line) = complained(command);
+        assert!(status == Some(2) && line.contains("KMP_FORCE_REDUCTION=atomic"), "{line}");
+    });
+    with(&[("KMP_FORCE_REDUCTION", "critical")], &|command| drop(said(command)));
+}
+
+#[test]
+fn programs_of_the_other_runtime_are_told_where_they_could_have_had_relaxed_memory() {
+    let program = Program::compiled("reduction", Path::new("gcc"), &["-fopenmp"]);
+    let alone = said(&mut program.command());
+    assert_eq!(said(&mut program.preloaded()), alone, "outside of vincs there is nothing to say");
+    let (status, line) = complained(program.preloaded().env(RELAXED_VARIABLE, "/dev/no-such-dax"));
+    assert!(status == Some(0) && line.contains("GCC's OpenMP runtime") && line.contains("clang"), "{line}");
+    // Both runtimes in one program.
+    let both = Program::compiled(
+        "parallel_for",
+        &clang(),
+        &["-fno-builtin", "-fopenmp", "-Wl,--no-as-needed", "-l:libgomp.so.1"],
+    );
+    let ranks = SeveralRanks::new(&both.folder.path().join("ranks"), 8 << 20);
+    let (status, line) = complained(both.preloaded().env(RELAXED_VARIABLE, ranks.path()));
+    assert!(status == Some(0) && line.contains("a part of this program") && line.contains("clang"), "{line}");
+    assert!(!both.statistics().exists(), "it has ordinary memory");
+}
+
+#[test]
 fn memory_is_allocated_as_malloc_promises() {
     let program = Program::new("allocations");
     let said_in_ordinary_memory = said(&mut program.preloaded());
@@ -221,10 +312,16 @@ fn a_device_that_cannot_be_had() {
     let (status, line) = complained(program.preloaded().env(RELAXED_VARIABLE, "/dev/no-such-dax"));
     assert!(status == Some(2) && line.contains("/dev/no-such-dax"), "{line}");
     let file = program.file(8 << 20);
-    let other = Relaxed::open_device(&file).unwrap();
+    // A process of its own: what this one has open, children of other tests have too until they are what they are to be.
+    let mut other = Command::new("flock");
+    let other = other.arg("--no-fork").arg(&file).args(["sh", "-c", "echo; exec sleep 1000"]).stdout(Stdio::piped());
+    let mut other = other.spawn().unwrap();
+    let said_so = other.stdout.as_mut().unwrap().read_exact(&mut [0]);
+    assert!(said_so.is_ok(), "it has the lock");
     let (status, line) = complained(program.preloaded().env(RELAXED_VARIABLE, &file));
     assert!(status == Some(0) && line.contains("in use") && line.contains("ordinary memory"), "{line}");
-    drop(other);
+    other.kill().unwrap();
+    other.wait().unwrap();
     said(program.preloaded().env(RELAXED_VARIABLE, &file));
 }
 

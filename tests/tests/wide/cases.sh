@@ -10,19 +10,31 @@ for ranks in 4 8; do
     case_ ranks-$ranks mpirun -n $ranks vincs --transport tcp -- nproc
 done
 
-# Relaxed memory on two ranks: a kernel, a program that dies with a lock, one that finds nothing of it, and one whose
-# first thread is where it would be moved from.
+# Relaxed memory on two ranks: a kernel, a program that dies with a lock, one that finds nothing of it, one whose
+# first thread is where it would be moved from, and OpenMP programs as they are.
 guest=$here/../../../guest
 library=$(dirname "$(command -v vincs)")/libvincs_guest.a
 for program in "$guest/tests/team.c" "$here/dies.c" "$here/stays.c"; do
     gcc -O2 -o "$work/$(basename "$program" .c)" -I "$guest/include" "$program" "$library" -lpthread -ldl -lm
 done
+clang=$(for folder in /usr/lib/llvm-*; do [ -e "$folder/lib/libomp.so" ] && echo "$folder/bin/clang"; done | sort -V | tail -n 1)
+for program in parallel_for reduction critical tasks ordered constructs files; do
+    "$clang" -O2 -fno-builtin -fopenmp -DROUNDS=25 -o "$work/omp_$program" "$guest/omp/tests/programs/$program.c"
+done
+OMP_PRELOAD=$(dirname "$(command -v vincs)")/libvincs_omp.so
+export OMP_PRELOAD
 # shellcheck disable=SC2016 # expanded in the guest
 case_ relaxed mpirun -n 2 vincs --mem 512M --relaxed 64M --stats "$out/stats-relaxed.json" -- sh -c '
     npb cg S | grep -e threads -e VERIFICATION
     ./dies; echo "died $?"
     ./team
-    ./stays'
+    ./stays
+    for program in omp_*; do
+        VINCS_OMP_STATS=counters LD_PRELOAD=$OMP_PRELOAD ./$program
+        echo "$program status $?"
+        while read -r name number; do echo "$program $name $number"; done <counters
+        rm counters
+    done'
 case_ relaxed-rdma mpirun -n 2 vincs --transport rdma --relaxed 64M -- true
 case_ relaxed-small mpirun -n 2 vincs --relaxed 2M -- true
 

@@ -54,6 +54,11 @@ impl Places {
         self.0.keys().copied().collect()
     }
 
+    /// The same, with the rank of each.
+    pub(super) fn with_ranks(&self) -> Vec<(usize, u32)> {
+        self.0.iter().map(|(processor, rank)| (*processor, *rank)).collect()
+    }
+
     /// Keeps the calling thread, and those that it starts, on the rank on which it is: what it writes and reads is on one rank then, whatever the kernel does.
     pub(super) fn stay_on_rank(&self) -> io::Result<()> {
         let rank = self.rank_of(sched_getcpu());

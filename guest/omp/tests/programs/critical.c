@@ -3,7 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { ROUNDS = 500, WORDS = 100000 };
+#ifndef ROUNDS
+#define ROUNDS 500
+#endif
+
+enum { WORDS = 100000 };
 
 int main(void) {
     long *count = calloc(WORDS, sizeof *count);
