@@ -106,20 +106,8 @@ mod tests {
         let (memory, roll) = (MemorySettings::default(), Roll::default());
         let (placement, shares, rooms, fixed, relaxed) = (Placement::default(), Vec::new(), Vec::new(), None, None);
         let (rank, seats, control) = (Rank(rank), ranks, end());
-        let cluster = Cluster {
-            rank,
-            ranks,
-            seats,
-            placement,
-            shares,
-            rooms,
-            fixed,
-            coherence,
-            control,
-            memory,
-            relaxed,
-            roll,
-        };
+        let cluster =
+            Cluster { rank, ranks, seats, placement, shares, rooms, fixed, coherence, control, memory, relaxed, roll };
         cluster.check(&Topology::new(64, nodes).unwrap(), first)
     }
 

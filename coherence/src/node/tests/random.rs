@@ -113,7 +113,8 @@ pub(super) fn random_machine(seed: u64) -> (Random, Machine) {
     if migratory {
         // A history by chance has few of these.
         for (rank, page) in [(1, 0), (0, 0), (1, 0), (0, 0), (0, 4), (2, 4), (0, 4)] {
-            [Access::Read, Access::Write].map(|access| machine.touch_and_run(rank, page, access));
+            machine.touch_and_run(rank, page, Access::Read);
+            machine.touch_and_run(rank, page, Access::Write);
         }
     }
     (random, machine)

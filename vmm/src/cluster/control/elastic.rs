@@ -4,7 +4,7 @@
 //! move wait for that. Nor does the home of a page move while a rank that joins is told where they are, or one that leaves gives up its
 //! pages (`homes.rs`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -91,14 +91,16 @@ impl First {
         Some(note)
     }
 
-    /// vCPUs go to their ranks after the boot: those of their nodes, and by the placement if others have joined since.
+    /// vCPUs go to their ranks after the boot: those of their nodes, and by the placement if ranks have joined or left since.
     pub(super) fn spread(&mut self, core: &mut Core, nodes: Vec<Rank>) {
         self.elastic.is_spread = true;
         self.elastic.homes.ranks_change();
         self.elastic.nodes.clone_from(&nodes);
         let owners: Vec<Owner> = nodes.iter().map(|node| Owner { at: *node, to: None }).collect();
-        let have_joined = self.elastic.rooms().iter().any(|room| !self.elastic.seats.has_started(room.rank));
-        let places = if have_joined { self.elastic.places(&owners) } else { nodes };
+        // Each rank that starts a machine has vCPUs.
+        let started: BTreeSet<Rank> = nodes.iter().copied().collect();
+        let are_others = !self.elastic.seats.running().into_iter().eq(started);
+        let places = if are_others { self.elastic.places(&owners) } else { nodes };
         for (vcpu, to) in (0..).zip(places) {
             self.order(core, vcpu, to, None);
         }

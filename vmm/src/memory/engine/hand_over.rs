@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 
 use vincs_coherence::home::HomeMap;
 use vincs_coherence::id::{Rank, RankSet, Run};
@@ -112,6 +113,17 @@ impl Engine {
     /// What has homes move.
     pub(crate) fn mover(&self) -> Mover {
         Mover { mailboxes: self.mailboxes.clone() }
+    }
+
+    /// At rank 0 of ranks that are no machine, as a benchmark's are: has pages get another home, and waits until they have it. `members`: all ranks.
+    ///
+    /// # Errors
+    /// [`MoveError`] when they cannot, or when the engine ends meanwhile.
+    pub fn hand_over(&self, run: Run, to: Rank, members: RankSet) -> Result<(), MoveError> {
+        let (done, moved) = channel();
+        // Who waits below is there as long as this is.
+        self.mover().begin(run, to, members, move |result| _ = done.send(result));
+        moved.recv().unwrap_or(Err(MoveError::Ended))
     }
 }
 
