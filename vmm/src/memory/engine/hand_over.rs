@@ -144,9 +144,9 @@ impl Mover {
 impl Orders {
     /// Those that have come since.
     pub(crate) fn take(&self) -> Vec<(Run, Rank, RankSet, WhenMoved)> {
-        let order = |command| match command {
-            Command::HandOver { run, to, members, done } => (run, to, members, done),
-            other => panic!("{other:?}"),
+        let order = |command| {
+            let Command::HandOver { run, to, members, done } = command else { panic!("{command:?}") };
+            (run, to, members, done)
         };
         self.0.take().into_iter().map(order).collect()
     }
