@@ -184,7 +184,10 @@ mod tests {
     /// Pages of each rank; what is counted is what the map has.
     fn pages(homes: &Homes) -> Vec<(u16, u32)> {
         let counted = Homes::new(homes.map.clone()).pages;
-        assert_eq!(counted, homes.pages.iter().filter(|(_, pages)| **pages > 0).map(|(r, p)| (*r, *p)).collect());
+        assert_eq!(
+            counted,
+            homes.pages.iter().filter(|(_, pages)| **pages > 0).map(|(r, p)| (*r, *p)).collect::<BTreeMap<_, _>>()
+        );
         counted.into_iter().map(|(rank, pages)| (rank.0, pages)).collect()
     }
 
