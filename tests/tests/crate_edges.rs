@@ -53,7 +53,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("vincs-npb", &["vincs-coherence", "vincs-guest-core", "vincs-transport-tcp", "vincs-vmm"]),
-    ("vincs-omp", &["vincs-guest"]),
+    // Its tests play a device.
+    ("vincs-omp", &["vincs-guest", "vincs-guest-commands"]),
     ("vincs-testbed", &["vincs-guest-image"]),
     ("vincs-micro-guest", &["vincs-coherence", "vincs-micro-guest-payload", "vincs-transport-tcp", "vincs-vmm"]),
     ("vincs-micro-guest-payload", &[]),

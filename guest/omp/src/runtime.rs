@@ -71,10 +71,12 @@ release_before! { TaskCreated:
     __kmpc_omp_task(place: Any, thread: c_int, task: Any) -> c_int;
 }
 
-// A loop of tasks may be made by tasks of the runtime's own, on other threads. The last argument but two is how it is to be cut.
+// A loop of tasks may be made by tasks of the runtime's own, on other threads.
 release_before! { TaskCreated:
-    __kmpc_taskloop(place: Any, thread: c_int, task: Any, deferred: c_int, first: Any, last: Any, step: i64, alone: c_int, kind: c_int, size: u64, copy: Any);
-    __kmpc_taskloop_5(place: Any, thread: c_int, task: Any, deferred: c_int, first: Any, last: Any, step: i64, alone: c_int, kind: c_int, size: u64, strict: c_int, copy: Any);
+    __kmpc_taskloop(place: Any, thread: c_int, task: Any, deferred: c_int, first: Any, last: Any, step: i64, alone: c_int, kind: c_int, size: u64,
+        copy: Any);
+    __kmpc_taskloop_5(place: Any, thread: c_int, task: Any, deferred: c_int, first: Any, last: Any, step: i64, alone: c_int, kind: c_int, size: u64,
+        strict: c_int, copy: Any);
 }
 
 release_before! { Dependence:

@@ -35,7 +35,7 @@ pub(crate) struct Seats {
 pub(crate) enum SeatError {
     /// A thread is not where it was.
     #[error(
-        "a thread has been moved from rank {from} to {to}, and what it wrote was left behind: leave threads where they are (sched_setaffinity, taskset -p) on a machine of several ranks"
+        "a thread has been moved from rank {from} to {to}, and what it wrote was left behind: on several ranks leave threads where they are (sched_setaffinity)"
     )]
     Moved {
         /// Its rank.

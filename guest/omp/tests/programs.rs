@@ -209,7 +209,7 @@ fn iterations_in_order() {
 fn all_other_constructs() {
     for counters in Program::new("constructs").runs_as_ever() {
         assert_eq!(counters["large_allocations"], 3);
-        assert!(counters["flushes"] >= 2 && counters["dependences"] == 0, "{counters:?}");
+        assert!(counters["flushes"] >= 2 && counters["dependences"] >= 40, "{counters:?}");
         assert!(counters["tasks_created"] >= 5 * 40 && counters["sync_region_ends"] > 0, "{counters:?}");
     }
 }

@@ -1,5 +1,5 @@
-/* What the other programs leave out: teams, nested regions, sections, loops of tasks without a group, reductions of tasks, tasks that exclude each other or wait for data,
-   loops without a barrier, and a flag in ordinary memory that is passed on by flushes. */
+/* What the other programs leave out: teams, nested regions, sections, loops of tasks without a group, reductions of tasks, tasks that exclude each
+   other or wait for data, loops without a barrier, and a flag in ordinary memory that is passed on by flushes. */
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>

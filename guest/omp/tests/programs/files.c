@@ -1,4 +1,5 @@
-/* Large arrays from files and into them, by all that programs call for it; one thread each for a part of the file, too. Its file is in the working directory. */
+/* Large arrays from files and into them, by all that programs call for it; one thread each for a part of the file, too.
+   Its file is in the working directory. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
