@@ -13,7 +13,7 @@ use vincs_coherence::transport::{Segment, SendError, Transport};
 use crate::devices::{Found, Needs, TooSmall};
 use crate::endpoint::{Inbox, Parts, RdmaTransport};
 use crate::introduction::{Greeting, Introduction};
-use crate::iwarp::{CONNECTING_LOOK, Doorway, Link};
+use crate::iwarp::{Doorway, Link};
 use crate::lifeline::{Happened, Lifeline, keep_alive};
 use crate::peer::{COMPLETIONS, DEPTHS, SLOTS, Unconnected};
 use crate::verbs::VerbsError;
@@ -311,6 +311,8 @@ impl Arrival<'_> {
                 class.listen()?;
             }
             if let Some(doorway) = &self.doorway {
+                // What comes after this wakes the sleep below.
+                classes.iter().try_for_each(|class| class.completions.arm())?;
                 doorway.attend(classes)?;
                 classes.iter_mut().try_for_each(Class::welcome)?;
             }
@@ -321,11 +323,18 @@ impl Arrival<'_> {
                 return Err(ConnectError::Missing { rank, time: self.config.connect_time });
             }
             let lifelines = || classes.iter().map(|class| class.lifeline.transport());
-            let most = if self.doorway.is_some() { left.min(CONNECTING_LOOK) } else { left };
-            let time = lifelines().map(Transport::poll_within).fold(most, Duration::min);
+            let time = lifelines().map(Transport::poll_within).fold(left, Duration::min);
             let mut fds: Vec<_> = lifelines().map(|end| PollFd::from_borrowed_fd(end.ready(), PollFlags::IN)).collect();
+            if let Some(doorway) = &self.doorway {
+                let channels = classes.iter().map(|class| class.completions.channel());
+                fds.extend(channels.chain([doorway.fd()]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            }
             // It fails only when a signal arrives; then the next look comes sooner.
             let _: rustix::io::Result<usize> = poll(&mut fds, Timespec::try_from(time).ok().as_ref());
+            drop(fds);
+            if self.doorway.is_some() {
+                classes.iter().for_each(|class| class.completions.disarm());
+            }
         }
     }
 }

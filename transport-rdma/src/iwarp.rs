@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +23,6 @@ use crate::verbs::manager::{Event, Identifier, MAX_PRIVATE, Manager, News, Reads
 use crate::verbs::queue_pair::RemoteAddress;
 
 const _: () = assert!(TOKEN_BYTES <= MAX_PRIVATE);
-
-/// Longest time between two looks at queue pairs while they are connected.
-pub(crate) const CONNECTING_LOOK: Duration = Duration::from_millis(1);
 
 /// Time in which the way to an address is found; on iWARP there is nothing to find.
 const ROUTE_TIME: Duration = Duration::from_secs(2);
@@ -92,6 +90,11 @@ impl Doorway {
     /// Where and with what a peer asks for this connection.
     pub(crate) fn door(&self, link: &Link, pulse: RemoteAddress) -> Door {
         Door { port: self.listener.port(), token: link.token, pulse }
+    }
+
+    /// Readable when there is something to [attend](Self::attend) to, beside slots that were sent or have come.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.manager.fd()
     }
 
     /// Whether this rank is the one to ask.
