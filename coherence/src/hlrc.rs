@@ -3,6 +3,7 @@
 //! - [`node`]: one rank's share of the protocol. [`config`], [`action`], [`stats`]: what goes in and what comes out.
 //! - [`diff`]: what a rank has changed of a page.
 //! - [`clock`], [`notice`]: who has seen what; [`writer`]: who writes a page.
+//! - [`race`]: who has written the same bytes without synchronising.
 //! - [`layout`]: where all that is in the segments that ranks reach in each other.
 //! - [`sim`]: a simulated machine to prove it on.
 //!
@@ -16,6 +17,7 @@ pub mod diff;
 pub mod layout;
 pub mod node;
 pub mod notice;
+pub mod race;
 pub mod sim;
 pub mod stats;
 pub mod writer;

@@ -60,6 +60,8 @@ fn ranks_that_wait_for_turns_do_not_wait_in_a_circle() {
             locks: 2,
             log_words: 8,
             single_writer: true,
+            check_races: false,
+            planted: Vec::new(),
             cache_pages: None,
             written_pages: 64,
             delay: 20,

@@ -50,6 +50,9 @@ Environment:
              many there are. CMD does not see what a launcher tells one rank.
   VINCS_RELAXED
              set for CMD with --relaxed: the path of the device in the guest; taken away without.
+  VINCS_RACE_CHECK
+             1 with --relaxed on several ranks: tells on stderr of bytes of relaxed memory that two ranks write without
+             synchronising. Programs are slower then.
   VINCS_LOG  what vincs logs to stderr, as a tracing filter: `info`, `vincs_vmm=debug`. Default: nothing.";
 
 /// Runs CMD in a virtual machine of its own, under a stock Linux kernel, with this host's files and this directory.

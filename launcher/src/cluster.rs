@@ -161,7 +161,7 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
             let transport = transport(transport_for(args.cluster.transport, settings.relaxed)?, present)?;
             let slots = settings::window_slots(settings.memory, info.ranks, settings.shards);
             let window_slots = if matches!(transport, Choice::Rdma(_)) { slots } else { 0 };
-            Ok(Settings { transport, window_slots, ..settings })
+            Ok(Settings { transport, window_slots, races: plan.looks_for_races, ..settings })
         }
         (Err(line), _) | (_, Err(line)) => Err(line.clone()),
     };

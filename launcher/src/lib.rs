@@ -132,7 +132,7 @@ fn run(args: &RunArgs, clock: &Arc<Clock>) -> ExitCode {
 
 /// Runs a machine, alone or as rank 0 of several, and says how it ended.
 fn run_plan(args: &RunArgs, plan: Plan, others: Option<Others>, clock: &Arc<Clock>) -> ExitCode {
-    let Plan { machine, kernel_path, stats, symbols } = plan;
+    let Plan { machine, kernel_path, stats, symbols, .. } = plan;
     let config = Config::of(&machine, kernel_path, others.as_ref());
     let command = machine.command.as_ref().map_or_else(|| "the guest".to_owned(), |command| command.name.clone());
     let console_is_seen = matches!(machine.console, Console::Stderr | Console::Terminal);

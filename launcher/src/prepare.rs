@@ -12,6 +12,7 @@ use vincs_guest_protocol::{GuestConfig, Share, ShareMode, Stdio};
 use vincs_vmm::boot::{BootError, BootPlan, KernelError, KernelImage};
 use vincs_vmm::kvm::{Hypervisor, KvmError};
 use vincs_vmm::layout::MIN_MEMORY;
+use vincs_vmm::memory::hlrc::races::{RACE_CHECK_VARIABLE, WrongRaceCheck, race_check};
 use vincs_vmm::topology::{MAX_VCPUS, Topology, TopologyError};
 use vincs_vmm::virtio::blk::{Disk, OpenDiskError};
 use vincs_vmm::virtio::p9::{P9, P9Error};
@@ -83,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) stats: Option<StatsFile>,
     /// Names of the guest kernel's functions, for them.
     pub(crate) symbols: Option<Symbols>,
+    /// Races on relaxed memory are looked for.
+    pub(crate) looks_for_races: bool,
 }
 
 /// Why a run cannot start: the input that is wrong, and what to do. All end vincs with status 2.
@@ -102,6 +105,8 @@ pub(crate) enum PrepareError {
     Size(#[from] MachineSizeError),
     #[error("{0}; correct --vcpus and --numa")]
     Topology(#[from] TopologyError),
+    #[error(transparent)]
+    RaceCheck(#[from] WrongRaceCheck),
     #[error(transparent)]
     Share(#[from] ShareError),
     #[error(transparent)]
@@ -157,6 +162,12 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
         return Err(PrepareError::NoTime);
     }
     let size = size(args, ranks)?;
+    let looks_for_races = size.relaxed > 0 && race_check(std::env::var_os(RACE_CHECK_VARIABLE))?;
+    if looks_for_races && ranks < 2 {
+        crate::say(&format!(
+            "{RACE_CHECK_VARIABLE}=1 compares what ranks write, and this machine has one: nothing is looked for"
+        ));
+    }
     let topology = Topology::new(size.vcpus, size.numa_nodes)?;
     // Rank 0's are the first ones.
     let first_remote = if ranks > 1 { topology.per_node() } else { size.vcpus };
@@ -216,7 +227,7 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
         has_first_program,
         console,
     };
-    Ok(Plan { machine, kernel_path, stats, symbols })
+    Ok(Plan { machine, kernel_path, stats, symbols, looks_for_races })
 }
 
 /// Whether this host's KVM has so many processors in one machine: they are all on rank 0 at first.

@@ -16,6 +16,8 @@ npb KERNEL CLASS [--threads N | --ranks N [--memory relaxed|strict]]: a NAS Para
   --ranks N    how many processes instead, 1 to 64, connected by TCP on this machine
   --memory M   what their arrays are in: relaxed memory, coherent at barriers, which is what they get without it; or strict memory
 
+VINCS_RACE_CHECK=1 in the environment has ranks with relaxed memory tell on standard error of bytes that two of them write without a barrier between.
+
 Ends with status 0 when the results are the published ones, 1 when they are not or there is no memory, 2 on wrong arguments.
 ";
 

@@ -13,6 +13,7 @@ use vincs_npb::kernel::Kernel;
 use vincs_npb::report::Report;
 use vincs_npb::team::ranks::{self, Place, RANK_ARGUMENT, Sharing};
 use vincs_npb::team::{guest, threads};
+use vincs_vmm::memory::hlrc::races::{RACE_CHECK_VARIABLE, race_check};
 
 /// Status on wrong arguments.
 const STATUS_ARGUMENTS: u8 = 2;
@@ -28,12 +29,17 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => return failed(STATUS_ARGUMENTS, &error),
     };
+    let checks = match race_check(std::env::var_os(RACE_CHECK_VARIABLE)) {
+        Ok(checks) => checks,
+        Err(error) => return failed(STATUS_ARGUMENTS, &error),
+    };
     let done = match command {
         Command::Help => Ok(Some((HELP.to_owned(), true))),
         Command::Run { kernel, class, members: Members::Threads(threads) } => on_threads(kernel, class, threads),
         Command::Run { kernel, class, members: Members::Ranks(ranks, sharing) } => {
             let place = if follows { Place::follow() } else { Place::lead(ranks.get(), &arguments) };
-            place.map_err(Into::into).and_then(|place| on_ranks(place, kernel, class, (ranks, sharing)))
+            let run = |place: Place| on_ranks(place.looking_for_races(checks), kernel, class, (ranks, sharing));
+            place.map_err(Into::into).and_then(run)
         }
     };
     match done {

@@ -5,7 +5,13 @@
 use std::process::{Command, Output};
 
 fn npb(line: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_npb")).args(line.split_whitespace()).output().unwrap()
+    npb_with("", line)
+}
+
+/// With a value of the variable by which races are looked for.
+fn npb_with(race_check: &str, line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_npb"));
+    command.args(line.split_whitespace()).env("VINCS_RACE_CHECK", race_check).output().unwrap()
 }
 
 /// The report of a run that is verified.
@@ -50,4 +56,22 @@ fn a_rank_that_nobody_has_started_says_so() {
     assert_eq!(output.status.code(), Some(1));
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.starts_with("npb: a rank of a team is started by rank 0 only") && told.lines().count() == 1, "{told}");
+}
+
+#[test]
+fn kernels_have_no_races_and_run_as_ever_where_they_are_looked_for() {
+    for kernel in ["is", "cg", "mg"] {
+        let output = npb_with("1", &format!("{kernel} S --ranks 2"));
+        let (printed, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(printed.ends_with("VERIFICATION SUCCESSFUL\n"), "{kernel}: {printed}{told}");
+        assert_eq!(told, "npb: races: none was found between ranks\n", "{kernel}");
+    }
+}
+
+#[test]
+fn a_wrong_variable_is_refused_in_one_line() {
+    let output = npb_with("yes", "cg S --ranks 2");
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.starts_with("npb: VINCS_RACE_CHECK=\"yes\" is neither 1,") && told.lines().count() == 1, "{told}");
 }

@@ -87,7 +87,7 @@ pub enum Action {
     Flush {
         /// Its name.
         op: OpId,
-        /// Their home; never this rank.
+        /// Their home; this rank only where races are looked for.
         home: Rank,
         /// Which, and how.
         pages: Vec<(Page, Flush)>,

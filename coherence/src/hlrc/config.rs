@@ -36,6 +36,9 @@ pub struct Config {
     pub log_words: u32,
     /// Whether a page that one rank alone writes has no twin. It takes a shadow of each page at its home.
     pub single_writer: bool,
+    /// Whether all that each rank writes is known to the byte, for a [`Checker`](super::race::Checker): pages are written at no home in place and by nobody
+    /// without a twin, and go home before a rank takes over what others have changed.
+    pub check_races: bool,
     /// Most pages of other homes that this rank keeps and has not written.
     pub cache_pages: Option<u32>,
     /// Most pages of other homes written and not yet brought home, so most twins; more are brought home at once.
@@ -82,9 +85,15 @@ impl Config {
             locks: LOCKS,
             log_words: LOG_WORDS,
             single_writer: true,
+            check_races: false,
             cache_pages: None,
             written_pages: WRITTEN_PAGES,
         }
+    }
+
+    /// Whether a page that one rank alone writes has no twin.
+    pub(super) fn has_single_writers(&self) -> bool {
+        self.single_writer && !self.check_races
     }
 
     /// How many ranks there are.

@@ -71,10 +71,16 @@ impl Layout {
             ranks,
             locks: config.locks,
             log_words: config.log_words,
-            shadows: config.single_writer,
+            shadows: config.has_single_writers(),
             stretches,
             homed,
         }
+    }
+
+    /// Pages of all ranks.
+    #[must_use]
+    pub fn pages_of_all(&self) -> u32 {
+        self.stretches.last().map_or(0, |(_, end, _, _)| end.0)
     }
 
     /// Bytes of a rank's segment.

@@ -89,6 +89,8 @@ pub struct Node {
     stats: Stats,
     out: VecDeque<Action>,
     ops: BTreeMap<OpId, Pending>,
+    /// Names below the highest ever given that are free: what of these is in use is in `ops`, so that says the same.
+    free: BTreeSet<OpId>,
     copies: BTreeMap<Page, Copy>,
     /// Pages of other homes that can be written now.
     written: BTreeSet<Page>,
@@ -137,6 +139,7 @@ impl Node {
             stats: Stats::default(),
             out: VecDeque::new(),
             ops: BTreeMap::new(),
+            free: BTreeSet::new(),
             copies: BTreeMap::new(),
             written: BTreeSet::new(),
             interval: BTreeSet::new(),
@@ -163,6 +166,7 @@ impl Node {
             return Ok(());
         }
         let pending = self.ops.remove(&op).ok_or(CompletionError::Unknown(op.0))?;
+        self.free.insert(op);
         match (pending, completion) {
             (Pending::Fetch(page), Completion::Done) => self.fetched(page),
             (Pending::Claim(claiming), Completion::Old(old)) => self.claimed(claiming, old),
@@ -229,8 +233,20 @@ impl Node {
 
     /// All that what it does from now on depends on.
     fn state(&self) -> impl Eq + Hash {
-        let Self { config: _, layout: _, stats: _, out, ops, copies, written, written_here, interval, mapped, .. } =
-            self;
+        let Self {
+            config: _,
+            layout: _,
+            stats: _,
+            free: _,
+            out,
+            ops,
+            copies,
+            written,
+            written_here,
+            interval,
+            mapped,
+            ..
+        } = self;
         let Self { hand, clock, jobs, locks, barrier, threads, published, failure, .. } = self;
         (
             (out, ops, copies, written, written_here, interval, mapped),
@@ -242,14 +258,15 @@ impl Node {
         self.config.rank
     }
 
+    /// Whether a page is this rank's, to be written in place. Where races are looked for none is.
     fn is_home(&self, page: Page) -> bool {
-        self.config.homes.home(page) == Some(self.config.rank)
+        !self.config.check_races && self.config.homes.home(page) == Some(self.config.rank)
     }
 
     /// The lowest name that is free, so that equal states have equal names.
     fn begin(&mut self, pending: Pending) -> OpId {
-        let free = (0..).zip(self.ops.keys()).find(|(name, used)| *name != used.0);
-        let op = OpId(free.map_or_else(|| u32::try_from(self.ops.len()).unwrap_or(u32::MAX), |(name, _)| name));
+        let beyond = || OpId(u32::try_from(self.ops.len()).unwrap_or(u32::MAX));
+        let op = self.free.pop_first().unwrap_or_else(beyond);
         self.ops.insert(op, pending);
         op
     }
@@ -280,6 +297,7 @@ impl Node {
         }
         self.failure = Some(failure);
         self.ops.clear();
+        self.free.clear();
         self.jobs = jobs::Jobs::default();
         self.fail_threads(failure);
     }

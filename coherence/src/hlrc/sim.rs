@@ -2,6 +2,7 @@
 //!
 //! - [`program`]: programs without data races, and what they see in a sequential run; [`litmus`]: small ones about what is promised and what is not.
 //! - [`scenario`]: what a simulation is about; [`machine`]: the events in the order of their time; [`memory`], [`flight`]: pages, words, and operations whose parts take effect in any order.
+//! - [`races`]: who looks for races, and bugs in that.
 //! - [`checks`]: what must hold after every event; [`mutants`]: planted bugs that they have to find.
 //!
 //! A failure names its seed; [`simulate`] with that seed fails in the same way.
@@ -13,6 +14,7 @@ pub mod machine;
 pub mod memory;
 pub mod mutants;
 pub mod program;
+pub mod races;
 pub mod scenario;
 
 use std::fmt;
@@ -27,6 +29,7 @@ use litmus::Litmus;
 use machine::Machine;
 use mutants::Mutant;
 use program::Size;
+use races::NoteMutant;
 use scenario::{Outcomes, Scenario};
 
 /// A simulation that broke a rule.
@@ -67,6 +70,27 @@ pub fn simulate(seed: u64, loss: bool) -> Result<Outcomes, Box<Failed>> {
 pub fn simulate_mutant(seed: u64, mutant: &Mutant) -> Result<Outcomes, Box<Failed>> {
     let (scenario, rng) = random(seed, false)?;
     run(seed, &scenario, &rng, Some(mutant))
+}
+
+/// Runs random programs with races looked for: they have none, or such that were planted, and each of these is reported and nothing else.
+/// `mutant`: a bug in that.
+///
+/// # Errors
+/// [`Failed`] with the first rule that was broken.
+pub fn simulate_races(seed: u64, planted: bool, mutant: Option<&'static NoteMutant>) -> Result<Outcomes, Box<Failed>> {
+    let (mut scenario, mut rng) = random(seed, false)?;
+    scenario.check_races = true;
+    if planted {
+        // Races are those of ranks with one thread: of others the threads order each other's writes.
+        scenario.team.iter_mut().take(2).for_each(|threads| *threads = 1);
+        let size =
+            Size { pages: scenario.homes.pages(), locks: scenario.locks, phases: 1 + rng.below_u32(4), steps: 6 };
+        let races = usize::from(1 + rng.below_u16(3));
+        (scenario.programs, scenario.planted) = program::racy(&mut rng, &scenario.team, size, races);
+        scenario.locks += u32::try_from(scenario.planted.len()).unwrap_or(0) * program::MAX_RACING;
+        scenario.check_reads = false;
+    }
+    run_observed(seed, &scenario, &rng, None, mutant)
 }
 
 /// Runs a given scenario.
@@ -114,6 +138,8 @@ fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {
         locks: size.locks,
         log_words: rng.pick(&[1, 2, 3, 8, 64]).unwrap_or(8),
         single_writer: !rng.one_in(5),
+        check_races: false,
+        planted: Vec::new(),
         cache_pages: if rng.one_in(3) { Some(1 + rng.below_u32(2)) } else { None },
         // One for each thread at least: what a thread has just been allowed would be taken for the other one's sake for ever.
         written_pages: if rng.one_in(3) { 4 + rng.below_u32(2) } else { 64 },
@@ -128,11 +154,22 @@ fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {
 }
 
 fn run(seed: u64, scenario: &Scenario, rng: &Rng, mutant: Option<&Mutant>) -> Result<Outcomes, Box<Failed>> {
+    run_observed(seed, scenario, rng, mutant, None)
+}
+
+fn run_observed(
+    seed: u64,
+    scenario: &Scenario,
+    rng: &Rng,
+    mutant: Option<&Mutant>,
+    of_notes: Option<&'static NoteMutant>,
+) -> Result<Outcomes, Box<Failed>> {
     let attempt = |trace: Trace| {
         let rank = Rank(u16::try_from(seed % (scenario.team.len() as u64).max(1)).unwrap_or(0));
         let planted = mutant.map(|mutant| (rank, (mutant.plant)()));
         let machine = Machine::new(scenario, rng.clone(), planted, trace);
-        machine.map_err(|violation| (0, violation, Trace::off())).and_then(Machine::run)
+        let machine = machine.map_err(|violation| (0, violation, Trace::off()))?;
+        machine.observed(of_notes).run()
     };
     // Equal seeds do the same, so what happened is written down only when somebody wants to know.
     attempt(Trace::off())

@@ -249,7 +249,7 @@ impl Machine {
             checks::alone(&pairs, &state.segments, page).map_err(|violation| violation.to_string())?;
             for pair in &pairs {
                 checks::agreement(*pair, page).map_err(|violation| violation.to_string())?;
-                checks::twins(*pair, home, page).map_err(|violation| violation.to_string())?;
+                checks::twins(*pair, Some(home), page).map_err(|violation| violation.to_string())?;
             }
         }
         checks::clocks(&pairs).map_err(|violation| violation.to_string())?;

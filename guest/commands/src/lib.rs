@@ -12,6 +12,11 @@
 //! | slots | 20 to 23 | for commands; the last is for [`BEGIN`] alone |
 //! | locks | 24 to 27 | numbered from 0 |
 //! | stripe | 28 to 31 | pages that follow each other with one home |
+//! | races | 32 to 35 | 1 where they are looked for, else 0 |
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt;
 
 /// The first word of the header.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vincsrlx");
@@ -21,6 +26,8 @@ pub const VERSION: u32 = 1;
 pub const VERSION_AT: u16 = 8;
 /// Where the header has the number of ranks.
 pub const RANKS_AT: u16 = 12;
+/// Where the header has whether races are looked for.
+pub const RACES_AT: u16 = 32;
 /// Slots.
 pub const SLOTS: u16 = 510;
 
@@ -73,3 +80,52 @@ pub const NO_TEAM: u32 = 5;
 pub const TAKEN_OVER: u32 = 6;
 /// A rank is lost, or this one cannot go on.
 pub const FAILED: u32 = 7;
+
+/// Environment variable by which races on relaxed memory are looked for: 1 does, 0 does not, as does none or an empty one.
+pub const RACE_CHECK_VARIABLE: &str = "VINCS_RACE_CHECK";
+
+/// The variable says something else.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WrongRaceCheck(pub OsString);
+
+impl fmt::Display for WrongRaceCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{RACE_CHECK_VARIABLE}={:?} is neither 1, which looks for races on relaxed memory, nor 0, which does not",
+            self.0
+        )
+    }
+}
+
+impl Error for WrongRaceCheck {}
+
+/// Whether races are to be looked for, by the variable's value.
+///
+/// # Errors
+/// [`WrongRaceCheck`].
+pub fn race_check(value: Option<OsString>) -> Result<bool, WrongRaceCheck> {
+    match value.as_ref().map(|value| value.as_encoded_bytes()) {
+        None | Some(b"" | b"0") => Ok(false),
+        Some(b"1") => Ok(true),
+        Some(_) => Err(WrongRaceCheck(value.unwrap_or_default())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_is_0_or_1_and_nothing_else() {
+        let read = |value: &str| race_check(Some(value.into()));
+        assert_eq!([race_check(None), read(""), read("0"), read("1")], [Ok(false), Ok(false), Ok(false), Ok(true)]);
+        for wrong in ["2", "01", "yes", "true", " 1", "1\n"] {
+            let line = read(wrong).unwrap_err().to_string();
+            assert!(
+                line.starts_with("VINCS_RACE_CHECK=\"") && line.contains(" 1, ") && line.lines().count() == 1,
+                "{line}"
+            );
+        }
+    }
+}

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use rustix::process::{Pid, getpid};
-use vincs_guest_commands::{HEAR, TELL};
+use vincs_guest_commands::{HEAR, RACE_CHECK_VARIABLE, TELL, WrongRaceCheck, race_check};
 
 use crate::array::{Array, Element};
-use crate::ranks::{Device, Ranks, reason};
+use crate::ranks::{Device, Ranks, eprint_line, reason};
 
 /// Environment variable with the path of the machine's relaxed memory. vincs sets it for the command of a machine that has some.
 pub const RELAXED_VARIABLE: &str = "VINCS_RELAXED";
@@ -61,6 +61,9 @@ pub enum OpenError {
     /// vincs refuses.
     #[error("relaxed memory on several ranks cannot be had: {}", reason(*.0))]
     Refused(u32),
+    /// The variable of races makes no sense.
+    #[error(transparent)]
+    RaceCheck(#[from] WrongRaceCheck),
     /// The kernel refuses a mapping.
     #[error("{bytes} bytes of relaxed memory cannot be mapped: {source}; raise the limit on address space (ulimit -v)")]
     Map {
@@ -109,7 +112,17 @@ impl Relaxed {
     /// # Errors
     /// [`OpenError`]: a device that is named must be there, and nobody else's.
     pub fn open() -> Result<Self, OpenError> {
-        Self::open_named(std::env::var_os(RELAXED_VARIABLE))
+        let asks = race_check(std::env::var_os(RACE_CHECK_VARIABLE))?;
+        let relaxed = Self::open_named(std::env::var_os(RELAXED_VARIABLE))?;
+        if asks && !relaxed.looks_for_races() {
+            let why = if relaxed.is_on_ranks() {
+                "vincs was started without it, set it there"
+            } else {
+                "this memory is of one rank, and ranks are compared"
+            };
+            eprint_line(&format!("{RACE_CHECK_VARIABLE}=1: no races are looked for: {why}"));
+        }
+        Ok(relaxed)
     }
 
     fn open_named(name: Option<OsString>) -> Result<Self, OpenError> {
@@ -184,6 +197,12 @@ impl Relaxed {
     #[must_use]
     pub fn places(&self) -> Vec<(usize, u32)> {
         self.0.ranks().map_or_else(Vec::new, Ranks::places)
+    }
+
+    /// Whether races between ranks are looked for in it; rank 0 of the machine tells of them on its standard error.
+    #[must_use]
+    pub fn looks_for_races(&self) -> bool {
+        self.0.ranks().is_some_and(Ranks::looks_for_races)
     }
 
     /// Bytes of it, all together.

@@ -102,17 +102,42 @@ fn is_of_ranks(path: &Path) -> bool {
 pub(crate) struct Ranks {
     control: Control,
     places: Places,
+    teams: Names,
+}
+
+/// What teams are told apart by.
+#[derive(Debug, Default)]
+struct Names {
     /// Locks that teams have, a bit for each team.
     locks: AtomicU64,
     /// Teams so far.
     teams: AtomicU64,
 }
 
+const _: () = assert!(TEAMS <= u64::BITS);
+
+impl Names {
+    /// A name for a team that no other has, and the first of its locks; nothing when there are too many teams.
+    fn new_team(&self) -> Option<(u64, u32)> {
+        let mut free = None;
+        let taken = self.locks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            free = (0..TEAMS).find(|team| used & 1 << team == 0);
+            free.map(|team| used | 1 << team)
+        });
+        let team = free.filter(|_| taken.is_ok())?;
+        Some((self.teams.fetch_add(1, Ordering::Relaxed), team * LOCKS))
+    }
+
+    fn end_team(&self, first_lock: u32) {
+        self.locks.fetch_and(!(1 << (first_lock / LOCKS)), Ordering::Relaxed);
+    }
+}
+
 impl Ranks {
     /// Waits until all processors are where they stay, and has all ranks give up what an earlier program had.
     fn begin(control: Control) -> Result<Self, OpenError> {
         let places = Places::find(&control)?;
-        let ranks = Self { control, places, locks: AtomicU64::new(0), teams: AtomicU64::new(0) };
+        let ranks = Self { control, places, teams: Names::default() };
         let begun = places::here(|| ranks.slot_to_begin().command(BEGIN, [0; 3])).map_err(OpenError::Processor)?;
         if begun != DONE {
             return Err(OpenError::Refused(begun));
@@ -126,6 +151,11 @@ impl Ranks {
 
     fn slot_to_begin(&self) -> Slot<'_> {
         Slot::last(&self.control)
+    }
+
+    /// Whether the machine looks for races.
+    pub(crate) fn looks_for_races(&self) -> bool {
+        self.control.looks_for_races()
     }
 
     /// The processors that the program began with, in order.
@@ -143,9 +173,9 @@ impl Ranks {
         self.places.rank_of(processor)
     }
 
-    /// A slot for the calling thread, which stays on its processor as long as it has it.
-    pub(crate) fn slot(&self) -> Slot<'_> {
-        Slot::take(&self.control)
+    /// A slot for a member of a team, whose thread stays on its processor as long as it has it. Nothing when teams have all of this rank's.
+    pub(crate) fn slot_of_member(&self) -> Option<Slot<'_>> {
+        Slot::take_for_member(&self.control)
     }
 
     /// The slot of this number, which the calling thread has taken.
@@ -156,7 +186,7 @@ impl Ranks {
     /// Does a command for a thread that is on no processor of its own.
     pub(crate) fn command(&self, command: u32) {
         let result = places::here(|| {
-            let slot = self.slot();
+            let slot = Slot::take_soon(&self.control);
             let result = slot.command(command, [0; 3]);
             slot.give_back();
             result
@@ -173,18 +203,12 @@ impl Ranks {
 
     /// A name for a team that no other has, and the first of its locks; nothing when there are too many teams.
     pub(crate) fn new_team(&self) -> Option<(u64, u32)> {
-        let mut free = None;
-        let taken = self.locks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            free = (0..TEAMS).find(|team| used & 1 << team == 0);
-            free.map(|team| used | 1 << team)
-        });
-        let team = free.filter(|_| taken.is_ok())?;
-        Some((self.teams.fetch_add(1, Ordering::Relaxed), team * LOCKS))
+        self.teams.new_team()
     }
 
     /// A team with these locks is no more.
     pub(crate) fn end_team(&self, first_lock: u32) {
-        self.locks.fetch_and(!(1 << (first_lock / LOCKS)), Ordering::Relaxed);
+        self.teams.end_team(first_lock);
     }
 }
 
@@ -209,7 +233,8 @@ pub(crate) fn fail(result: u32) -> ! {
     std::process::abort()
 }
 
-fn eprint_line(line: &str) {
+/// A line for the user.
+pub(crate) fn eprint_line(line: &str) {
     use std::io::Write as _;
     // Nobody is there to be told when this fails.
     let _ = writeln!(io::stderr(), "vincs-guest: {line}");
@@ -245,5 +270,16 @@ mod tests {
         let line = is_there().unwrap_err().to_string();
         assert!(line.contains("in use by another program"), "{line}");
         assert!(Device::for_team_at(Path::new("/dev/no-such-dax")).unwrap().is_none());
+    }
+
+    #[test]
+    fn there_are_as_many_teams_as_there_are_locks_for_and_one_that_ends_makes_room() {
+        let names = Names::default();
+        let teams: Vec<(u64, u32)> = std::iter::from_fn(|| names.new_team()).take(100).collect();
+        assert_eq!(teams, (0..TEAMS).map(|team| (team.into(), team * LOCKS)).collect::<Vec<_>>());
+        assert_eq!(names.new_team(), None);
+        names.end_team(5 * LOCKS);
+        assert_eq!(names.new_team(), Some((TEAMS.into(), 5 * LOCKS)), "a new name, with locks that are free");
+        assert_eq!(names.new_team(), None);
     }
 }

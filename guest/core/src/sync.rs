@@ -40,14 +40,15 @@ impl Group {
         Some(Self(way))
     }
 
-    /// A member's thread is on its processor, and stays there until it [leaves](Self::leave).
-    pub(crate) fn enter(&self, member: u32) {
-        if let Way::Ranks(ranks) = &self.0 {
-            ranks.enter(member);
+    /// A member's thread is on its processor, and stays there until it [leaves](Self::leave); false when its rank has no place for it.
+    pub(crate) fn enter(&self, member: u32) -> bool {
+        match &self.0 {
+            Way::Local(_) => true,
+            Way::Ranks(ranks) => ranks.enter(member),
         }
     }
 
-    /// A member's thread ends.
+    /// A member's thread ends. On several ranks it gives back locks that it still has, and says so: another team will have these.
     pub(crate) fn leave(&self, member: u32) {
         if let Way::Ranks(ranks) = &self.0 {
             ranks.leave(member);

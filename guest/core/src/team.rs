@@ -40,6 +40,9 @@ pub enum TeamError {
     /// A machine of several ranks has its relaxed memory in use, or cannot give it.
     #[error("a team on several ranks: {0}")]
     Device(#[from] OpenError),
+    /// Members of other teams have all command slots of a rank.
+    #[error("a rank of the machine has room for no more members of teams: end a team, or make smaller ones")]
+    Slots,
     /// The kernel has no thread left.
     #[error("a member's thread cannot be started: {0}; raise the limit on processes (ulimit -u)")]
     Thread(io::Error),
@@ -108,7 +111,7 @@ impl Team {
             let thread = thread.spawn(move || member.serve(processor, &ready)).map_err(TeamError::Thread)?;
             team.threads.push(thread);
         }
-        placed.iter().take(members as usize).try_for_each(|placed| placed).map_err(TeamError::Processor)?;
+        placed.iter().take(members as usize).try_for_each(|placed| placed)?;
         Ok(team)
     }
 
@@ -240,15 +243,13 @@ impl Member {
     }
 
     /// A member's thread: onto its processor, then run after run.
-    fn serve(&self, processor: usize, ready: &Sender<io::Result<()>>) {
+    fn serve(&self, processor: usize, ready: &Sender<Result<(), TeamError>>) {
         let _guard = EndOnPanic;
         // Who does not wait for it any more has found another one's error.
-        let moved = move_to(processor);
         let group = &self.shared.group;
-        if moved.is_ok() {
-            group.enter(self.number);
-        }
-        let _ = ready.send(moved);
+        let moved = move_to(processor).map_err(TeamError::Processor);
+        let placed = moved.and_then(|()| if group.enter(self.number) { Ok(()) } else { Err(TeamError::Slots) });
+        let _ = ready.send(placed);
         let mut run = 0;
         loop {
             wait_while(&self.shared.run, run);

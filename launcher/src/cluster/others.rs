@@ -326,6 +326,7 @@ mod tests {
     fn roster(hosts: &[&str]) -> Roster {
         let settings = Settings {
             relaxed: 0,
+            races: false,
             vcpus: 2,
             memory: 1 << 30,
             cache: 1 << 28,

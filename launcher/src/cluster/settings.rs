@@ -67,6 +67,7 @@ pub(crate) fn decide(args: &RunArgs, size: MachineSize, present: &[Present<'_>])
         vcpus: size.vcpus,
         memory: size.memory,
         relaxed: size.relaxed,
+        races: false,
         cache,
         hold_us: cluster.hold_time,
         read_ahead: cluster.read_ahead,

@@ -16,7 +16,7 @@ use vincs_transport_tcp::latecomers::Latecomers;
 use vincs_transport_tcp::listener::Listener;
 use vincs_vmm::memory::engine::windows;
 use vincs_vmm::memory::hlrc::Prepared;
-use vincs_vmm::memory::relaxed::{self, RelaxedShare};
+use vincs_vmm::memory::relaxed::{self, RaceLines, RelaxedShare};
 
 use crate::cli::cluster::MAX_SHARDS;
 use crate::wireup::message::{Roster, Seat, Settings, ToCoordinator};
@@ -206,7 +206,8 @@ fn relaxed_of(settings: &Settings, rank: Rank, ranks: usize) -> Result<Option<Pr
         return Ok(None);
     }
     let ranks = u16::try_from(ranks).unwrap_or(u16::MAX);
-    let prepared = relaxed::prepare(rank, ranks, settings.relaxed);
+    let told: Option<RaceLines> = settings.races.then_some(|line| crate::say(&line));
+    let prepared = relaxed::prepare(rank, ranks, settings.relaxed, told);
     prepared.map(Some).map_err(|error| MeshFault::Own(format!("there is no relaxed memory: {error}")))
 }
 

@@ -88,6 +88,8 @@ pub(crate) struct Settings {
     pub(crate) memory: u64,
     /// Bytes of relaxed memory, apart from that; 0 for none.
     pub(crate) relaxed: u64,
+    /// Whether races on that are looked for.
+    pub(crate) races: bool,
     /// Bytes of other ranks' memory that a rank keeps.
     pub(crate) cache: u64,
     /// Least time in microseconds that a rank keeps a page it was given; nothing to measure it at the start.

@@ -110,6 +110,12 @@ pub(super) struct Pausing {
     paused: AtomicBool,
 }
 
+/// Whether a move takes a vCPU away from the rank where it belongs: both are of the machine as it was started.
+fn leaves_home(topology: &Topology, vcpu: u32, rank: u16) -> bool {
+    let are_there = vcpu < topology.vcpus() && u32::from(rank) < topology.nodes();
+    are_there && rank_of(topology, VcpuId(vcpu)) != Rank(rank)
+}
+
 impl Controller {
     pub(super) fn new(
         topology: Topology,
@@ -209,8 +215,7 @@ impl Controller {
             let mut alone = Owners::new(1, self.topology.vcpus());
             return Ok(alone.order(vcpu, Rank(rank)).map(|_| Moved::WasThere)?);
         };
-        let leaves_home = vcpu < self.topology.vcpus() && rank_of(&self.topology, VcpuId(vcpu)) != Rank(rank);
-        if leaves_home && u32::from(rank) < self.topology.nodes() && counted.has_relaxed() {
+        if counted.has_relaxed() && leaves_home(&self.topology, vcpu, rank) {
             return Err(MigrateError::Relaxed(vcpu));
         }
         let (done, moved) = channel();
@@ -318,4 +323,21 @@ pub(super) fn stats(handles: &[VcpuHandle], counted: Option<&Counted>) -> Machin
     let was_here = |handle: &&VcpuHandle| handle.is_here() || handle.stats().snapshot().entries > 0;
     let vcpus = handles.iter().filter(was_here).map(numbered).collect();
     MachineStats { vcpus, ranks: counted.map(Counted::stats) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_relaxed_memory_processors_may_go_home_and_nowhere_else() {
+        // Two on each of two ranks.
+        let topology = Topology::new(4, 2).unwrap();
+        let leaves = |vcpu, rank| leaves_home(&topology, vcpu, rank);
+        assert_eq!([leaves(1, 0), leaves(2, 1)], [false; 2], "home, from where they start");
+        assert_eq!([leaves(1, 1), leaves(2, 0), leaves(3, 0)], [true; 3]);
+        assert_eq!([leaves(4, 0), leaves(0, 2)], [false; 2], "of what is not there, others tell");
+        let line = MigrateError::Relaxed(3).to_string();
+        assert!(line.starts_with("virtual processor 3 stays on its rank: on a machine with --relaxed"), "{line}");
+    }
 }

@@ -5,6 +5,7 @@
 //! what programs may rely on.
 //!
 //! - [`member`]: what threads do; `command`: how they ask for it; [`meeting`]: how some of them meet, and what ranks say to each other for that.
+//! - [`races`]: what is told of writes that are not synchronised.
 //! - `service`: the thread that serves; `operations`: what it has under way at other ranks.
 //! - `maps`: the memory; `places`: which page is where; `streams`: who goes through it page by page.
 
@@ -29,6 +30,7 @@ use command::{Asker, Command};
 use maps::{Copies, Mapping, OwnSegment};
 use operations::Operations;
 use places::Span;
+use races::Place;
 use service::{Parts, Service};
 
 pub(in crate::memory) mod command;
@@ -37,11 +39,13 @@ pub mod meeting;
 pub mod member;
 mod operations;
 mod places;
+pub mod races;
 mod service;
 mod streams;
 
 pub use member::{Member, SyncError};
 pub use operations::Traffic;
+pub use races::{RaceReport, RaceSink};
 
 /// Pages had ready for who reads page by page, unless told otherwise: as in strict memory.
 pub const READ_AHEAD: u16 = 32;
@@ -70,6 +74,8 @@ pub struct Settings {
     pub spin: Duration,
     /// Whether threads that have not joined may touch arrays. Those that run a virtual machine do.
     pub open: bool,
+    /// Who is told of races, if they are looked for: on all ranks or on none. More moves then, as no rank writes in place or without a twin.
+    pub races: Option<RaceSink>,
 }
 
 impl Settings {
@@ -86,6 +92,7 @@ impl Settings {
             read_ahead: READ_AHEAD,
             spin: SPIN,
             open: false,
+            races: None,
         }
     }
 }
@@ -262,6 +269,7 @@ impl Prepared {
         let mut config = Config::new(settings.rank, homes, settings.team.clone());
         config.locks = settings.locks;
         config.single_writer = settings.single_writer;
+        config.check_races = settings.races.is_some();
         config.cache_pages = settings.cache_pages;
         let node = Node::new(config)?;
         let bytes = node.layout().bytes(settings.rank);
@@ -275,6 +283,12 @@ impl Prepared {
     #[must_use]
     pub fn segment(&self) -> Arc<dyn Segment> {
         Arc::clone(self.segment.words()) as Arc<dyn Segment>
+    }
+
+    /// Whether races are looked for in it.
+    #[must_use]
+    pub fn looks_for_races(&self) -> bool {
+        self.settings.races.is_some()
     }
 
     /// Sets it to work over a transport, which nobody else polls and whose segment at this rank is [`Self::segment`].
@@ -352,7 +366,7 @@ impl Memory {
     /// # Errors
     /// [`ArrayError`] naming what does not fit or cannot be had.
     pub fn array_of(&self, parts: &[(Rank, u32)]) -> Result<Array, ArrayError> {
-        let Settings { rank, pages, team, .. } = &self.settings;
+        let Settings { rank, pages, team, races, .. } = &self.settings;
         let mut used = locked(&self.used);
         let mut after = used.clone();
         let mut placed = Vec::new();
@@ -369,11 +383,16 @@ impl Memory {
         *used = after;
         let bytes = parts.iter().map(|(_, pages)| *pages as usize * PAGE_BYTES).sum();
         let mapping = Mapping::reserve(usize::max(bytes, PAGE_BYTES)).map_err(ArrayError::Map)?;
+        let mut arrays = locked(&self.maps.arrays);
+        let array = u32::try_from(arrays.len()).unwrap_or(u32::MAX);
         let (mut at, mut spans) = (0, Vec::new());
         for (home, own, count) in placed.into_iter().filter(|(_, _, count)| *count > 0) {
             // It fits: all pages of all ranks can be numbered.
             let first = Page(u32::from(home.0) * pages + own);
-            let span = Span { first, count, address: mapping.address() + at, here: home == *rank };
+            // Where races are looked for nothing is written in place.
+            let here = home == *rank && races.is_none();
+            let place = Place { array, offset: at as u64 };
+            let span = Span { first, count, address: mapping.address() + at, here, place };
             let (file, offset) = if span.here {
                 // The first of a segment are its rank's own pages, in order.
                 (self.maps.segment.file(), u64::from(own) * PAGE_BYTES as u64)
@@ -386,7 +405,8 @@ impl Memory {
         }
         let array = Array { start: mapping.address(), bytes, _maps: Arc::clone(&self.maps) };
         // Before anybody is told of its faults: these addresses are in use from now on.
-        locked(&self.maps.arrays).push(mapping);
+        arrays.push(mapping);
+        drop(arrays);
         let waiter = Arc::new(Waiter::default());
         self.mailbox.push(Command::Add(spans, Arc::clone(&waiter)));
         waiter.wait()?;

@@ -18,7 +18,7 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionM
 
 use super::ram::{RamError, memory_file};
 pub use doorbell::Rings;
-pub use spread::{RelaxedShare, RelaxedStats, SpreadError, prepare};
+pub use spread::{RaceLines, RelaxedShare, RelaxedStats, SpreadError, prepare};
 
 /// The relaxed memory of a machine of one rank: a memfd of its own, a guest mapping for KVM and an alias mapping for devices.
 #[derive(Debug)]

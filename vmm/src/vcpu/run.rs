@@ -134,6 +134,11 @@ const MAX_EXITS_OF_AN_INSTRUCTION: usize = 4096;
 /// Longest time that a vCPU waits for a guest program's command in one exit, with interrupts and timer sooner.
 const LONGEST_RING: Duration = Duration::from_millis(100);
 
+/// How long a vCPU waits for a command whose timer is due then.
+fn ring_limit(timer: Option<Duration>) -> Duration {
+    timer.map_or(LONGEST_RING, |timer| timer.min(LONGEST_RING))
+}
+
 impl Runner {
     fn new(vcpu: Vcpu, reset: ResetState, platform: Arc<Platform>) -> Result<Self, String> {
         let prepare = || -> io::Result<KickTimer> {
@@ -368,8 +373,7 @@ impl Runner {
             return;
         }
         let timer = self.apic.timer_expiry().map(|tick| self.clock.until(tick).max(self.pace.wait_asleep()));
-        let limit = timer.map_or(LONGEST_RING, |timer| timer.min(LONGEST_RING));
-        self.rest(|| !self.shared.mailbox.is_empty() || !doorbell.is_under_way(slot), Some(limit));
+        self.rest(|| !self.shared.mailbox.is_empty() || !doorbell.is_under_way(slot), Some(ring_limit(timer)));
         doorbell.stop_waiting(slot);
     }
 
@@ -463,3 +467,16 @@ impl Runner {
 }
 
 const RFLAGS_IF: u64 = 1 << 9;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_ends_with_the_timer_or_after_its_longest_time() {
+        let edge = LONGEST_RING;
+        let nanosecond = Duration::from_nanos(1);
+        let timers = [None, Some(edge + nanosecond), Some(edge), Some(edge - nanosecond), Some(Duration::ZERO)];
+        assert_eq!(timers.map(ring_limit), [edge, edge, edge, edge - nanosecond, Duration::ZERO]);
+    }
+}

@@ -128,6 +128,8 @@ pub struct Place {
     children: Vec<Rest>,
     /// The team is through, so that ranks may go.
     through: Arc<AtomicBool>,
+    /// Races on relaxed memory are looked for.
+    looks_for_races: bool,
 }
 
 /// A rank that this process has started.
@@ -179,7 +181,9 @@ impl Place {
                 writeln!(to, "{line}")?;
             }
         }
-        Ok(Self { rank: Rank(0), addresses, machine, secret, listener, children, through: Arc::default() })
+        let through = Arc::default();
+        let looks_for_races = false;
+        Ok(Self { rank: Rank(0), addresses, machine, secret, listener, children, through, looks_for_races })
     }
 
     /// Takes the place that rank 0 tells on standard input.
@@ -198,7 +202,14 @@ impl Place {
         let machine = MachineId::from_hex(told()?).map_err(|_| RanksError::Told)?;
         let secret = Secret::from_hex(told()?).map_err(|_| RanksError::Told)?;
         let addresses = words.map(str::parse).collect::<Result<_, _>>().map_err(|_| RanksError::Told)?;
-        Ok(Self { rank, addresses, machine, secret, listener, children: Vec::new(), through: Arc::default() })
+        let (children, through, looks_for_races) = (Vec::new(), Arc::default(), false);
+        Ok(Self { rank, addresses, machine, secret, listener, children, through, looks_for_races })
+    }
+
+    /// The same, with races on relaxed memory looked for or not; all ranks of a team have to say the same. Rank 0 tells of them on standard error.
+    #[must_use]
+    pub fn looking_for_races(self, looks_for_races: bool) -> Self {
+        Self { looks_for_races, ..self }
     }
 
     /// This rank.
@@ -213,7 +224,7 @@ impl Place {
 
     /// Connects all ranks, which reach this segment here. What is left is for the end.
     fn connect(self, segment: Option<Arc<dyn Segment>>) -> Result<(Arc<dyn Transport>, Rests), RanksError> {
-        let Self { rank, addresses, machine, secret, listener, children, through } = self;
+        let Self { rank, addresses, machine, secret, listener, children, through, .. } = self;
         let segments = vec![segment];
         let timing = Timing::default();
         let config = FabricConfig { rank, addresses, machine, secret, segments, connect_time: CONNECT_TIME, timing };
@@ -232,10 +243,14 @@ impl Place {
     }
 }
 
+/// A line for the user. Nobody is there to be told when this fails.
+fn say(what: &str) {
+    let _ = writeln!(io::stderr(), "npb: {what}");
+}
+
 /// Ends this process: a member cannot go on without the others, nor tell its kernel.
 fn fail(what: &str) -> ! {
-    // Nobody is there to be told when this fails.
-    let _ = writeln!(io::stderr(), "npb: {what}");
+    say(what);
     std::process::exit(1)
 }
 

@@ -27,7 +27,9 @@ pub(super) enum Then {
 pub(super) enum Job {
     /// End the interval, then pass a lock on.
     Release(ThreadId, LockId),
-    /// The same for a thread that has ended.
+    /// End the interval, then pass on all these locks.
+    GiveUp(ThreadId, Vec<LockId>),
+    /// The same for a thread that has ended, with one.
     Abandon(LockId),
     /// End the interval, for a thread that will tell others itself.
     Publish(ThreadId),
@@ -105,6 +107,11 @@ impl Node {
                     if !self.is_flushed() {
                         return;
                     }
+                    // Before anybody is let in again: what was written to a page that is dropped then would be lost.
+                    let dropped = self.jobs.current.as_mut().map(|current| std::mem::take(&mut current.dropped));
+                    for page in dropped.unwrap_or_default() {
+                        self.drop_copy(page);
+                    }
                     self.end_flush();
                     self.finish();
                 }
@@ -129,7 +136,7 @@ impl Node {
                 self.jobs.current = Some(current);
                 return self.read_notices(&clock);
             }
-            Job::Release(..) | Job::Abandon(_) | Job::Publish(_) | Job::Meet => {
+            Job::Release(..) | Job::GiveUp(..) | Job::Abandon(_) | Job::Publish(_) | Job::Meet => {
                 current.changed = std::mem::take(&mut self.interval);
                 self.written.union(&self.written_here).copied().collect()
             }
@@ -154,15 +161,27 @@ impl Node {
         } else {
             self.copies_of(&named)
         };
-        let (written, clean): (Vec<_>, Vec<_>) = pages.into_iter().partition(|page| self.written.contains(page));
-        self.stats.early_flushes += written.len() as u64;
+        let (dropped, clean): (Vec<_>, Vec<_>) = pages.into_iter().partition(|page| self.written.contains(page));
         for page in clean {
             self.drop_copy(page);
         }
+        // What is written before and what after this rank has seen more must not be one difference.
+        let written = if self.config.check_races && self.sees_more() {
+            self.written.iter().copied().collect()
+        } else {
+            dropped.clone()
+        };
+        self.stats.early_flushes += written.len() as u64;
         if let Some(current) = &mut self.jobs.current {
-            current.dropped.clone_from(&written);
+            current.dropped = dropped;
         }
         self.begin_flush(written);
+    }
+
+    /// Whether the clock that the job at work takes over covers what this rank's own does not.
+    fn sees_more(&self) -> bool {
+        let job = self.jobs.current.as_ref().map(|current| &current.job);
+        matches!(job, Some(Job::Apply(clock, _)) if !self.clock.covers(clock))
     }
 
     fn drop_copy(&mut self, page: Page) {
@@ -181,14 +200,16 @@ impl Node {
 
     fn finish(&mut self) {
         let Some(current) = self.jobs.current.take() else { return };
-        for page in current.dropped {
-            self.drop_copy(page);
-        }
         match current.job {
             Job::Release(thread, lock) => {
                 self.end_interval(current.changed);
                 self.wake(thread, Outcome::Released);
                 self.pass_on(lock);
+            }
+            Job::GiveUp(thread, locks) => {
+                self.end_interval(current.changed);
+                self.wake(thread, Outcome::Released);
+                locks.into_iter().for_each(|lock| self.pass_on(lock));
             }
             Job::Abandon(lock) => {
                 self.end_interval(current.changed);

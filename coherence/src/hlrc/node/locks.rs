@@ -3,7 +3,7 @@
 //! queue node of the one before, and waits for words in its own segment; whoever leaves puts the lock there, with its clock. While a rank has the lock, its
 //! own threads take turns without the network.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::hlrc::action::{Action, Failure, Outcome, Watch};
 use crate::hlrc::clock::Clock;
@@ -13,7 +13,7 @@ use crate::id::Rank;
 
 use super::jobs::{Job, Then};
 use super::threads::Thread;
-use super::{AcquireError, Node, Pending, ReleaseError};
+use super::{AcquireError, Node, Pending, ReleaseError, ThreadError};
 
 /// How often threads of one rank may hand a lock to each other while another rank waits for it.
 pub const LOCAL_TURNS: u32 = 16;
@@ -115,6 +115,36 @@ impl Node {
             self.work();
         }
         Ok(())
+    }
+
+    /// A thread gives back all the locks that it has, with one interval for all. [`Outcome::Released`] tells when what it wrote is home; at once if it
+    /// has none.
+    ///
+    /// # Errors
+    /// [`ThreadError`]; nothing has happened then.
+    pub fn handle_give_up(&mut self, thread: ThreadId) -> Result<(), ThreadError> {
+        self.check_thread(thread)?;
+        let held = self.locks_of(thread);
+        if !self.wait(thread, Thread::Releasing) {
+            return Ok(());
+        }
+        for lock in &held {
+            self.lock(*lock).stage = Stage::Releasing;
+        }
+        if held.is_empty() {
+            self.wake(thread, Outcome::Released);
+        } else {
+            self.jobs.add(Job::GiveUp(thread, held));
+            self.work();
+        }
+        Ok(())
+    }
+
+    /// Threads that have locks.
+    #[must_use]
+    pub fn holders(&self) -> BTreeSet<ThreadId> {
+        let holder = |lock: &Lock| if let Stage::Held(thread) = lock.stage { Some(thread) } else { None };
+        self.locks.values().filter_map(holder).collect()
     }
 
     fn lock(&mut self, lock: LockId) -> &mut Lock {

@@ -178,7 +178,7 @@ impl Node {
         }
         let claim = self.copy(page).claim;
         match claim {
-            Claim::Unknown if self.config.single_writer => self.claim(page),
+            Claim::Unknown if self.config.has_single_writers() => self.claim(page),
             Claim::Alone => {
                 self.stats.writes_alone += 1;
                 self.allow(page);

@@ -33,6 +33,8 @@ pub enum Check {
     Progress,
     /// What is finished is forgotten.
     Quiescence,
+    /// Races are reported, and nothing else is.
+    Races,
     /// An action that a rank's memory cannot execute.
     Memory,
     /// A node that fails or refuses without a reason.
@@ -86,13 +88,13 @@ pub fn agreement(pair: Pair<'_>, page: Page) -> Result<(), Violation> {
     Err(Violation::new(Check::Agreement, format!("rank {rank} has {may:?} of page {}, and thinks {thinks:?}", page.0)))
 }
 
-/// A page of another home that can be written has a twin unless this rank is alone; one that is clean has none.
+/// A page of another home, or of any where no home writes in place, that can be written has a twin unless this rank is alone; one that is clean has none.
 ///
 /// # Errors
 /// [`Violation`].
-pub fn twins(pair: Pair<'_>, home: Rank, page: Page) -> Result<(), Violation> {
+pub fn twins(pair: Pair<'_>, home: Option<Rank>, page: Page) -> Result<(), Violation> {
     let (view, has) = (pair.node.view(page), pair.memory.has_twin(page));
-    let at_home = home == pair.node.at();
+    let at_home = home == Some(pair.node.at());
     let needs = view.access == Some(Access::Write) && !at_home && !view.alone;
     let may = needs || view.flushing;
     if (has || !needs) && (may || !has) {

@@ -142,6 +142,8 @@ impl Litmus {
             locks: 2,
             log_words: rng.pick(&[1, 8]).unwrap_or(8),
             single_writer: rng.one_in(2),
+            check_races: false,
+            planted: Vec::new(),
             cache_pages: None,
             written_pages: 64,
             delay: rng.pick(&[2, 20, 60]).unwrap_or(2),

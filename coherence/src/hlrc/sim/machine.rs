@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::hlrc::action::{Action, Completion, Failure, OpId, Outcome};
 use crate::hlrc::clock::Clock;
+use crate::hlrc::diff::Changed;
 use crate::hlrc::node::{Node, TouchError};
 use crate::hlrc::{LockId, ThreadId};
 use crate::id::{Access, Page, Rank};
@@ -15,6 +16,7 @@ use super::flight::{Flight, Purpose};
 use super::memory::{Effect, Memory, Segments};
 use super::mutants::{Mutation, Order};
 use super::program::{Program, Reference, Step, Variable};
+use super::races::{NoteMutant, Observer};
 use super::scenario::{Outcomes, Scenario};
 
 /// Longest wait of a thread, in microseconds: a lock behind all others, each with everything that ends an interval, takes much less.
@@ -33,6 +35,7 @@ enum Event {
     Look(Rank),
     Loss(Rank),
     Told(Rank, Rank),
+    Note(Rank),
 }
 
 #[derive(Debug)]
@@ -81,6 +84,8 @@ pub struct Machine<'a> {
     /// Words that threads have told, with what has been published.
     words: BTreeMap<u32, Clock>,
     told_abandoned: u64,
+    /// Looks for races, if that is asked.
+    observer: Option<Observer>,
     trace: Trace,
 }
 
@@ -88,6 +93,16 @@ type Right<T = ()> = Result<T, Violation>;
 
 fn wrong<T>(check: Check, what: impl Into<String>) -> Right<T> {
     Err(Violation::new(check, what))
+}
+
+/// A page that threads may write, and that is dropped before anything else can happen to it: what they have written meanwhile would be lost.
+fn allowed_and_dropped(actions: &[Action]) -> Option<u32> {
+    let dropped = |page: &Page, rest: &[Action]| rest.contains(&Action::Unmap { page: *page });
+    let of = |(index, action): (usize, &Action)| {
+        let Action::Allow { page } = action else { return None };
+        dropped(page, actions.get(index..)?).then_some(page.0)
+    };
+    actions.iter().enumerate().find_map(of)
 }
 
 impl<'a> Machine<'a> {
@@ -140,6 +155,7 @@ impl<'a> Machine<'a> {
             holders: BTreeMap::new(),
             words: BTreeMap::new(),
             told_abandoned: 0,
+            observer: None,
             trace,
         };
         for thread in 0..machine.threads.len() {
@@ -149,6 +165,15 @@ impl<'a> Machine<'a> {
             machine.events.insert((at, 0), Event::Loss(rank));
         }
         Ok(machine)
+    }
+
+    /// Has an observer look for races, which may have a bug.
+    #[must_use]
+    pub fn observed(mut self, mutant: Option<&'static NoteMutant>) -> Self {
+        let Scenario { check_races, homes, planted, team, .. } = self.scenario;
+        let ranks = u16::try_from(team.len()).unwrap_or(u16::MAX);
+        self.observer = check_races.then(|| Observer::new(ranks, homes, planted, mutant));
+        self
     }
 
     /// Runs to the end.
@@ -199,6 +224,7 @@ impl<'a> Machine<'a> {
                 Ok(())
             }
             Event::Complete(rank, op) => self.complete(rank, op),
+            Event::Note(rank) => self.observer.as_mut().map_or(Ok(()), |observer| observer.hear(rank)),
             Event::Look(rank) => self.look(rank),
             Event::Loss(rank) => {
                 self.trace.note(self.now, || format!("rank {} is lost", rank.0));
@@ -310,6 +336,12 @@ impl<'a> Machine<'a> {
     fn execute(&mut self, rank: Rank) -> Right {
         let site = &mut self.sites[usize::from(rank.0)];
         let actions: Vec<Action> = std::iter::from_fn(|| site.node.poll_action()).collect();
+        if let Some(page) = allowed_and_dropped(&actions) {
+            return wrong(
+                Check::Memory,
+                format!("rank {} lets threads write page {page} and drops it at once", rank.0),
+            );
+        }
         let orders = match &mut site.mutation {
             Some(mutation) => mutation.actions(&site.node, actions),
             None => actions.into_iter().map(Order::Do).collect(),
@@ -328,13 +360,27 @@ impl<'a> Machine<'a> {
                 }
             }
         }
+        self.write_down(rank, Vec::new());
         Ok(())
+    }
+
+    /// A rank notes its clock, and what it has changed of pages with that.
+    fn write_down(&mut self, rank: Rank, pages: Vec<(Page, Vec<Changed>)>) {
+        let Some(observer) = &mut self.observer else { return };
+        let clock = self.sites[usize::from(rank.0)].node.clock();
+        for _ in 0..observer.write_down(rank, clock, pages) {
+            self.travel(Event::Note(rank));
+        }
     }
 
     fn execute_one(&mut self, rank: Rank, action: Action, instead: Option<OpId>) -> Right {
         self.trace.note(self.now, || format!("rank {} does {action:?}", rank.0));
         if let Action::Map { page } | Action::Allow { page } = action {
             self.wake_all(rank, page);
+        }
+        if let Action::Flush { pages, .. } = &action {
+            let memory = &self.sites[usize::from(rank.0)].memory;
+            self.write_down(rank, pages.iter().map(|(page, _)| (*page, memory.changes(*page))).collect());
         }
         let site = &mut self.sites[usize::from(rank.0)];
         let effect = site.memory.execute(&mut self.segments, action);
@@ -565,8 +611,8 @@ impl<'a> Machine<'a> {
     fn check(&self) -> Right {
         let pairs = self.pairs();
         for page in (0..self.scenario.homes.pages()).map(Page) {
-            let home = self.scenario.homes.home(page).unwrap_or(Rank(0));
-            if self.scenario.single_writer && self.scenario.loss.is_none() {
+            let home = self.scenario.homes.home(page).filter(|_| !self.scenario.check_races);
+            if self.scenario.single_writer && !self.scenario.check_races && self.scenario.loss.is_none() {
                 checks::alone(&pairs, &self.segments, page)?;
             }
             for pair in &pairs {
@@ -600,6 +646,9 @@ impl<'a> Machine<'a> {
         }
         if self.scenario.loss.is_some() {
             return Ok(());
+        }
+        if let Some(observer) = &self.observer {
+            observer.check_end()?;
         }
         if let Some(site) = self.sites.iter().find(|site| !site.node.is_idle() || !site.flights.is_empty()) {
             return wrong(

@@ -127,6 +127,13 @@ impl Memory {
         self.twins.len()
     }
 
+    /// The bytes of a page that differ from its twin.
+    #[must_use]
+    pub fn changes(&self, page: Page) -> Vec<diff::Changed> {
+        let (Some(twin), Some(cells)) = (self.twins.get(&page), self.copies.get(&page)) else { return Vec::new() };
+        diff::between(twin, cells).puts().map(|(run, _)| run).collect()
+    }
+
     /// A page as threads see it, if they may read it.
     #[must_use]
     pub fn read(&self, segments: &Segments, page: Page) -> Option<Cells> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::hlrc::LockId;
 use crate::hlrc::node::Reduction;
-use crate::id::Page;
+use crate::id::{Page, Rank};
 use crate::sim::rng::Rng;
 
 use super::memory::CELLS;
@@ -61,6 +61,9 @@ pub enum Step {
     End,
 }
 
+/// Most ranks of a planted race.
+pub const MAX_RACING: u32 = 6;
+
 /// A thread's steps.
 pub type Program = Vec<Step>;
 
@@ -85,15 +88,51 @@ pub struct Size {
     pub steps: u64,
 }
 
+/// A race that is in programs on purpose.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Planted {
+    /// What is written without synchronisation, and by nobody else.
+    pub variable: Variable,
+    /// By whom; each has one thread.
+    pub ranks: Vec<Rank>,
+    /// In which stretch between barriers first.
+    pub phase: u32,
+}
+
 /// Programs for threads on ranks, `team[rank]` of them on each; in the order of ranks and threads.
 #[must_use]
 pub fn random(rng: &mut Rng, team: &[u16], size: Size) -> Vec<Program> {
+    make(rng, team, size, &mut Vec::new(), Vec::new())
+}
+
+/// The same with races, of which there are at most so many, at least one if two ranks have one thread each. Locks from `size.locks` on are for these alone.
+#[must_use]
+pub fn racy(rng: &mut Rng, team: &[u16], size: Size, races: usize) -> (Vec<Program>, Vec<Planted>) {
+    let mut variables = variables(rng, size.pages);
+    let single: Vec<Rank> =
+        (0..).map(Rank).zip(team).filter(|(_, threads)| **threads == 1).map(|(rank, _)| rank).collect();
+    let mut planted = Vec::new();
+    while planted.len() < races && variables.len() > 1 && single.len() > 1 {
+        let variable = variables.swap_remove(rng.index(variables.len()));
+        let mut ranks = single.clone();
+        let count = if rng.one_in(3) { ranks.len() } else { 2 };
+        while ranks.len() > count {
+            ranks.swap_remove(rng.index(ranks.len()));
+        }
+        planted.push(Planted { variable, ranks, phase: rng.below_u32(size.phases) });
+    }
+    let programs = make(rng, team, size, &mut planted, variables);
+    (programs, planted)
+}
+
+fn make(rng: &mut Rng, team: &[u16], size: Size, planted: &mut [Planted], given: Vec<Variable>) -> Vec<Program> {
     let ranks: Vec<usize> = { (0..).zip(team) }.flat_map(|(rank, threads)| vec![rank; usize::from(*threads)]).collect();
-    let variables = variables(rng, size.pages);
+    let variables = if planted.is_empty() { variables(rng, size.pages) } else { given };
     let mut programs = vec![Program::new(); ranks.len()];
     let mut living = vec![true; ranks.len()];
     let mut words = 0;
-    for _ in 0..size.phases {
+    for phase_number in 0..size.phases {
+        plant(rng, &ranks, planted, (phase_number, size), &mut programs, &mut words);
         let roles: Vec<(Variable, Role)> =
             variables.iter().map(|variable| (*variable, role(rng, ranks.len(), size.locks))).collect();
         for (thread, program) in programs.iter_mut().enumerate().filter(|(thread, _)| living[*thread]) {
@@ -108,6 +147,50 @@ pub fn random(rng: &mut Rng, team: &[u16], size: Size) -> Vec<Program> {
         meet(rng, &living, &mut programs);
     }
     programs
+}
+
+/// Has planted races happen in a phase if it is their first, or sometimes if it is a later one: before their threads do anything else, so that nothing
+/// orders them. Some write under a lock that nobody else takes, some are told afterwards that another one has written.
+fn plant(
+    rng: &mut Rng,
+    ranks: &[usize],
+    planted: &[Planted],
+    (phase, size): (u32, Size),
+    programs: &mut [Program],
+    words: &mut u32,
+) {
+    let (mut tells, mut hears) = (Vec::new(), Vec::new());
+    for (index, Planted { variable, ranks: racing, phase: first }) in (0..).zip(planted) {
+        if phase < *first || phase > *first && rng.one_in(2) {
+            continue;
+        }
+        let threads = racing.iter().filter_map(|rank| ranks.iter().position(|of| *of == usize::from(rank.0)));
+        let threads: Vec<usize> = threads.collect();
+        for (number, thread) in (0..).zip(&threads) {
+            // No byte is ever written with what it is already.
+            let byte = 1 + (phase * 8 + index) * MAX_RACING + number;
+            let write = Step::Write(*variable, u64::from(byte % 255 + 1) * 0x0101_0101_0101_0101);
+            let Some(program) = programs.get_mut(*thread) else { continue };
+            if rng.one_in(2) {
+                let lock = LockId(size.locks + index * MAX_RACING + number);
+                program.extend([Step::Acquire(lock), write, Step::Release(lock)]);
+            } else {
+                program.push(write);
+            }
+        }
+        if rng.one_in(2)
+            && let [first, rest @ ..] = &threads[..]
+        {
+            tells.push((*first, Step::Tell(*words)));
+            hears.extend(rest.iter().map(|thread| (*thread, Step::Hear(*words))));
+            *words += 1;
+        }
+    }
+    for (thread, step) in tells.into_iter().chain(hears) {
+        if let Some(program) = programs.get_mut(thread) {
+            program.push(step);
+        }
+    }
 }
 
 /// Pages cut into variables, some bytes left out.

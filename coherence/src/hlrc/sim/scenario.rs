@@ -4,7 +4,7 @@ use crate::hlrc::{Config, Stats};
 use crate::home::HomeMap;
 use crate::id::{Page, Rank};
 
-use super::program::Program;
+use super::program::{Planted, Program};
 
 /// What a simulation is about.
 #[derive(Clone, Debug)]
@@ -21,6 +21,10 @@ pub struct Scenario {
     pub log_words: u32,
     /// Whether pages written by one rank alone have no twin.
     pub single_writer: bool,
+    /// Whether races are looked for.
+    pub check_races: bool,
+    /// Those that the programs have.
+    pub planted: Vec<Planted>,
     /// Most clean copies of a rank.
     pub cache_pages: Option<u32>,
     /// Most written pages of a rank.
@@ -45,14 +49,18 @@ impl Scenario {
         config.locks = self.locks;
         config.log_words = self.log_words;
         config.single_writer = self.single_writer;
+        config.check_races = self.check_races;
         config.cache_pages = self.cache_pages;
         config.written_pages = self.written_pages;
         config
     }
 
-    /// Pages homed at a rank.
+    /// Pages homed at a rank, which it writes in place.
     #[must_use]
     pub fn homed(&self, rank: Rank) -> Vec<Page> {
+        if self.check_races {
+            return Vec::new();
+        }
         (0..self.homes.pages()).map(Page).filter(|page| self.homes.home(*page) == Some(rank)).collect()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use rustix::process::{Pid, getpid};
-use vincs_guest_commands::{ANSWERED, ASKED, MAGIC, OWNER, RANKS_AT, SLOTS, VERSION, VERSION_AT};
+use vincs_guest_commands::{ANSWERED, ASKED, MAGIC, OWNER, RACES_AT, RANKS_AT, SLOTS, VERSION, VERSION_AT};
 
 use crate::memory::{CONTROL_BYTES, OpenError, PAGE};
 
@@ -58,6 +58,11 @@ impl Control {
         let is_known = self.long(0).load(Ordering::Relaxed) == MAGIC
             && self.word(VERSION_AT.into()).load(Ordering::Relaxed) == VERSION;
         is_known && self.word(RANKS_AT.into()).load(Ordering::Relaxed) > 1
+    }
+
+    /// Whether the machine looks for races.
+    pub(super) fn looks_for_races(&self) -> bool {
+        self.word(RACES_AT.into()).load(Ordering::Relaxed) != 0
     }
 
     /// Where a slot has something, so many bytes from its start.

@@ -1,10 +1,17 @@
 //! A slot: where a thread writes its commands.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use vincs_guest_commands::{ANSWERED, ASKED, COMMAND, FIRST, OWNER, RESULT, SECOND, SLOTS, THIRD, WORDS};
 
 use super::control::Control;
+
+/// Slots that no member of a team has: threads of none have one for the time of a command.
+const LOOSE: u16 = 32;
+/// How often a thread looks for one when more threads than that want one at once.
+const LOOK_TIME: Duration = Duration::from_micros(100);
 
 /// A slot of the rank that the thread is on. The thread stays there as long as it has it.
 #[derive(Clone, Copy, Debug)]
@@ -14,18 +21,27 @@ pub(crate) struct Slot<'a> {
 }
 
 impl<'a> Slot<'a> {
-    /// One that nobody has. There are more than a machine has processors, so one is free soon.
-    pub(super) fn take(control: &'a Control) -> Self {
+    /// One that nobody has, for a command or two: it is given back at once, and [`LOOSE`] of them are for nothing else, so one is free soon.
+    pub(super) fn take_soon(control: &'a Control) -> Self {
         loop {
-            let take = |number: &u16| {
-                let owner = control.word(Control::in_slot(*number, OWNER));
-                owner.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
-            };
-            if let Some(number) = (0..SLOTS - 1).find(take) {
-                return Self { control, number };
+            if let Some(slot) = Self::take_of(control, 0..SLOTS - 1) {
+                return slot;
             }
-            std::thread::yield_now();
+            std::thread::sleep(LOOK_TIME);
         }
+    }
+
+    /// One that nobody has, for as long as a team is there.
+    pub(super) fn take_for_member(control: &'a Control) -> Option<Self> {
+        Self::take_of(control, 0..SLOTS - 1 - LOOSE)
+    }
+
+    fn take_of(control: &'a Control, mut numbers: Range<u16>) -> Option<Self> {
+        let take = |number: &u16| {
+            let owner = control.word(Control::in_slot(*number, OWNER));
+            owner.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        };
+        numbers.find(take).map(|number| Self { control, number })
     }
 
     /// The one for a program that begins.
@@ -71,5 +87,36 @@ impl<'a> Slot<'a> {
     /// Anybody may have it.
     pub(crate) fn give_back(self) {
         self.control.word(self.at(OWNER)).store(0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::CONTROL_BYTES;
+
+    #[test]
+    fn members_leave_slots_to_others_and_are_told_when_there_is_none() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(CONTROL_BYTES as u64).unwrap();
+        let control = Control::map(&file).unwrap();
+        let members: Vec<Slot<'_>> = std::iter::from_fn(|| Slot::take_for_member(&control)).take(1000).collect();
+        assert_eq!(members.len(), usize::from(SLOTS - 1 - LOOSE));
+        let loose: Vec<u16> = (0..LOOSE).map(|_| Slot::take_soon(&control).number()).collect();
+        assert_eq!(
+            loose,
+            (SLOTS - 1 - LOOSE..SLOTS - 1).collect::<Vec<_>>(),
+            "all but the last, which is for beginnings"
+        );
+        let soon = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| Slot::take_soon(&control).number());
+            std::thread::sleep(10 * LOOK_TIME);
+            members[7].give_back();
+            waits.join().unwrap()
+        });
+        assert_eq!(soon, 7);
+        assert!(Slot::take_for_member(&control).is_none());
+        Slot::taken(&control, loose[0]).give_back();
+        assert!(Slot::take_for_member(&control).is_none(), "that one is no member's");
     }
 }

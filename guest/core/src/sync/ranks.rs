@@ -1,13 +1,14 @@
 //! Members on several ranks: vincs does what they do together, and has relaxed memory coherent then.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vincs_guest_commands::{DONE, HEAR, HELD, LOCK, MEET, NOT_HELD, TELL, UNLOCK};
 
 use super::LOCKS;
 use super::lock::LockError;
-use crate::ranks::{Device, Ranks, Slot, fail};
+use crate::ranks::{Device, Ranks, Slot, eprint_line, fail};
 
 /// A member without a slot.
 const NONE: u16 = u16::MAX;
@@ -18,8 +19,18 @@ pub(super) struct OnRanks {
     device: Arc<Device>,
     team: u64,
     first_lock: u32,
-    /// For each member how many there are on its rank, and which slot it has there.
-    members: Vec<(u64, AtomicU16)>,
+    members: Vec<Seat>,
+}
+
+/// A member's.
+#[derive(Debug)]
+struct Seat {
+    /// How many members are on its rank.
+    here: u64,
+    /// Its slot there.
+    slot: AtomicU16,
+    /// Locks that it has.
+    held: Mutex<BTreeSet<u32>>,
 }
 
 impl OnRanks {
@@ -28,7 +39,8 @@ impl OnRanks {
         let ranks = device.ranks.as_ref()?;
         let places: Vec<u32> = processors.iter().map(|one| ranks.rank_of(*one)).collect::<Option<_>>()?;
         let here = |place: &u32| places.iter().filter(|other| *other == place).count() as u64;
-        let members = places.iter().map(|place| (here(place), AtomicU16::new(NONE))).collect();
+        let seat = |place| Seat { here: here(place), slot: AtomicU16::new(NONE), held: Mutex::default() };
+        let members = places.iter().map(seat).collect();
         let (team, first_lock) = ranks.new_team()?;
         Some(Self { device, team, first_lock, members })
     }
@@ -39,23 +51,34 @@ impl OnRanks {
         ranks
     }
 
-    /// A member is on its processor.
-    pub(super) fn enter(&self, member: u32) {
-        if let Some((_, slot)) = self.members.get(member as usize) {
-            slot.store(self.ranks().slot().number(), Ordering::Relaxed);
-        }
+    /// A member is on its processor; false when teams have all slots of its rank.
+    pub(super) fn enter(&self, member: u32) -> bool {
+        let (Some(seat), Some(slot)) = (self.members.get(member as usize), self.ranks().slot_of_member()) else {
+            return false;
+        };
+        seat.slot.store(slot.number(), Ordering::Relaxed);
+        true
     }
 
     /// It goes, if it was there.
     pub(super) fn leave(&self, member: u32) {
-        let taken = self.members.get(member as usize).map_or(NONE, |(_, slot)| slot.swap(NONE, Ordering::Relaxed));
-        if taken != NONE {
-            self.ranks().taken(taken).give_back();
+        let Some(seat) = self.members.get(member as usize) else { return };
+        let taken = seat.slot.load(Ordering::Relaxed);
+        if taken == NONE {
+            return;
         }
+        let held = std::mem::take(&mut *seat.held.lock().unwrap_or_else(PoisonError::into_inner));
+        for number in held {
+            eprint_line(&left_held(member, number));
+            // The machine may have ended meanwhile, and nobody waits for this one.
+            let _ = self.slot(member).command(UNLOCK, [u64::from(self.first_lock + number), 0, 0]);
+        }
+        seat.slot.store(NONE, Ordering::Relaxed);
+        self.ranks().taken(taken).give_back();
     }
 
     fn slot(&self, member: u32) -> Slot<'_> {
-        let number = self.members.get(member as usize).map_or(NONE, |(_, slot)| slot.load(Ordering::Relaxed));
+        let number = self.members.get(member as usize).map_or(NONE, |seat| seat.slot.load(Ordering::Relaxed));
         assert!(number != NONE, "member {member} has not entered");
         self.ranks().taken(number)
     }
@@ -69,7 +92,7 @@ impl OnRanks {
 
     pub(super) fn gather(&self, member: u32, word: u64) -> Vec<u64> {
         let members = self.members.len() as u64;
-        let here = self.members.get(member as usize).map_or(0, |(here, _)| *here);
+        let here = self.members.get(member as usize).map_or(0, |seat| seat.here);
         self.command(member, MEET, [self.team, members | here << 16 | u64::from(member) << 32, word]);
         self.slot(member).words(u32::try_from(members).unwrap_or(0))
     }
@@ -87,7 +110,17 @@ impl OnRanks {
             return Err(LockError::NoSuchLock(number));
         }
         match self.slot(member).command(command, [u64::from(self.first_lock + number), 0, 0]) {
-            DONE => Ok(()),
+            DONE => {
+                if let Some(seat) = self.members.get(member as usize) {
+                    let mut held = seat.held.lock().unwrap_or_else(PoisonError::into_inner);
+                    if command == LOCK {
+                        held.insert(number)
+                    } else {
+                        held.remove(&number)
+                    };
+                }
+                Ok(())
+            }
             HELD => Err(LockError::Held(number)),
             NOT_HELD => Err(LockError::NotHeld(number)),
             result => fail(result),
@@ -119,4 +152,9 @@ impl Drop for OnRanks {
     fn drop(&mut self) {
         self.ranks().end_team(self.first_lock);
     }
+}
+
+/// What is told of a lock that a team has at its end.
+fn left_held(member: u32, lock: u32) -> String {
+    format!("member {member} ends with its team and has lock {lock} still: it is given back; unlock it before")
 }

@@ -6,7 +6,9 @@
 //! tells each of these ranks the clock that covers what all have written.
 
 use vincs_coherence::hlrc::clock::{Clock, Position};
-use vincs_coherence::id::Rank;
+use vincs_coherence::hlrc::diff::Changed;
+use vincs_coherence::hlrc::race::Note;
+use vincs_coherence::id::{Page, Rank};
 
 /// The rank that keeps what has been told, and the meetings of all teams.
 pub(super) const KEEPER: Rank = Rank(0);
@@ -83,6 +85,8 @@ pub(super) enum Message {
     IsReset { clock: Clock },
     /// All ranks have given it up.
     Begun { name: u64, clock: Clock },
+    /// To the keeper, where races are looked for: what this rank has written and seen.
+    Note(Note),
 }
 
 impl Message {
@@ -108,6 +112,13 @@ impl Message {
             Self::Reset => (9, 0, 0, &none),
             Self::IsReset { clock } => (10, 0, 0, clock),
             Self::Begun { name, clock } => (11, *name, 0, clock),
+            Self::Note(Note { clock, pages }) => {
+                for (page, runs) in pages {
+                    more.push(u64::from(page.0) | (runs.len() as u64) << u32::BITS);
+                    more.extend(runs.iter().map(|run| u64::from(run.start) | u64::from(run.end) << u16::BITS));
+                }
+                (12, pages.len() as u64, 0, clock)
+            }
         };
         let words = [kind, first, second].into_iter().chain(clock.positions().map(|position| position.0)).chain(more);
         words.flat_map(u64::to_le_bytes).collect()
@@ -118,13 +129,14 @@ impl Message {
         let (words, rest) = bytes.as_chunks();
         let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
         let ([kind, first, second], after) = words.split_first_chunk()?;
-        let has_clock = matches!(kind, 1 | 2 | 4 | 7 | 10 | 11);
+        let has_clock = matches!(kind, 1 | 2 | 4 | 7 | 10..=12);
         let (positions, more) = after.split_at_checked(if has_clock { ranks } else { 0 })?;
         let fits = positions.iter().all(|position| *position < Position::LIMIT);
         let (pairs, odd) = more.as_chunks::<2>();
         let has_room = match kind {
             1 => odd.is_empty() && pairs.len() <= MAX_MEMBERS as usize,
             2 => more.len() <= MAX_MEMBERS as usize,
+            12 => true,
             _ => more.is_empty(),
         };
         if !rest.is_empty() || !fits || !has_room {
@@ -149,9 +161,26 @@ impl Message {
             9 => Self::Reset,
             10 => Self::IsReset { clock },
             11 => Self::Begun { name, clock },
+            12 => Self::Note(Note { clock, pages: noted(*first, more)? }),
             _ => return None,
         })
     }
+}
+
+/// So many pages with what was changed of each, and nothing after that.
+fn noted(count: u64, words: &[u64]) -> Option<Vec<(Page, Vec<Changed>)>> {
+    let mut rest = words.iter();
+    let mut pages = Vec::new();
+    while let Some(word) = rest.next() {
+        let page = Page(u32::try_from(word & u64::from(u32::MAX)).ok()?);
+        let run = |word: &u64| {
+            let start = u16::try_from(word & u64::from(u16::MAX)).ok()?;
+            Some(Changed { start, end: u16::try_from(word >> u16::BITS).ok()? })
+        };
+        let runs = usize::try_from(word >> u32::BITS).ok().filter(|runs| *runs <= rest.len())?;
+        pages.push((page, rest.by_ref().take(runs).map(run).collect::<Option<_>>()?));
+    }
+    (pages.len() as u64 == count).then_some(pages)
 }
 
 #[cfg(test)]
@@ -162,6 +191,7 @@ mod tests {
     fn messages_are_read_as_they_were_written_and_no_others() {
         let clock = Clock::from_positions(vec![Position(7), Position(Position::LIMIT - 1)]);
         let (team, name) = (u64::MAX, 3);
+        let run = |start, end| Changed { start, end };
         let all = [
             Message::Leaves,
             Message::Come { team, members: u32::MAX, clock: clock.clone(), words: vec![(5, u64::MAX), (0, 1)] },
@@ -174,7 +204,11 @@ mod tests {
             Message::Begin { name },
             Message::Reset,
             Message::IsReset { clock: clock.clone() },
-            Message::Begun { name, clock },
+            Message::Begun { name, clock: clock.clone() },
+            Message::Note(Note {
+                clock,
+                pages: vec![(Page(u32::MAX), vec![run(0, 4096)]), (Page(2), vec![run(1, 2), run(9, 65535)])],
+            }),
         ];
         for (kind, message) in all.into_iter().enumerate() {
             let bytes = message.encode();
@@ -191,6 +225,8 @@ mod tests {
             }
         }
         assert_eq!(Message::decode(&[], 2), None);
-        assert_eq!(Message::decode(&[12; 24], 2), None);
+        assert_eq!(Message::decode(&[13; 24], 2), None);
+        let beyond = [12, 1, 0, 0, 0, 7 | 2 << 32, 1 << 16].map(u64::to_le_bytes).concat();
+        assert_eq!(Message::decode(&beyond, 2), None, "more ranges than there are words");
     }
 }

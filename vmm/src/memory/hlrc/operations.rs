@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use vincs_coherence::hlrc::OpId;
-use vincs_coherence::id::{Page, Rank};
+use vincs_coherence::id::{Page, Rank, RankSet};
 use vincs_coherence::transport::{OperationId, PutList, RUN_BYTES, SendError, Transport};
 
 /// What an operation is part of.
@@ -109,6 +109,8 @@ pub(super) struct Operations {
     under_way: BTreeMap<OperationId, (Rank, Part)>,
     /// What the transport did not take. A node has a bounded number of operations under way, so it is bounded, too.
     held: VecDeque<(Rank, OperationId, Request)>,
+    /// For whom something is held: what comes for these waits behind it, so that a rank hears what it is told in order.
+    full: RankSet,
     /// How many puts of a flush are under way.
     flushes: BTreeMap<OpId, usize>,
     traffic: Traffic,
@@ -117,7 +119,15 @@ pub(super) struct Operations {
 impl Operations {
     pub(super) fn new(transport: Arc<dyn Transport>) -> Self {
         let (next, under_way, held) = (0, BTreeMap::new(), VecDeque::new());
-        Self { transport, next, under_way, held, flushes: BTreeMap::new(), traffic: Traffic::default() }
+        Self {
+            transport,
+            next,
+            under_way,
+            held,
+            full: RankSet::EMPTY,
+            flushes: BTreeMap::new(),
+            traffic: Traffic::default(),
+        }
     }
 
     /// Starts an operation, now or when the transport takes it. One to a lost rank vanishes: it never completes.
@@ -149,7 +159,8 @@ impl Operations {
 
     fn begin(&mut self, target: Rank, id: OperationId, request: Request) -> Result<(), SendError> {
         self.traffic.count(&request);
-        if !began(&*self.transport, target, id, &request)? {
+        if self.full.contains(target) || !began(&*self.transport, target, id, &request)? {
+            self.full.insert(target);
             self.held.push_back((target, id, request));
         }
         Ok(())
@@ -185,9 +196,11 @@ impl Operations {
     /// [`SendError`] when the transport can never carry something.
     pub(super) fn drain(&mut self) -> Result<bool, SendError> {
         let before = self.held.len();
+        self.full = RankSet::EMPTY;
         for _ in 0..before {
             let Some((target, id, request)) = self.held.pop_front() else { break };
-            if !began(&*self.transport, target, id, &request)? {
+            if self.full.contains(target) || !began(&*self.transport, target, id, &request)? {
+                self.full.insert(target);
                 self.held.push_back((target, id, request));
             }
         }
@@ -218,5 +231,41 @@ fn began(transport: &dyn Transport, target: Rank, id: OperationId, request: &Req
         Ok(()) | Err(SendError::Lost(_)) => Ok(true),
         Err(SendError::Full(_)) => Ok(false),
         Err(error @ (SendError::NoPeer(_) | SendError::Bounds(_))) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vincs_coherence::transport::Event;
+
+    use super::*;
+    use crate::test_transport::Hub;
+
+    #[test]
+    fn a_rank_hears_in_order_what_was_held_up() {
+        let ends = Hub::ends(3);
+        let mut operations = Operations::new(Arc::clone(&ends[0]) as Arc<dyn Transport>);
+        let heard = |rank: usize| {
+            let mut heard = Vec::new();
+            ends[rank].poll(&mut |event| match event {
+                Event::Message { body, .. } => heard.push(body[0]),
+                other @ (Event::Lost { .. } | Event::Completed { .. }) => panic!("{other:?}"),
+            });
+            heard
+        };
+        ends[0].limit(Rank(1), 1);
+        operations.say(Rank(1), vec![1]).unwrap();
+        operations.say(Rank(1), vec![2]).unwrap();
+        operations.say(Rank(2), vec![9]).unwrap();
+        assert_eq!((heard(1), heard(2)), (vec![1], vec![9]), "another rank's way is free");
+        // There is room now, and something waits.
+        operations.say(Rank(1), vec![3]).unwrap();
+        assert!(operations.is_waiting() && heard(1).is_empty());
+        assert!(operations.drain().unwrap());
+        assert_eq!(heard(1), [2]);
+        ends[0].limit(Rank(1), 2);
+        operations.drain().unwrap();
+        operations.say(Rank(1), vec![4]).unwrap();
+        assert_eq!(heard(1), [3, 4]);
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use vincs_coherence::id::{PAGE_BYTES, Page, Run};
 
+use super::races::Place;
+
 /// Adjacent pages of one home at adjacent addresses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Span {
@@ -13,8 +15,10 @@ pub(super) struct Span {
     pub(super) count: u32,
     /// Where the first one is.
     pub(super) address: usize,
-    /// Whether they are homed here.
+    /// Whether they are homed here, and written in place.
     pub(super) here: bool,
+    /// Where in which array the first one is.
+    pub(super) place: Place,
 }
 
 impl Span {
@@ -59,6 +63,13 @@ impl Places {
         Some(Page(span.first.0 + index))
     }
 
+    /// Where in which array a page is.
+    pub(super) fn place(&self, page: Page) -> Option<Place> {
+        let (_, span) = self.by_page.range(..=page).next_back().filter(|(_, span)| page < span.end())?;
+        let into = u64::from(page.0 - span.first.0) * PAGE_BYTES as u64;
+        Some(Place { offset: span.place.offset + into, ..span.place })
+    }
+
     /// Where the pages of a run are: addresses and lengths in bytes, one for each span. Pages that are nowhere are left out.
     pub(super) fn pieces(&self, run: Run) -> impl Iterator<Item = (usize, usize)> {
         let before_end = self.by_page.range(..run.end()).rev().map(|(_, span)| span);
@@ -77,7 +88,8 @@ mod tests {
     #[test]
     fn pages_are_found_by_their_address_and_addresses_by_their_page() {
         let mut places = Places::default();
-        let span = |first, count, address| Span { first: Page(first), count, address, here: false };
+        let place = Place { array: 3, offset: 8192 };
+        let span = |first, count, address| Span { first: Page(first), count, address, here: false, place };
         places.add(span(100, 2, 0x8000));
         places.add(span(10, 4, 0x4000));
         places.add(span(14, 1, 0x2_0000));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use vincs_coherence::hlrc::node::{ThreadError, TouchError};
 use vincs_coherence::hlrc::{Completion, Failure, Node, OpId, ThreadId};
 use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, RankSet, Run};
-use vincs_coherence::transport::{Event, OperationId, Outcome as Ended, Transport};
+use vincs_coherence::transport::{Event, OperationId, Outcome as Ended, Segment as _, Transport};
 
 use super::command::{Ask, Command, Reply};
 use super::maps::{Bytes, Copies, OwnSegment, words_of};
@@ -22,10 +22,12 @@ use crate::memory::engine::mailbox::{Mailbox, Refuse as _, Waiter};
 use crate::memory::engine::uffd::{Faults, Missing, RawFault};
 use crate::memory::ready::Ready;
 use batch::Batch;
+use races::Races;
 use teams::{Doing, Teams};
 
 mod batch;
 mod execute;
+mod races;
 mod teams;
 
 /// Longest time between two attempts to start what was held up.
@@ -82,6 +84,10 @@ pub(super) struct Service {
     teams: Teams,
     /// What has come of operations on this rank's own segment, for the node.
     done: Vec<(OpId, Completion)>,
+    /// Adjacent pages of it that the node has fetched, as it writes none in place.
+    fetched: Vec<(Run, Vec<OpId>)>,
+    /// Races are looked for.
+    races: Option<Races>,
     /// Adjacent things that are done together.
     batch: Batch,
     streams: Streams,
@@ -117,6 +123,7 @@ impl Service {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { settings, node, faults, segment, copies, operations, transport, mailbox, ending } = parts;
         let threads = settings.team.get(usize::from(settings.rank.0)).copied().unwrap_or(0);
+        let races = settings.races.clone().map(|sink| Races::new(settings.rank, settings.team.len(), sink));
         Self {
             seats: (0..threads).map(|_| Seat::default()).collect(),
             settings,
@@ -137,6 +144,8 @@ impl Service {
             awaited: BTreeMap::new(),
             teams: Teams::default(),
             done: Vec::new(),
+            fetched: Vec::new(),
+            races,
             batch: Batch::default(),
             streams: Streams::default(),
             statistics: Statistics::default(),
@@ -220,6 +229,9 @@ impl Service {
         if self.others().all(|rank| self.left.contains(rank))
             && let Some(waiter) = self.leaving.take()
         {
+            // What this rank has told itself comes before.
+            self.hear_own();
+            self.end_races();
             waiter.answer(());
         }
     }
@@ -382,6 +394,22 @@ impl Service {
         if any {
             self.act(Received::NOTHING);
         }
+        any | self.end_own_fetches()
+    }
+
+    fn end_own_fetches(&mut self) -> bool {
+        let fetched = std::mem::take(&mut self.fetched);
+        let any = !fetched.is_empty();
+        for (run, ops) in fetched {
+            let mut bytes = vec![0; usize::from(run.count) * PAGE_BYTES];
+            let place = self.node.layout().page(run.first);
+            if !place.is_some_and(|(_, offset)| self.segment.words().read(offset, &mut bytes)) {
+                self.host_failed("pages of its own segment are not there");
+                break;
+            }
+            ops.into_iter().for_each(|op| self.tell(op, Completion::Done));
+            self.act(Received { first: run.first, bytes: &bytes });
+        }
         any
     }
 
@@ -522,6 +550,7 @@ impl Service {
 
     fn stop(&mut self) {
         self.mailbox.close();
+        self.end_races();
         self.answer_all(SyncError::Ended);
         if let Some(waiter) = self.leaving.take() {
             waiter.answer(());

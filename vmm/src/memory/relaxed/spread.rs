@@ -7,14 +7,15 @@ use serde::Serialize;
 use vincs_coherence::hlrc::Failure;
 use vincs_coherence::id::{PAGE_BYTES, Rank};
 use vincs_coherence::transport::Transport;
-use vincs_guest_commands::{MAGIC, SLOTS, VERSION};
+use vincs_guest_commands::{MAGIC, RACES_AT, SLOTS, VERSION};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
 use super::commands::LOCKS;
 use super::doorbell::{DOORBELL, Doorbell, Rings};
 use super::info_block;
 use crate::layout::{RELAXED_CONTROL, RELAXED_HEADER};
-use crate::memory::hlrc::{Array, ArrayError, Ending, Memory, Prepared, Settings, StartError, Statistics};
+use crate::memory::hlrc::{Array, ArrayError, Ending, Memory, Prepared, RaceReport, RaceSink, Settings};
+use crate::memory::hlrc::{StartError, Statistics};
 use crate::memory::ram::{RamError, memory_file};
 use crate::vcpu::VcpuHandle;
 
@@ -22,6 +23,9 @@ use crate::vcpu::VcpuHandle;
 const MIN_STRIPE: u32 = 16;
 /// Most stripes: each is a mapping of its own, of which a process has some 65000 (`vm.max_map_count`).
 const MAX_STRIPES: u32 = 4096;
+
+/// Takes lines about races. Called by the thread that serves: it must not block for long.
+pub type RaceLines = fn(String);
 
 /// This rank's share of relaxed memory before the machine is built: all that other ranks have to reach, and the channel to them.
 #[derive(Clone, Debug)]
@@ -74,11 +78,16 @@ fn shared_pages(bytes: u64) -> u32 {
     u32::try_from(bytes.saturating_sub(RELAXED_CONTROL) / PAGE_BYTES as u64).unwrap_or(u32::MAX)
 }
 
-/// A rank's share of `bytes` of relaxed memory, with nothing in it.
+/// What is told of races in a guest's relaxed memory, with places as its programs have them.
+fn of_device(report: &RaceReport) -> String {
+    report.line(|place| ("the device".to_owned(), RELAXED_CONTROL + place.offset))
+}
+
+/// A rank's share of `bytes` of relaxed memory, with nothing in it. `races`: what is told of races, in lines, if they are looked for.
 ///
 /// # Errors
 /// [`StartError`] naming what does not fit or cannot be had.
-pub fn prepare(rank: Rank, ranks: u16, bytes: u64) -> Result<Prepared, StartError> {
+pub fn prepare(rank: Rank, ranks: u16, bytes: u64, races: Option<RaceLines>) -> Result<Prepared, StartError> {
     let pages = shared_pages(bytes);
     // As many at each as the first has, which has most.
     let most = stripes(pages, ranks).iter().filter(|(home, _)| home.0 == 0).map(|(_, count)| count).sum();
@@ -86,6 +95,7 @@ pub fn prepare(rank: Rank, ranks: u16, bytes: u64) -> Result<Prepared, StartErro
         locks: LOCKS,
         // Which vCPU's thread it is that touches a page does not matter.
         open: true,
+        races: races.map(|told| RaceSink::new(move |report| told(of_device(&report)))),
         ..Settings::new(rank, vec![SLOTS; ranks.into()], most)
     };
     Prepared::new(settings)
@@ -120,6 +130,9 @@ impl SpreadMemory {
         for (at, word) in (RELAXED_HEADER..).step_by(8).zip(words.into_iter().chain(more)) {
             alias.store(word, MemoryRegionAddress(at), Ordering::Relaxed).map_err(|_| RamError::Relaxed(bytes))?;
         }
+        let looks_for_races = u32::from(share.prepared.looks_for_races());
+        let races_at = MemoryRegionAddress(RELAXED_HEADER + u64::from(RACES_AT));
+        alias.store(looks_for_races, races_at, Ordering::Relaxed).map_err(|_| RamError::Relaxed(bytes))?;
         let ending = Arc::new(move |ending: Ending| {
             let text = ending.to_string();
             match ending {
@@ -186,7 +199,7 @@ mod tests {
     fn the_control_part_is_not_shared() {
         assert_eq!(shared_pages(RELAXED_CONTROL), 0);
         assert_eq!(shared_pages(2 * RELAXED_CONTROL), 512);
-        assert!(prepare(Rank(0), 2, RELAXED_CONTROL).is_err(), "there is nothing to share");
-        assert!(prepare(Rank(1), 2, 2 * RELAXED_CONTROL).is_ok());
+        assert!(prepare(Rank(0), 2, RELAXED_CONTROL, None).is_err(), "there is nothing to share");
+        assert!(prepare(Rank(1), 2, 2 * RELAXED_CONTROL, None).is_ok());
     }
 }

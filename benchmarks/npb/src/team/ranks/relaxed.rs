@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use vincs_coherence::hlrc::LockId;
 use vincs_coherence::hlrc::node::Reduction;
 use vincs_coherence::id::PAGE_BYTES;
-use vincs_vmm::memory::hlrc::{ArrayError, Member, Memory, Prepared, Settings, Statistics, SyncError};
+use vincs_vmm::memory::hlrc::{
+    ArrayError, Member, Memory, Prepared, RaceReport, RaceSink, Settings, Statistics, SyncError,
+};
 
-use super::{Costs, Place, RanksError, fail};
+use super::{Costs, Place, RanksError, fail, say};
 use crate::team::shared::{Area, Distributed, Segment};
 use crate::team::{MAX_SUM, NoMemory, Team};
 
@@ -30,7 +32,9 @@ pub struct Relaxed {
 pub fn run<R>(place: Place, room: usize, program: impl FnOnce(&Relaxed) -> R) -> Result<(R, Costs), RanksError> {
     let (rank, ranks) = (place.rank(), place.ranks());
     let pages = u32::try_from(room.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
-    let prepared = Prepared::new(Settings::new(rank, vec![1; ranks.into()], pages))?;
+    let looks_for_races = place.looks_for_races;
+    let races = looks_for_races.then(|| RaceSink::new(|report: RaceReport| say(&report.to_string())));
+    let prepared = Prepared::new(Settings { races, ..Settings::new(rank, vec![1; ranks.into()], pages) })?;
     let ending = place.ending();
     let (transport, mut rests) = place.connect(Some(prepared.segment()))?;
     let memory = prepared.start(transport, ending)?;
@@ -39,6 +43,10 @@ pub fn run<R>(place: Place, room: usize, program: impl FnOnce(&Relaxed) -> R) ->
     let result = program(&team);
     team.barrier();
     let costs = team.costs();
+    if looks_for_races {
+        // Until rank 0 has heard all.
+        team.memory.leave();
+    }
     rests.end()?;
     Ok((result, costs))
 }

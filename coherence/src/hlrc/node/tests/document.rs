@@ -5,6 +5,7 @@ use crate::hlrc::action::{Action, Flush, OpId, Outcome};
 use crate::hlrc::config::{MAX_LOCKS, MAX_LOG_WORDS, MAX_THREADS};
 use crate::hlrc::node::{LOCAL_TURNS, MAX_SCAN, MIN_PAGES, Reduction};
 use crate::hlrc::notice::MAX_INTERVAL;
+use crate::hlrc::race::{MAX_KEPT, MAX_OF_PAGE, MAX_REPORTS};
 use crate::hlrc::writer::Writer;
 use crate::id::{MAX_RANKS, Page, Rank, Run};
 
@@ -92,6 +93,9 @@ fn limits_are_those_of_the_table() {
         ("MAX_INTERVAL", MAX_INTERVAL.to_string()),
         ("MIN_PAGES", MIN_PAGES.to_string()),
         ("MAX_SCAN", MAX_SCAN.to_string()),
+        ("MAX_REPORTS", MAX_REPORTS.to_string()),
+        ("MAX_OF_PAGE", MAX_OF_PAGE.to_string()),
+        ("MAX_KEPT", MAX_KEPT.to_string()),
         ("LOCAL_TURNS", LOCAL_TURNS.to_string()),
     ];
     let documented: Vec<(String, String)> = column("limit", 0).into_iter().zip(column("limit", 1)).collect();

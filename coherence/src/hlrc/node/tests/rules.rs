@@ -341,3 +341,75 @@ fn a_lost_rank_ends_all_waits_and_all_later_ones() {
     assert_eq!(machine.woken, [failed, failed]);
     assert!(machine.nodes[0].watches().is_empty());
 }
+
+#[test]
+fn a_thread_gives_up_all_its_locks_at_once_and_with_one_interval() {
+    const LOCKS: u32 = 20;
+    let mut machine = Machine::new(&[2, 1], 2, |config| config.locks = LOCKS);
+    (0..LOCKS - 1).for_each(|lock| acquire(&mut machine, 0, LockId(lock)));
+    machine.node(0).handle_acquire(SECOND, LockId(LOCKS - 1)).unwrap();
+    machine.settle();
+    assert_eq!(machine.node(0).holders(), [FIRST, SECOND].into());
+    machine.write(0, Page(1), 7);
+    for (rank, thread, lock) in [(1, FIRST, 0), (0, SECOND, 1)] {
+        machine.node(rank).handle_acquire(thread, LockId(lock)).unwrap();
+    }
+    machine.settle();
+    assert_eq!(machine.node(0).handle_give_up(SECOND), Err(ThreadError::Busy(1)));
+    machine.woken.clear();
+    machine.node(0).handle_give_up(FIRST).unwrap();
+    machine.settle();
+    let acquired = Outcome::Acquired { abandoned: false };
+    machine.woken.sort_by_key(|(rank, thread, _)| (*rank, *thread));
+    assert_eq!(machine.woken, [(0, FIRST, Outcome::Released), (0, SECOND, acquired), (1, FIRST, acquired)]);
+    assert_eq!(machine.read(1, Page(1)), 7);
+    assert_eq!((machine.node(0).stats().intervals, machine.node(0).locks_of(FIRST).len()), (1, 0));
+    assert_eq!(machine.node(0).locks_of(SECOND), [LockId(1), LockId(LOCKS - 1)]);
+    machine.node(0).handle_give_up(FIRST).unwrap();
+    machine.settle();
+    assert_eq!(machine.woken.last(), Some(&(0, FIRST, Outcome::Released)), "one that has none");
+}
+
+#[test]
+fn where_races_are_looked_for_nothing_is_written_in_place_or_alone() {
+    let mut machine = Machine::new(&[1, 1], 2, |config| config.check_races = true);
+    machine.memories = (0..2).map(|rank| crate::hlrc::sim::memory::Memory::new(Rank(rank), Vec::new())).collect();
+    for round in 1..4 {
+        for rank in [0, 1] {
+            machine.write(rank, Page(rank.into()), round);
+        }
+        meet(&mut machine, 2);
+        for rank in [0, 1] {
+            assert_eq!([0, 1].map(|page| machine.read(rank, Page(page))), [round; 2]);
+        }
+        meet(&mut machine, 2);
+    }
+    for rank in [0, 1] {
+        let stats = machine.node(rank).stats();
+        assert_eq!((stats.twins, stats.diffs), (3, 3));
+        assert_eq!((stats.writes_alone, stats.writes_in_place, stats.whole_pages), (0, 0, 0));
+    }
+}
+
+#[test]
+fn where_races_are_looked_for_writes_go_home_before_a_rank_sees_more() {
+    for (check_races, early) in [(false, 0), (true, 1)] {
+        let mut machine = Machine::new(&[1, 1], 2, |config| config.check_races = check_races);
+        if check_races {
+            machine.memories =
+                (0..2).map(|rank| crate::hlrc::sim::memory::Memory::new(Rank(rank), Vec::new())).collect();
+        }
+        acquire(&mut machine, 0, LOCK);
+        machine.write(0, Page(0), 1);
+        release(&mut machine, 0, LOCK);
+        machine.write(1, Page(1), 2);
+        acquire(&mut machine, 1, LOCK);
+        assert_eq!(machine.node(1).stats().early_flushes, early);
+        machine.write(1, Page(1), 3);
+        release(&mut machine, 1, LOCK);
+        // It has seen nothing new.
+        machine.write(1, Page(1), 4);
+        acquire(&mut machine, 1, LOCK);
+        assert_eq!(machine.node(1).stats().early_flushes, early);
+    }
+}

@@ -5,7 +5,7 @@ use std::io;
 use vincs_coherence::hlrc::diff::Diff;
 use vincs_coherence::hlrc::{Action, Completion, Flush, OpId, Outcome, ThreadId};
 use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, Run};
-use vincs_coherence::transport::PutList;
+use vincs_coherence::transport::{PutList, Segment as _};
 
 use super::batch::Batch;
 use super::teams::Doing;
@@ -27,6 +27,7 @@ impl Service {
             self.transport.sign_of_life();
         }
         self.end_batch(received);
+        self.note_clock();
         match self.node.failure() {
             Some(failure) if !self.failed => self.tell_failure(failure),
             _ => {}
@@ -69,6 +70,7 @@ impl Service {
     fn end_batch(&mut self, received: Received<'_>) {
         match std::mem::take(&mut self.batch) {
             Batch::Empty => {}
+            Batch::Fetch(run, home, ops) if home == self.settings.rank => self.fetched.push((run, ops)),
             Batch::Fetch(run, home, ops) => {
                 if let Some((_, offset)) = self.node.layout().page(run.first) {
                     let len = usize::from(run.count) * PAGE_BYTES;
@@ -119,7 +121,6 @@ impl Service {
             }
             Action::CompareAndSwap { op, target, offset, expected, new } if target == self.settings.rank => {
                 // What others exchange there is exchanged in this process too, as the transport says.
-                use vincs_coherence::transport::Segment as _;
                 match self.segment.words().compare_and_swap(offset, expected, new) {
                     Some(old) => self.done.push((op, Completion::Old(old))),
                     None => self.host_failed("a word of its own segment is not there"),
@@ -184,6 +185,7 @@ impl Service {
     /// Brings pages home: all that has changed of all of them, in lists of puts where the transport has those.
     fn flush(&mut self, op: OpId, home: Rank, pages: &[(Page, Flush)]) {
         let (mut diff, mut list) = (Diff::default(), PutList::default());
+        let mut noted = Vec::new();
         let copies = std::sync::Arc::clone(&self.copies);
         for (page, how) in pages {
             let (Some(bytes), Some((_, offset))) = (copies.page(*page), self.node.layout().page(*page)) else {
@@ -196,6 +198,9 @@ impl Service {
                         return self.page_failed("compare", *page, &io::ErrorKind::NotFound.into());
                     };
                     diff.set(twin.as_slice(), bytes);
+                    if self.races.is_some() {
+                        noted.push((*page, diff.puts().map(|(run, _)| run).collect()));
+                    }
                     for (run, bytes) in diff.puts() {
                         self.put(op, home, &mut list, (offset + u64::from(run.start), bytes));
                     }
@@ -206,13 +211,20 @@ impl Service {
         if !list.is_empty() {
             self.start(home, Part::Flush(op), Request::List(list));
         }
-        // None of them may have changed.
+        self.note_changes(noted);
+        // None of them may have changed, and those homed here are home at once.
         if !self.operations.is_flushing(op) {
             self.done.push((op, Completion::Done));
         }
     }
 
     fn put(&mut self, op: OpId, home: Rank, list: &mut PutList, (offset, bytes): (u64, &[u8])) {
+        if home == self.settings.rank {
+            if !self.segment.words().write(offset, bytes) {
+                self.host_failed("bytes of its own segment are not there");
+            }
+            return;
+        }
         if !self.lists {
             return self.start(home, Part::Flush(op), Request::Put { offset, bytes: bytes.to_vec() });
         }

@@ -230,6 +230,7 @@ impl Service {
     pub(super) fn hear(&mut self, from: Rank, message: Message) {
         match message {
             Message::Leaves => {}
+            Message::Note(note) => self.hear_note(from, note),
             Message::Come { team, members, clock, words } => self.assemble(from, (team, members), &clock, words),
             Message::Tell { name, clock } => {
                 self.note_told(&clock);
@@ -368,15 +369,16 @@ impl Service {
         }
         let own = self.own_thread();
         let mut settled = !self.node.waits(own);
+        let holders = self.node.holders();
         for index in 0..self.seats.len().saturating_sub(1) {
             let thread = ThreadId(u16::try_from(index).unwrap_or(u16::MAX));
             self.node.handle_withdraw(thread);
             if self.node.waits(thread) {
                 settled = false;
-            } else if let Some(lock) = self.node.locks_of(thread).first() {
+            } else if holders.contains(&thread) {
                 settled = false;
-                // It has the lock and does not wait.
-                let _ = self.node.handle_release(thread, *lock);
+                // It does not wait. All at once: there may be very many.
+                let _ = self.node.handle_give_up(thread);
             }
         }
         if settled {

@@ -1,6 +1,6 @@
 //! Commands as a guest gives them, by the pages alone: right ones, wrong ones, and garbage.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use vincs_coherence::id::Rank;
@@ -10,7 +10,7 @@ use vm_memory::GuestAddress;
 use super::super::commands::LOCKS;
 use super::*;
 use crate::memory::hlrc::Prepared;
-use crate::memory::relaxed::spread::{RelaxedShare, SpreadMemory, prepare};
+use crate::memory::relaxed::spread::{RaceLines, RelaxedShare, SpreadMemory, prepare};
 use crate::test_transport::Hub;
 use crate::topology::VcpuId;
 use crate::vcpu::Samples;
@@ -34,7 +34,7 @@ impl Waker for Nobody {
 
 /// A rank, with a guest that writes to its pages.
 struct Guest {
-    _memory: SpreadMemory,
+    memory: SpreadMemory,
     doorbell: Arc<Doorbell>,
     /// Why its memory has ended, if it has.
     ended: Arc<Mutex<Option<String>>>,
@@ -48,7 +48,12 @@ impl Guest {
 
     /// A machine of so many.
     fn of(ranks: u16) -> Vec<Self> {
-        let prepared: Vec<_> = (0..ranks).map(|rank| prepare(Rank(rank), ranks, BYTES).unwrap()).collect();
+        Self::looking_for_races(ranks, None)
+    }
+
+    /// The same, where races may be looked for.
+    fn looking_for_races(ranks: u16, told: Option<RaceLines>) -> Vec<Self> {
+        let prepared: Vec<_> = (0..ranks).map(|rank| prepare(Rank(rank), ranks, BYTES, told).unwrap()).collect();
         let ends = Hub::ends_over(ranks, prepared.iter().map(Prepared::segment).collect());
         let start = |((rank, prepared), channel): ((u16, Prepared), Arc<_>)| {
             let share = RelaxedShare { prepared, channel: channel as Arc<dyn Transport> };
@@ -60,9 +65,18 @@ impl Guest {
                 *locked(&told) = Some(why.to_string());
             });
             let memory = memory.unwrap();
-            Self { doorbell: memory.doorbell(), _memory: memory, ended }
+            Self { doorbell: memory.doorbell(), memory, ended }
         };
         (0..).zip(prepared).zip(ends).map(start).collect()
+    }
+
+    /// A program writes a byte of the shared part.
+    fn write(&self, at: u64, byte: u8) {
+        let [_, (_, len, address)] = self.memory.pieces();
+        assert!(at < len);
+        let byte_of_array = (address + at) as *const AtomicU8;
+        // SAFETY: the byte is in the array, which the memory keeps; it is accessed by atomics alone.
+        unsafe { &*byte_of_array }.store(byte, Ordering::Relaxed);
     }
 
     fn put(&self, slot: u16, at: u16, bytes: &[u8]) {
@@ -119,6 +133,39 @@ fn the_header_says_what_there_is() {
     let end = START.0 + DOORBELL;
     let at = [end - 1, end, end + PAGE_SIZE - 1, end + PAGE_SIZE];
     assert_eq!(at.map(|address| guest.doorbell.is_at(address)), [false, true, true, false]);
+}
+
+#[test]
+fn programs_on_two_ranks_that_write_the_same_byte_are_told_of_where_they_do_not_synchronise() {
+    static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut guests = Guest::looking_for_races(2, Some(|line| locked(&TOLD).push(line)));
+    let [first, second] = &guests[..] else { panic!("two ranks") };
+    for guest in [first, second] {
+        let flag: u32 = guest.doorbell.slots.memory.read_obj(MemoryRegionAddress(RELAXED_HEADER + 32)).unwrap();
+        assert_eq!(flag, 1, "the header says so");
+    }
+    // One byte of each rank's pages, at the ends of two that follow each other.
+    let bytes = [16 * PAGE_SIZE - 1, 16 * PAGE_SIZE];
+    for (round, guest) in (1_u8..).zip([first, second, first]) {
+        bytes.iter().for_each(|at| guest.write(*at, round));
+        assert_eq!(guest.does(0, TELL, [0; 3]), DONE);
+        // The next one sees it before it writes.
+        for guest in [first, second] {
+            assert_eq!(guest.does(0, HEAR, [0; 3]), DONE);
+        }
+    }
+    assert_eq!(*locked(&TOLD), [""; 0]);
+    first.write(bytes[0], 11);
+    second.write(bytes[0], 12);
+    second.write(bytes[1], 13);
+    for guest in [first, second] {
+        assert_eq!(guest.does(0, TELL, [0; 3]), DONE);
+    }
+    let place =
+        format!("race: ranks 0 and 1 have both written byte {} of the device (page 15 ", RELAXED_CONTROL + bytes[0]);
+    assert!(matches!(&locked(&TOLD)[..], [line] if line.starts_with(&place)), "{:?}", locked(&TOLD));
+    guests.iter_mut().for_each(|guest| guest.memory.stop());
+    assert_eq!(locked(&TOLD)[1..], ["races: 1 place"]);
 }
 
 #[test]
@@ -187,6 +234,24 @@ fn a_team_that_was_refused_leaves_nothing_of_its_name() {
     let second = |members: u64, here: u64, own: u64| members | here << 16 | own << 32;
     assert_ne!(guest.does(3, MEET, [5, second(2, 2, 2), 0]), DONE, "there is no member 2 of 2");
     assert_eq!(guest.does(3, MEET, [5, second(1, 1, 0), 0]), DONE, "the same name for another size");
+}
+
+#[test]
+fn a_program_that_begins_has_many_locks_of_a_dead_one_given_back_at_once() {
+    const MANY: u32 = 1500;
+    for ranks in [1, 2] {
+        let guests = Guest::of(ranks);
+        let [first, last] = [&guests[0], &guests[guests.len() - 1]];
+        for lock in 0..MANY {
+            assert_eq!(first.does(u16::from(lock % 2 == 1), LOCK, [lock.into(), 0, 0]), DONE);
+        }
+        assert_eq!(last.does(LAST, BEGIN, [0; 3]), DONE);
+        for lock in [0, 1, MANY - 1] {
+            assert_eq!(last.does(2, LOCK, [lock.into(), 0, 0]), DONE);
+        }
+        let held = first.doorbell.stats().memory.protocol.locks_free;
+        assert!(held >= MANY.into(), "{held}");
+    }
 }
 
 /// Rings with garbage, of which half is likely to be commands.
