@@ -23,8 +23,8 @@ pub(crate) const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15));
 const SIW: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 5, 1));
 
 /// On an interface of its own, as the connection manager knows one device alone of several on one.
-const SIW_DEVICE: &str = "[ -e /sys/class/infiniband/siw0 ] || ip link add iw0 type veth peer name iw1 && ip link set iw0 up && ip link set iw1 up &&
-    ip addr add 10.0.5.1/24 dev iw0 && rdma link add siw0 type siw netdev iw0 ||
+const SIW_DEVICE: &str = "[ -e /sys/class/infiniband/siw0 ] || { ip link add iw0 type veth peer name iw1 && ip link set iw0 up && ip link set iw1 up &&
+    ip addr add 10.0.5.1/24 dev iw0 && rdma link add siw0 type siw netdev iw0; } ||
     { echo 'the node has no soft-iWARP: run make soft-iwarp'; exit 2; }; exec";
 
 /// Bounds a machine that is busy with other things.
