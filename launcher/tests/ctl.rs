@@ -17,8 +17,9 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 use tempfile::TempDir;
 use vincs_launcher::ctl::{Facts, Hosts, Server};
-use vincs_micro_guest::{Program, Ranks, Session};
+use vincs_micro_guest::{Program, Ranks, RunError, Session};
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
+use vincs_vmm::machine::StopReason;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -147,9 +148,10 @@ fn a_machine_is_found_asked_and_ordered_about() {
     assert!(!stopped.load(Ordering::SeqCst));
     place.done(&["stop"]);
     assert!(stopped.load(Ordering::SeqCst));
-    assert!(!session.has_ended());
     session.ask_to_stop();
-    session.wait(LIMIT).unwrap();
+    // Whichever of the two ranks is seen to end first.
+    let ended = session.wait(LIMIT);
+    assert!(matches!(ended, Ok(_) | Err(RunError::Stopped(StopReason::Left))), "{ended:?}");
     let output = place.ctl(&["status"]);
     assert!(output.status.success(), "its socket is there as long as its server");
     let path = server.path().to_owned();

@@ -156,6 +156,11 @@ fn an_interrupt_that_comes_with_a_refused_register_is_delivered() {
     }
 }
 
+/// All of a state but when it was saved, so that two can be compared.
+fn at_once(state: Box<VcpuState>) -> VcpuState {
+    VcpuState { stopped: 0, ..*state }
+}
+
 #[test]
 fn a_saved_vcpu_goes_on_in_another_machine_where_it_was() {
     if kvm_or_skip() {
@@ -180,7 +185,7 @@ fn a_saved_vcpu_goes_on_in_another_machine_where_it_was() {
         let moved: VcpuState = serde_json::from_slice(&json).unwrap();
         assert_eq!(moved, *state);
         vcpu.restore(Box::new(moved)).unwrap();
-        assert_eq!(vcpu.save().unwrap(), state, "nothing is lost or changed on the way");
+        assert_eq!(at_once(vcpu.save().unwrap()), at_once(state), "nothing is lost or changed on the way");
         vcpu.resume().unwrap();
         assert_eq!(written.recv_timeout(LONG), Ok(last + 1));
     }
@@ -222,7 +227,7 @@ fn what_waits_for_a_paused_vcpu_is_saved_with_it() {
         let state = vcpu.save().unwrap();
         assert_eq!(state.apic.read_msr(REQUESTED_64_TO_95, 0), Ok(1 << 5));
         assert_eq!(state.events.nmi.pending, 1);
-        assert_eq!(vcpu.save().unwrap(), state, "a save changes nothing");
+        assert_eq!(at_once(vcpu.save().unwrap()), at_once(state.clone()), "a save changes nothing");
 
         vcpu.mailbox().leave(Delivery::Init, 0, false);
         vcpu.mailbox().leave(Delivery::StartUp, 0x12, false);

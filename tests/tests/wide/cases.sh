@@ -2,7 +2,7 @@
 # Runs in one testbed node: machines of more ranks than two, which all share its one processor, and one of two with relaxed memory. Over TCP;
 # without that it would be RDMA, as the node has a device.
 here=$1
-limit=400
+limit=900
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
 . "$here/../cases.sh"
 

@@ -80,11 +80,9 @@ impl Elastic {
 }
 
 impl First {
-    /// An order to move waits while a rank is about to come or to go.
+    /// An order to move waits while a rank is about to come or to go, also while one that comes is told where the homes are.
     pub(super) fn hold_back(&mut self, core: &Core, note: Note) -> Option<Note> {
-        let waits = !self.owners.are_at_rest()
-            && (self.elastic.seats.complete(core.present()).is_some() || self.elastic.seats.drained_one().is_some());
-        if waits {
+        if self.elastic.seats.complete(core.present()).is_some() || self.elastic.seats.drained_one().is_some() {
             self.elastic.held.push_back(note);
             return None;
         }
