@@ -2,7 +2,7 @@
 //! docs/control.md is its reference.
 //!
 //! - `protocol`: what goes over the socket, a line of JSON each way, and the limits of that;
-//! - [`Desk`]: where those come who were let in at rank 0's door;
+//! - `Desk`: where those come who were let in at rank 0's door;
 //! - `place`: where sockets are, which of them are alive;
 //! - [`Server`]: rank 0's side, for a [`vincs_vmm::machine::Controller`];
 //! - `client`: the command's side; `text`: how it prints answers; `top`: the machine, live on a terminal.
