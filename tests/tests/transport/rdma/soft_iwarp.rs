@@ -46,10 +46,13 @@ fn reads_are_the_nics_and_atomics_the_targets_and_a_wrong_key_is_a_loss() {
     here.get(OperationId(2), Rank(1), 8, 8).unwrap();
     let (start, mut ended) = (Instant::now(), Vec::new());
     let poll = |ended: &mut Vec<_>| {
-        here.poll(&mut |event| match event {
-            Event::Completed { id, outcome: Outcome::Got(bytes) } => ended.push((id, bytes.to_vec())),
-            Event::Completed { id, outcome: Outcome::Old(word) } => ended.push((id, word.to_ne_bytes().to_vec())),
-            other => panic!("{other:?}"),
+        here.poll(&mut |event| {
+            let Event::Completed { id, outcome } = event else { panic!("{event:?}") };
+            ended.push(match outcome {
+                Outcome::Got(bytes) => (id, bytes.to_vec()),
+                Outcome::Old(word) => (id, word.to_ne_bytes().to_vec()),
+                Outcome::Put | Outcome::Refused => panic!("{id:?}: {outcome:?}"),
+            });
         });
         assert!(start.elapsed() < LONG, "{ended:?}");
     };
