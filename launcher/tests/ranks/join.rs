@@ -177,7 +177,8 @@ fn founder_has_left(rank: Rank, number: u16) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     let lines: Vec<&str> = stderr.lines().collect();
-    assert_eq!(lines.first(), Some(&format!("vincs: rank {number} leaves the machine").as_str()), "{stderr}");
+    // What is quick is said when it is done alone.
+    assert!(lines.iter().all(|line| line.starts_with(&format!("vincs: rank {number} "))), "{stderr}");
     assert_eq!(lines.last(), Some(&format!("vincs: rank {number} has left the machine").as_str()), "{stderr}");
 }
 
