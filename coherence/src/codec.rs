@@ -352,7 +352,7 @@ impl Reader<'_> {
 
     fn rank(&mut self) -> Result<Rank, DecodeError> {
         let rank = self.u16()?;
-        if rank < MAX_RANKS { Ok(Rank(rank)) } else { Err(DecodeError::Value("rank")) }
+        Rank::try_from(rank).map_err(|_| DecodeError::Value("rank"))
     }
 
     fn ranks(&mut self) -> Result<RankSet, DecodeError> {

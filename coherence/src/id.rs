@@ -19,7 +19,22 @@ pub const STRIPE_PAGES: u32 = 16384;
 
 /// A process of the machine, numbered from 0. Rank 0 has the devices.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "u16")]
 pub struct Rank(pub u16);
+
+/// A number that is no rank's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("rank {0}: ranks have numbers below {MAX_RANKS}")]
+pub struct NoRank(pub u16);
+
+/// What others say is a rank.
+impl TryFrom<u16> for Rank {
+    type Error = NoRank;
+
+    fn try_from(number: u16) -> Result<Self, NoRank> {
+        if number < MAX_RANKS { Ok(Self(number)) } else { Err(NoRank(number)) }
+    }
+}
 
 /// A page of guest RAM by its place in the RAM file: the guest's frame number without the hole for devices.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -112,10 +127,7 @@ impl RankSet {
     /// The ranks below this one.
     #[must_use]
     pub fn below(ranks: u16) -> Self {
-        (0..ranks.min(MAX_RANKS)).map(Rank).fold(Self::EMPTY, |mut set, rank| {
-            set.insert(rank);
-            set
-        })
+        (0..ranks.min(MAX_RANKS)).map(Rank).collect()
     }
 
     /// Whether all of these are in it.
@@ -165,6 +177,15 @@ impl RankSet {
     /// Its ranks in order.
     pub fn iter(self) -> impl Iterator<Item = Rank> {
         (0..MAX_RANKS).map(Rank).filter(move |rank| self.contains(*rank))
+    }
+}
+
+impl FromIterator<Rank> for RankSet {
+    fn from_iter<I: IntoIterator<Item = Rank>>(ranks: I) -> Self {
+        ranks.into_iter().fold(Self::EMPTY, |mut set, rank| {
+            set.insert(rank);
+            set
+        })
     }
 }
 

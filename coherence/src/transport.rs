@@ -81,7 +81,8 @@ pub struct OperationId(pub u64);
 pub enum Outcome<'a> {
     /// A get or a guarded read: the bytes.
     Got(&'a [u8]),
-    /// A put: it is in the target's memory.
+    /// A put: the target has it, and what this rank sends or starts there from now on finds it in the target's memory. Where the target's NIC
+    /// has taken it ([`Capabilities::one_sided_by_nic`]), it may be on its way there still for whoever hears of it otherwise; else it is there.
     Put,
     /// A compare-and-swap or fetch-and-add: what was there before.
     Old(u64),

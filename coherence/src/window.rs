@@ -189,11 +189,7 @@ impl Seen {
 /// The ranks whose marks are set.
 #[must_use]
 pub fn marked(marks: &[u8; MARKS_BYTES]) -> RankSet {
-    let mut ranks = RankSet::EMPTY;
-    for (rank, _) in (0..).map(Rank).zip(marks).filter(|(_, mark)| **mark != 0) {
-        ranks.insert(rank);
-    }
-    ranks
+    (0..).map(Rank).zip(marks).filter(|(_, mark)| **mark != 0).map(|(rank, _)| rank).collect()
 }
 
 #[cfg(test)]

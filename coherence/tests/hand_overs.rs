@@ -79,37 +79,35 @@ fn readers_and_writers_meet_in_windows_that_pages_leave_for_other_homes() {
     }
 }
 
+/// Simulations without mishaps and with any pass, each of a stream of seeds; homes move often in them.
+#[expect(clippy::print_stdout, reason = "the tests are calls of this")]
+fn homes_move(test: &str, streams: [u64; 2], simulate: impl Fn(u64, Mishaps) -> Result<Outcome, Box<Failure>>) {
+    let (mut seeds, mut hand_overs) = (0, 0);
+    for (stream, mishaps) in streams.into_iter().zip([Mishaps::None, Mishaps::Any]) {
+        for seed in Seeds::new(stream, RUNS / 2) {
+            let outcome = passed(test, seed, simulate(seed, mishaps));
+            (seeds, hand_overs) = (seeds + 1, hand_overs + outcome.hand_overs);
+        }
+    }
+    println!("{hand_overs} hand-overs");
+    assert!(seeds <= 2 || hand_overs > 3 * seeds, "{hand_overs} hand-overs in {seeds} simulations");
+}
+
 /// Ranks without homes leave when no home moves, and homes move when no rank leaves.
 #[test]
 fn ranks_leave_between_hand_overs() {
     let test = "ranks_leave_between_hand_overs";
-    let (mut seeds, mut hand_overs) = (0, 0);
-    for (stream, mishaps) in [(28, Mishaps::None), (29, Mishaps::Any)] {
-        for seed in Seeds::new(stream, RUNS / 2) {
-            let outcome = passed(test, seed, simulate_leavers_with_hand_overs(seed, mishaps));
-            (seeds, hand_overs) = (seeds + 1, hand_overs + outcome.hand_overs);
-        }
-    }
+    homes_move(test, [28, 29], simulate_leavers_with_hand_overs);
     for seed in Seeds::new(30, RUNS / 5) {
         passed(test, seed, simulate_leaving_readers_with_hand_overs(seed));
     }
-    println!("{hand_overs} hand-overs");
-    assert!(seeds <= 2 || hand_overs > 3 * seeds, "{hand_overs} hand-overs in {seeds} simulations");
 }
 
 /// Ranks that are homes hand over what they have, among other hand-overs, and leave.
 #[test]
 fn homes_leave_when_they_have_handed_all_over() {
     let test = "homes_leave_when_they_have_handed_all_over";
-    let (mut seeds, mut hand_overs) = (0, 0);
-    for (stream, mishaps) in [(31, Mishaps::None), (32, Mishaps::Any)] {
-        for seed in Seeds::new(stream, RUNS / 2) {
-            let outcome = passed(test, seed, simulate_homes_that_leave(seed, mishaps));
-            (seeds, hand_overs) = (seeds + 1, hand_overs + outcome.hand_overs);
-        }
-    }
-    println!("{hand_overs} hand-overs");
-    assert!(seeds <= 2 || hand_overs > 3 * seeds, "{hand_overs} hand-overs in {seeds} simulations");
+    homes_move(test, [31, 32], simulate_homes_that_leave);
 }
 
 #[test]

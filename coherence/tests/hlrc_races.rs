@@ -10,24 +10,24 @@ use vincs_coherence::hlrc::sim::simulate_races;
 /// Simulations of each kind, unless `VINCS_SIM_RUNS` says otherwise.
 const RUNS: u64 = 2000;
 
-#[test]
-fn programs_without_races_run_as_ever_and_none_is_reported() {
-    let test = "programs_without_races_run_as_ever_and_none_is_reported";
-    for seed in Seeds::new(28, RUNS) {
-        if let Err(failed) = simulate_races(seed, false, None) {
+/// That what is reported is what was planted, if there are races.
+#[expect(clippy::panic, reason = "the tests are calls of this")]
+fn reported(test: &str, stream: u64, planted: bool) {
+    for seed in Seeds::new(stream, RUNS) {
+        if let Err(failed) = simulate_races(seed, planted, None) {
             panic!("{failed}\n{}", replay("hlrc_races", test, seed));
         }
     }
 }
 
 #[test]
+fn programs_without_races_run_as_ever_and_none_is_reported() {
+    reported("programs_without_races_run_as_ever_and_none_is_reported", 28, false);
+}
+
+#[test]
 fn every_planted_race_is_reported_and_nothing_else() {
-    let test = "every_planted_race_is_reported_and_nothing_else";
-    for seed in Seeds::new(29, RUNS) {
-        if let Err(failed) = simulate_races(seed, true, None) {
-            panic!("{failed}\n{}", replay("hlrc_races", test, seed));
-        }
-    }
+    reported("every_planted_race_is_reported_and_nothing_else", 29, true);
 }
 
 #[test]

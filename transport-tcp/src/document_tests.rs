@@ -6,7 +6,7 @@ use vincs_coherence::transport::{MAX_BODY, MAX_HEADER};
 
 use crate::auth::AUTH_TIME;
 use crate::endpoint::{SIGN_OF_LIFE, SILENCE};
-use crate::fabric::{CONNECT_TIME, MAX_CLASSES};
+use crate::fabric::{CALL_AGAIN, CONNECT_TIME, MAX_CLASSES};
 use crate::frame::{KINDS, Kind};
 use crate::listener::MAX_PENDING;
 use crate::outbound::{MAX_OPERATIONS, MAX_QUEUED};
@@ -30,6 +30,7 @@ fn the_limits_are_those_of_the_code() {
         ("`MAX_PENDING`", MAX_PENDING.to_string()),
         ("`AUTH_TIME`", seconds(AUTH_TIME)),
         ("`CONNECT_TIME`", seconds(CONNECT_TIME)),
+        ("`CALL_AGAIN`", format!("{} ms", CALL_AGAIN.as_millis())),
         ("`SIGN_OF_LIFE`", seconds(SIGN_OF_LIFE)),
         ("`SILENCE`", seconds(SILENCE)),
     ];

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use vincs_coherence::id::{MAX_RANKS, Rank, RankSet};
 use vincs_coherence::transport::Segment;
 
-use crate::auth::{AUTH_TIME, AuthError, Authenticated, FrameError};
+use crate::auth::{AUTH_TIME, AuthError, AuthFault, Authenticated, FrameError};
 use crate::endpoint::{TcpTransport, Timing};
 use crate::hello::{HELLO_BYTES, Hello, MAX_REFUSAL};
 use crate::herald;
@@ -267,12 +267,22 @@ fn hello(config: &FabricConfig, ranks: usize) -> Result<Hello, ConnectError> {
     })
 }
 
+/// How long a rank waits before it connects again to one that has hung up on it.
+pub(crate) const CALL_AGAIN: Duration = Duration::from_millis(50);
+
 /// Connects to a lower rank for one class.
 fn call(secret: &Secret, hello: Hello, address: SocketAddr, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let rank = hello.to;
     let wrong = |cause| ConnectError::Hello { rank, address, cause };
-    let mut connection =
-        Authenticated::connect(address, secret, deadline).map_err(|cause| ConnectError::Auth { rank, cause })?;
+    let mut connection = loop {
+        match Authenticated::connect(address, secret, deadline) {
+            // Who listens hangs up on the oldest of too many that have not proved themselves: strangers may make as many as they like.
+            Err(AuthError { cause: AuthFault::Closed, .. }) if Instant::now() + CALL_AGAIN < deadline => {
+                thread::sleep(CALL_AGAIN);
+            }
+            proved => break proved.map_err(|cause| ConnectError::Auth { rank, cause })?,
+        }
+    };
     connection.write_frame(&hello.to_bytes(), deadline).map_err(wrong)?;
     let refusal = connection.read_frame(MAX_REFUSAL, deadline).map_err(wrong)?;
     if refusal.is_empty() {

@@ -99,6 +99,14 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Of a rank that has every page alone and when it is needed: no hold time, no limit, no guess and no window.
+    #[must_use]
+    pub fn plain(rank: Rank, ranks: u16, homes: HomeMap) -> Self {
+        let (hold, cache_pages, window) = (Tick(0), None, None);
+        let (read_ahead, first_touch, companions, migratory) = (0, 1, 0, false);
+        Self { rank, ranks, homes, hold, cache_pages, read_ahead, first_touch, companions, migratory, window }
+    }
+
     /// Whether a node can be made of it.
     ///
     /// # Errors
@@ -144,20 +152,7 @@ mod tests {
 
     fn config() -> Config {
         let homes = HomeMap::new([(8, Rank(0)), (8, Rank(1))]).expect("a home map");
-        let (hold, cache_pages) = (Tick(0), None);
-        let (rank, ranks, migratory, window) = (Rank(1), 2, true, None);
-        Config {
-            rank,
-            ranks,
-            homes,
-            hold,
-            cache_pages,
-            read_ahead: 0,
-            first_touch: 1,
-            companions: 0,
-            migratory,
-            window,
-        }
+        Config::plain(Rank(1), 2, homes)
     }
 
     #[test]

@@ -147,11 +147,11 @@ impl Node {
             }
             DirectoryState::Owned(owner) if owner == request.from => self.wake(now, page, entry),
             DirectoryState::Owned(owner) if owner == home && self.is_free(now, page, entry.came, entry.pins) => {
-                let request = self.foresee(page, &mut entry, request);
+                let request = self.foresee(&mut entry, request);
                 self.give_away(now, page, entry, request);
             }
             DirectoryState::Owned(owner) => {
-                let request = self.foresee(page, &mut entry, request);
+                let request = self.foresee(&mut entry, request);
                 // Nobody but the owner has a copy.
                 let request = Request { have: Version::NONE, ..request };
                 self.directory.begin(page, request);
@@ -167,7 +167,7 @@ impl Node {
                 self.wake(now, page, entry);
             }
             DirectoryState::Shared(sharers) if request.access == Access::Read => {
-                self.is_read(&mut entry, request.from, false);
+                self.note_read(&mut entry, request.from, false);
                 self.share(page, entry, sharers, request);
             }
             DirectoryState::Shared(sharers) if self.is_shown(page) => {
@@ -227,8 +227,7 @@ impl Node {
     /// Somebody is to write a shared page: all others lose their copies, at the same time.
     fn invalidate(&mut self, now: Tick, page: Page, mut entry: DirectoryEntry, sharers: RankSet, mut request: Request) {
         let home = self.rank();
-        self.is_written(&mut entry, request.from);
-        self.directory.table.set(page, entry);
+        self.note_write(&mut entry, request.from);
         let mut waiting = sharers;
         if !waiting.remove(request.from) {
             request.have = Version::NONE;
@@ -239,7 +238,7 @@ impl Node {
             waiting.insert(home);
         }
         if waiting.is_empty() {
-            return self.pass_on(now, page, request);
+            return self.pass_on(now, page, entry, request);
         }
         self.directory.begin(page, request);
         self.directory.table.set(page, DirectoryEntry { state: DirectoryState::Invalidating { waiting }, ..entry });
@@ -273,12 +272,12 @@ impl Node {
     fn give_away(&mut self, now: Tick, page: Page, mut entry: DirectoryEntry, request: Request) {
         match request.access {
             Access::Read => {
-                self.is_read(&mut entry, request.from, true);
+                self.note_read(&mut entry, request.from, true);
                 self.lost_to_others(page);
                 self.out.push(Action::Protect { run: Run::one(page) });
                 self.share(page, entry, RankSet::EMPTY, request);
             }
-            Access::Write => self.pass_on(now, page, Request { have: Version::NONE, ..request }),
+            Access::Write => self.pass_on(now, page, entry, Request { have: Version::NONE, ..request }),
         }
     }
 
@@ -310,15 +309,14 @@ impl Node {
             && !self.is_frozen(page)
             && let Some(request) = self.directory.current(page)
         {
-            self.pass_on(now, page, request);
+            self.pass_on(now, page, entry, request);
             self.serve_queue(now, page);
         }
         self.owes_one_less(who);
     }
 
     /// Only the home and perhaps the requester have a copy: the requester owns the page from now on.
-    pub(super) fn pass_on(&mut self, now: Tick, page: Page, request: Request) {
-        let entry = self.directory.table.get(page);
+    pub(super) fn pass_on(&mut self, now: Tick, page: Page, entry: DirectoryEntry, request: Request) {
         if request.from == self.rank() {
             self.set_owner(page, DirectoryEntry { came: Stamp::at(now), ..entry }, request.from);
             self.out.push(Action::Allow { run: Run::one(page) });
@@ -424,7 +422,7 @@ impl Node {
                 if !is_local {
                     sharers.insert(request.from);
                 }
-                self.is_read(&mut entry, request.from, true);
+                self.note_read(&mut entry, request.from, true);
                 let state = DirectoryState::Shared(sharers);
                 self.directory.table.set(page, DirectoryEntry { state, came, ..entry });
                 self.map(page, Access::Read, source);

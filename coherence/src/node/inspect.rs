@@ -52,11 +52,7 @@ impl Node {
     /// The ranks that are homes of pages.
     #[must_use]
     pub fn homes(&self) -> RankSet {
-        let mut homes = RankSet::EMPTY;
-        for home in self.config.homes.ranks() {
-            homes.insert(home);
-        }
-        homes
+        self.config.homes.ranks().collect()
     }
 
     /// The slot of a page in windows, if there are any.

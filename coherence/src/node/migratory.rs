@@ -13,7 +13,7 @@
 use super::Node;
 use super::companions::PROBE_EVERY;
 use super::directory::{DirectoryEntry, Request};
-use crate::id::{Access, Page, Rank};
+use crate::id::{Access, Rank};
 
 /// A page migrates from so many times on that its reader has written it next.
 const ENOUGH: u8 = 2;
@@ -57,25 +57,24 @@ impl Migration {
 
 impl Node {
     /// What a request is answered with that is for a page which another rank, or the home, alone has.
-    pub(super) fn foresee(&mut self, page: Page, entry: &mut DirectoryEntry, request: Request) -> Request {
+    pub(super) fn foresee(&mut self, entry: &mut DirectoryEntry, request: Request) -> Request {
         if !self.config.migratory || request.access == Access::Write {
             return request;
         }
         let access = entry.migration.given();
-        self.directory.table.set(page, *entry);
         self.stats.migratory_grants += u64::from(access == Access::Write);
         Request { access, ..request }
     }
 
     /// A copy of a page to read is given: the first one since it had an owner, or one more.
-    pub(super) fn is_read(&self, entry: &mut DirectoryEntry, reader: Rank, is_first: bool) {
+    pub(super) fn note_read(&self, entry: &mut DirectoryEntry, reader: Rank, is_first: bool) {
         if self.config.migratory {
             entry.migration.read_by(reader, is_first);
         }
     }
 
     /// Somebody is to write a page that can be read.
-    pub(super) fn is_written(&self, entry: &mut DirectoryEntry, writer: Rank) {
+    pub(super) fn note_write(&self, entry: &mut DirectoryEntry, writer: Rank) {
         if self.config.migratory {
             entry.migration.written_by(writer);
         }

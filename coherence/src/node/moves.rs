@@ -164,10 +164,7 @@ impl Node {
         let mut homes = self.config.homes.clone();
         let frozen = self.moves.by_first.values().filter(|moving| matches!(moving.stage, Stage::Frozen { .. }));
         frozen.for_each(|moving| homes.hand_over(moving.run, moving.to));
-        homes.ranks().fold(RankSet::EMPTY, |mut all, home| {
-            all.insert(home);
-            all
-        })
+        homes.ranks().collect()
     }
 
     /// The home of a page now, by what this rank has been told; while it moves, the old one or the new one.

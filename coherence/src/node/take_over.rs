@@ -244,7 +244,7 @@ impl Node {
         {
             let is_kept = request.from == me || self.is_free(now, page, entry.came, entry.pins);
             if waiting.is_empty() && is_kept {
-                self.pass_on(now, page, request);
+                self.pass_on(now, page, entry, request);
             } else if !is_kept && waiting.insert(me) {
                 // A copy that has come for somebody here stays as long as any.
                 let state = DirectoryState::Invalidating { waiting };

@@ -184,10 +184,8 @@ impl State {
             Step::HandOver(run, to) => {
                 self.ordered += 1;
                 self.moving.push(run);
-                let mut members = RankSet::EMPTY;
-                for (rank, _) in (0..).map(Rank).zip(&self.hosts).filter(|(_, host)| host.stay != Stay::Left) {
-                    members.insert(rank);
-                }
+                let present = (0..).map(Rank).zip(&self.hosts).filter(|(_, host)| host.stay != Stay::Left);
+                let members = present.map(|(rank, _)| rank).collect();
                 let node = self.node(Rank(0));
                 node.handle_hand_over(Tick(0), run, to, members).map_err(|error| error.to_string())?;
                 self.execute(Rank(0), &[])

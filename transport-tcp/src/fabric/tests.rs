@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use vincs_coherence::transport::{Event, Transport};
 
 use super::*;
-use crate::auth::AuthFault;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -157,6 +156,26 @@ fn a_rank_that_does_not_listen_is_named_at_once() {
     let error = connect(&config, listener).unwrap_err();
     assert!(error.to_string().starts_with(&format!("rank 0 at {address}: cannot connect: ")), "{error}");
     assert!(start.elapsed() < LONG / 2);
+}
+
+#[test]
+fn a_rank_that_was_hung_up_on_connects_again() {
+    let mut ranks = machine(2, 1, LONG);
+    let real = ranks[0].1.address();
+    let door = std::net::TcpListener::bind(LOOPBACK).unwrap();
+    ranks[1].0.addresses[0] = door.local_addr().unwrap();
+    let passing = thread::spawn(move || {
+        for _ in 0..3 {
+            drop(door.accept().unwrap());
+        }
+        let (from, to) = (door.accept().unwrap().0, TcpStream::connect(real).unwrap());
+        let (mut there, mut back) = ((from.try_clone().unwrap(), to.try_clone().unwrap()), (to, from));
+        thread::spawn(move || io::copy(&mut there.0, &mut there.1));
+        thread::spawn(move || io::copy(&mut back.0, &mut back.1));
+    });
+    let ends: Vec<_> = start_all(ranks).into_iter().map(Result::unwrap).collect();
+    passing.join().unwrap();
+    check(&ends);
 }
 
 #[test]

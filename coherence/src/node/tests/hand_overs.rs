@@ -117,10 +117,7 @@ fn limits_and_orders_that_cannot_be() {
 #[test]
 fn a_rank_that_has_left_is_not_asked() {
     let mut machine = Machine::new(3, 1, |_| {});
-    let members = [0, 1].into_iter().fold(RankSet::EMPTY, |mut set, rank| {
-        set.insert(Rank(rank));
-        set
-    });
+    let members = RankSet::below(2);
     machine.nodes[0].handle_hand_over(machine.now, run(0, 1), Rank(1), members).expect("a hand-over");
     let actions: Vec<Action> = std::iter::from_fn(|| machine.nodes[0].poll_action()).collect();
     let message = Message::Freeze { run: run(0, 1), to: Rank(1), members };

@@ -114,19 +114,7 @@ impl Machine {
     pub(super) fn new(ranks: u16, pages: u32, change: impl Fn(&mut Config)) -> Self {
         let node = |rank| {
             let homes = HomeMap::new((0..ranks).map(|home| (pages, Rank(home)))).expect("a home map");
-            let (hold, cache_pages) = (Tick(0), None);
-            let mut config = Config {
-                rank: Rank(rank),
-                ranks,
-                homes,
-                hold,
-                cache_pages,
-                read_ahead: 0,
-                first_touch: 1,
-                companions: 0,
-                migratory: false,
-                window: None,
-            };
+            let mut config = Config::plain(Rank(rank), ranks, homes);
             change(&mut config);
             Node::new(config).expect("a node")
         };

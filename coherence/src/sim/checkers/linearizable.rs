@@ -50,3 +50,32 @@ impl Truth {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::guest::{Op, Touch};
+    use super::*;
+
+    fn performed(word: usize, saw: Option<u64>, wrote: Option<u64>) -> Performed {
+        Performed { touch: Touch { page: Page(1), word, op: Op::Read }, saw, wrote }
+    }
+
+    #[test]
+    fn an_access_sees_the_last_write_and_nothing_else() {
+        let mut truth = Truth::new(2);
+        let mut check = |word, saw, wrote| {
+            truth.check(Rank(3), &performed(word, saw, wrote)).map_err(|violation| violation.checker)
+        };
+        assert_eq!(check(0, Some(0), Some(5)), Ok(()));
+        assert_eq!(check(0, None, Some(6)), Ok(()));
+        // What was before the last write, what nobody has written, and what was lost.
+        for stale in [5, 7, 0] {
+            assert_eq!(check(0, Some(stale), Some(8)), Err(Checker::Linearizable), "{stale}");
+        }
+        // What is refused changes nothing; words are apart.
+        assert_eq!(check(0, Some(6), None), Ok(()));
+        assert_eq!(check(1, Some(0), None), Ok(()));
+        assert_eq!(check(1 << 20, None, None), Err(Checker::Linearizable));
+        assert_eq!((truth.accesses, truth.last(Page(1))[0]), (8, 6));
+    }
+}

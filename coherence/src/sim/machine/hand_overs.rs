@@ -1,6 +1,6 @@
 //! Homes that move: rank 0 orders it, and is told when it is done.
 
-use crate::id::{Page, Rank, RankSet, Run};
+use crate::id::{Page, Rank, Run};
 use crate::node::MAX_HAND_OVERS;
 
 use super::super::checkers::{Checker, Violation};
@@ -38,10 +38,8 @@ impl Machine<'_> {
     fn order_hand_over(&mut self, run: Run, to: Rank) -> Checked {
         self.moving.push(run);
         self.hand_overs += 1;
-        let mut members = RankSet::EMPTY;
-        for (rank, _) in (0..).map(Rank).zip(&self.hosts).filter(|(_, host)| host.departure != Departure::Left) {
-            members.insert(rank);
-        }
+        let present = (0..).map(Rank).zip(&self.hosts).filter(|(_, host)| host.departure != Departure::Left);
+        let members = present.map(|(rank, _)| rank).collect();
         self.input(Rank(0), &Input::HandOver(run, to, members))
     }
 
