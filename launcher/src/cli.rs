@@ -33,7 +33,7 @@ Exit status:
   122  a virtual processor shut down (triple fault)
   123  the guest did not get to CMD within --boot-timeout
   124  the guest powered off or reset itself before CMD ended
-  125  vincs itself failed: KVM, a device, or the set-up of the guest
+  125  vincs itself failed: KVM, a device, or the set-up of the guest; or the host did not take CMD's output
   126  CMD was found in the guest, but cannot be executed
   127  CMD was not found in the guest
   Without CMD: 0 when the guest powers off or resets, or on Ctrl-a x.

@@ -143,6 +143,11 @@ fn run_plan(args: &RunArgs, plan: Plan, others: Option<Others>, clock: &Arc<Cloc
     let times = clock.times();
     report(&outcome, &command, console_is_seen);
     let mut status = outcome.ending.status();
+    // Output that is lost is no success.
+    for line in outcome.losses.lines() {
+        say(&line);
+        status = if status == 0 { STATUS_OWN_FAILURE } else { status };
+    }
     if let Some(file) = stats {
         let ranks = outcome.counters.as_ref().map(|counters| counters.ranks.as_slice()).unwrap_or_default();
         let hottest_pages = stats::hottest::pages(ranks, symbols.as_ref());

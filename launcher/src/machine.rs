@@ -132,13 +132,12 @@ const CONTROL_INDEX: usize = 0;
 
 fn console_ports(ports: Ports) -> io::Result<Vec<Port>> {
     let Ports { control, streams } = ports;
-    let port = |name: &str, input, output| Port { name: name.to_owned(), input, output };
-    let mut ports = vec![port(CONTROL_PORT, Some(control.try_clone()?), Some(control))];
-    if let Some(Streams { stdin, stdout, stderr }) = streams {
+    let mut ports = vec![Port { input: Some(control.try_clone()?), output: Some(control), ..Port::new(CONTROL_PORT) }];
+    if let Some(Streams { stdin, stdout, stderr, losses }) = streams {
         ports.extend([
-            port(STDIN_PORT, Some(stdin), None),
-            port(STDOUT_PORT, None, Some(stdout)),
-            port(STDERR_PORT, None, Some(stderr)),
+            Port { input: Some(stdin), ..Port::new(STDIN_PORT) },
+            Port { output: Some(stdout), cut_off: losses.stdout, ..Port::new(STDOUT_PORT) },
+            Port { output: Some(stderr), cut_off: losses.stderr, ..Port::new(STDERR_PORT) },
         ]);
     }
     Ok(ports)

@@ -19,7 +19,7 @@ use crate::run::console::{self, ConsoleOutput, SharedTail};
 use crate::run::control::Control;
 use crate::run::ending::Ending;
 use crate::run::signals;
-use crate::run::streams::{Copier, CopierError, Streams};
+use crate::run::streams::{Copier, Losses, Streams};
 use crate::run::supervision::{Event, Step, Supervision};
 use crate::run::terminal::RawTerminal;
 use crate::stats::{Clock, Counters, Mark};
@@ -38,6 +38,8 @@ pub(crate) struct Outcome {
     pub(crate) tail: SharedTail,
     /// The machine's counters, if it was started and stopped.
     pub(crate) counters: Option<Counters>,
+    /// What of CMD's output was lost.
+    pub(crate) losses: Losses,
 }
 
 /// What a run needs besides its machine.
@@ -52,7 +54,7 @@ pub(crate) struct Terms {
 /// Starts the machine, sees it to its end and stops it. The terminal is as before then, all output is written.
 pub(crate) fn run(machine: Machine, others: Option<Others>, terms: &Terms) -> Outcome {
     let tail = SharedTail::default();
-    let mut counters = None;
+    let (mut counters, mut losses) = (None, Losses::default());
     let ending = match Session::start(machine, others.clone(), terms, &tail) {
         Ok(mut session) => {
             let ending = session.supervise(terms);
@@ -60,13 +62,14 @@ pub(crate) fn run(machine: Machine, others: Option<Others>, terms: &Terms) -> Ou
             if let Some(others) = &others {
                 others.ask_to_wait();
             }
+            losses = session.losses.clone();
             let (stats, ending) = session.stop(ending);
             counters = stats;
             ending
         }
         Err(error) => Ending::Failed(error.to_string()),
     };
-    Outcome { ending, tail, counters }
+    Outcome { ending, tail, counters, losses }
 }
 
 #[derive(Debug)]
@@ -79,6 +82,7 @@ struct Session {
     command_has_terminal: bool,
     raw: Option<RawTerminal>,
     stdout_copier: Option<Copier>,
+    losses: Losses,
     /// Moves virtual processors to their pages until the end, where that is of use.
     _gatherer: Option<Gatherer>,
     /// Answers `vincs ctl` until the end.
@@ -117,12 +121,15 @@ impl Session {
         // It tells when the machine may be spread. The user's own initrd tells nothing.
         let tells = has_command || others.is_some() && machine.has_first_program;
         let spreads_at_once = others.is_some() && !tells;
-        let (mut control, mut ports, mut stdout_copier) = (None, None, None);
+        let (mut control, mut ports, mut stdout_copier, mut losses) = (None, None, None, Losses::default());
         if tells {
             let (own, device) = Control::connect(sender.clone())?;
             let mut streams = if has_command { Some(Streams::own()?) } else { None };
             if let (true, Some(streams)) = (terms.time_stdout, &mut streams) {
                 stdout_copier = Some(streams.time_stdout(Arc::clone(&terms.clock))?);
+            }
+            if let Some(streams) = &streams {
+                losses = streams.losses.clone();
             }
             (control, ports) = (Some(own), Some(Ports { control: device, streams }));
         }
@@ -169,6 +176,7 @@ impl Session {
             command_has_terminal,
             raw,
             stdout_copier,
+            losses,
             _gatherer: gatherer,
             _ctl: ctl,
             _steward: steward,
@@ -255,15 +263,7 @@ impl Session {
 
 /// Waits until stdout's reader has taken all; the signal that ended the wait, if one did.
 fn wait_for_reader(copier: &Copier, events: &Receiver<Event>) -> Option<i32> {
-    loop {
-        match copier.wait(READER_STEP) {
-            Ok(()) => return None,
-            Err(error @ CopierError::Panicked) => {
-                tracing::warn!(%error, "stdout may be incomplete");
-                return None;
-            }
-            Err(CopierError::Stuck) => {}
-        }
+    while copier.wait(READER_STEP).is_err() {
         let asked = |event| match (event == Event::Stop, event) {
             (true, _) => Some(SIGTERM),
             (false, Event::Signal(signal)) => Some(signal),
@@ -273,6 +273,7 @@ fn wait_for_reader(copier: &Copier, events: &Receiver<Event>) -> Option<i32> {
             return Some(signal);
         }
     }
+    None
 }
 
 /// The time now; zero, which the guest ignores, for a host whose clock is before 1970.

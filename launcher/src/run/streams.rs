@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use vincs_guest_protocol::Stdio;
+use vincs_vmm::virtio::console::CutOff;
 
 use crate::run::terminal;
 use crate::stats::{Clock, Mark};
@@ -30,6 +31,24 @@ pub(crate) struct Streams {
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
+    pub(crate) losses: Losses,
+}
+
+/// Why vincs's streams have not taken all that CMD wrote, if they have not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Losses {
+    pub(crate) stdout: CutOff,
+    pub(crate) stderr: CutOff,
+}
+
+impl Losses {
+    /// A line for each stream that has not.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
+        let line = |(name, cut_off): (&str, &CutOff)| {
+            cut_off.error().map(|error| format!("{name}: {error}; what CMD wrote there from then on is lost"))
+        };
+        [("stdout", &self.stdout), ("stderr", &self.stderr)].into_iter().filter_map(line)
+    }
 }
 
 impl Streams {
@@ -42,6 +61,7 @@ impl Streams {
             stdin: io::stdin().as_fd().try_clone_to_owned()?,
             stdout: io::stdout().as_fd().try_clone_to_owned()?,
             stderr: io::stderr().as_fd().try_clone_to_owned()?,
+            losses: Losses::default(),
         })
     }
 
@@ -54,13 +74,16 @@ impl Streams {
         let (from_device, device) = io::pipe()?;
         let stdout = std::mem::replace(&mut self.stdout, device.into());
         let (end, ended) = sync_channel(1);
+        let (cut_off, copied) = (self.losses.stdout.clone(), self.losses.stdout.clone());
         let copying = move || {
-            copy(from_device, std::fs::File::from(stdout), &clock);
+            if let Err(error) = copy(from_device, std::fs::File::from(stdout), &clock) {
+                copied.set(error);
+            }
             // Nobody waits where CMD did not have its say.
             let _ = end.send(());
         };
         std::thread::Builder::new().name("stdout".into()).spawn(copying)?;
-        Ok(Copier { ended })
+        Ok(Copier { ended, cut_off })
     }
 }
 
@@ -68,44 +91,46 @@ impl Streams {
 #[derive(Debug)]
 pub(crate) struct Copier {
     ended: Receiver<()>,
+    /// What the thread itself says there is why stdout did not take all.
+    cut_off: CutOff,
 }
 
-/// Why the last bytes of a timed stdout were not seen to be written.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum CopierError {
-    #[error("stdout's reader has not taken CMD's last bytes")]
-    Stuck,
-    #[error("the thread that copies stdout panicked")]
-    Panicked,
-}
+/// Stdout's reader has not taken CMD's last bytes yet.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Stuck;
 
 impl Copier {
-    /// Waits until the thread has written all it got, at most for `limit`.
+    /// Waits until the thread has written all that stdout takes, at most for `limit`.
     ///
     /// # Errors
-    /// [`CopierError`] when it is not seen to.
-    pub(crate) fn wait(&self, limit: Duration) -> Result<(), CopierError> {
-        self.ended.recv_timeout(limit).map_err(|error| match error {
-            RecvTimeoutError::Timeout => CopierError::Stuck,
-            RecvTimeoutError::Disconnected => CopierError::Panicked,
-        })
+    /// [`Stuck`] when it is not seen to.
+    pub(crate) fn wait(&self, limit: Duration) -> Result<(), Stuck> {
+        match self.ended.recv_timeout(limit) {
+            Err(RecvTimeoutError::Timeout) => return Err(Stuck),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.cut_off.set(io::Error::other("the thread that copies it panicked"))
+            }
+            Ok(()) => {}
+        }
+        Ok(())
     }
 }
 
-/// A stdout that does not take bytes closes the pipe, and so becomes the device's and CMD's error.
-fn copy(mut from: impl Read, mut to: impl Write, clock: &Clock) {
+/// Copies until the device closes its side. A stdout that does not take bytes closes the pipe, and so becomes the device's and CMD's error.
+///
+/// # Errors
+/// Those of both sides.
+fn copy(mut from: impl Read, mut to: impl Write, clock: &Clock) -> io::Result<()> {
     let mut bytes = vec![0; COPY_SIZE];
     loop {
         let count = match from.read(&mut bytes) {
-            Ok(0) => return,
+            Ok(0) => return Ok(()),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return,
+            Err(error) => return Err(error),
         };
         clock.mark(Mark::FirstByte);
-        if to.write_all(bytes.get(..count).unwrap_or_default()).is_err() {
-            return;
-        }
+        to.write_all(bytes.get(..count).unwrap_or_default())?;
     }
 }
 
@@ -125,7 +150,7 @@ mod tests {
         // One pipe's capacity more than the pipe to the reader holds.
         device.write_all(&[0; 2 * COPY_SIZE]).unwrap();
         drop(device);
-        assert_eq!(copier.wait(Duration::from_millis(50)), Err(CopierError::Stuck));
+        assert_eq!(copier.wait(Duration::from_millis(50)), Err(Stuck));
         drop(out);
     }
 
@@ -133,7 +158,9 @@ mod tests {
     fn a_copier_that_is_gone_without_a_word_panicked() {
         let (end, ended) = sync_channel(1);
         drop(end);
-        assert_eq!(Copier { ended }.wait(LONG), Err(CopierError::Panicked));
+        let copier = Copier { ended, cut_off: CutOff::default() };
+        assert_eq!(copier.wait(LONG), Ok(()));
+        assert!(copier.cut_off.error().unwrap().to_string().contains("panicked"));
     }
 
     #[test]
@@ -164,5 +191,19 @@ mod tests {
         device.write_all(b"x").unwrap();
         copier.wait(LONG).unwrap();
         assert_eq!(device.write_all(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        // Nobody wants the rest.
+        assert_eq!(streams.losses.lines().count(), 0);
+    }
+
+    #[test]
+    fn a_stdout_that_is_full_is_told() {
+        let stdout = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut streams = Streams { stdout: stdout.into(), ..Streams::own().unwrap() };
+        let copier = streams.time_stdout(Arc::new(Clock::start())).unwrap();
+        let mut device = std::fs::File::from(streams.stdout);
+        device.write_all(b"x").unwrap();
+        copier.wait(LONG).unwrap();
+        let lines = streams.losses.lines().collect::<Vec<_>>();
+        assert!(lines.len() == 1 && lines[0].starts_with("stdout: No space left on device"), "{lines:?}");
     }
 }

@@ -73,9 +73,7 @@ impl Blk {
         let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
         let (kind, sector) = (u32::from_le_bytes([t0, t1, t2, t3]), u64::from_le_bytes(sector));
         let writable = held.writable_slices();
-        let Some(room) = total(&writable).checked_sub(1) else {
-            return Err(chain.broken("a request without room for its status"));
-        };
+        let room = room(chain, &writable)?;
         let answer = part(&writable, 0, room);
         let result = self.answer(kind, sector, &part(&held.readable_slices(), HEADER_BYTES, usize::MAX), &answer);
         let (status, answered) = match result {
@@ -85,11 +83,17 @@ impl Blk {
                 (failure.status(), 0)
             }
         };
-        for last in part(&writable, room, 1) {
-            last.write_obj(status.to_le_bytes()[0], 0).map_err(|error| chain.broken(&error.to_string()))?;
-        }
+        set_status(chain, &writable, status)?;
         // What is used counts from the first writable byte without a gap (section 2.7.8.2), and the status is the last.
         Ok(if answered == room { room + 1 } else { answered })
+    }
+
+    /// Answers a request with data where no device reads or writes it; the status is the driver's own.
+    fn refuse(&self, chain: &Chain, queues: &Queues) -> Result<usize, DeviceError> {
+        tracing::debug!("{}: a request with data outside of RAM", self.name);
+        set_status(chain, &chain.hold_last(&queues.memory)?.writable_slices(), VIRTIO_BLK_S_IOERR)?;
+        // Of what goes before the status nothing is written.
+        Ok(0)
     }
 
     /// Does what a request asks for and returns how many bytes of `answer` it filled.
@@ -157,13 +161,30 @@ impl VirtioDevice for Blk {
 
     fn handle_queue(&mut self, queue: usize, queues: &mut Queues) -> Result<(), DeviceError> {
         while let Some(chain) = queues.pop(queue)? {
-            let written = self.serve(&chain, &chain.hold(&queues.memory)?)?;
+            let written = if chain.is_reached(&queues.memory) {
+                self.serve(&chain, &chain.hold(&queues.memory)?)?
+            } else {
+                self.refuse(&chain, queues)?
+            };
             queues.push_used(chain, written)?;
         }
         Ok(())
     }
 
     fn reset(&mut self) {}
+}
+
+/// Bytes of the buffers of an answer ahead of its last one, which is the status.
+fn room(chain: &Chain, writable: &[VolatileSlice<'_>]) -> Result<usize, DeviceError> {
+    total(writable).checked_sub(1).ok_or_else(|| chain.broken("a request without room for its status"))
+}
+
+/// Writes the last byte of an answer's buffers.
+fn set_status(chain: &Chain, writable: &[VolatileSlice<'_>], status: u32) -> Result<(), DeviceError> {
+    for last in part(writable, room(chain, writable)?, 1) {
+        last.write_obj(status.to_le_bytes()[0], 0).map_err(|error| chain.broken(&error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Length of all slices together in bytes.

@@ -135,6 +135,14 @@ impl Chain {
         length(&self.writable)
     }
 
+    /// Whether devices reach all of its buffers. A program's relaxed memory on several ranks they do not, and a driver that has the program's own memory
+    /// read or written cannot know that.
+    #[must_use]
+    pub fn is_reached(&self, memory: &DeviceMemory) -> bool {
+        reached(memory, &self.readable, Access::Read) == self.readable.len()
+            && reached(memory, &self.writable, Access::Write) == self.writable.len()
+    }
+
     /// Makes all of its buffers accessible until the returned guard is dropped. A thread has one hold at a time, and waits
     /// for nothing else but the host's disks while it has one.
     ///
@@ -160,6 +168,25 @@ impl Chain {
         self.hold_parts(memory, &[], &self.writable)
     }
 
+    /// Like [`Self::hold`], but only of what is ahead of the first buffer that devices do not reach, of both kinds.
+    ///
+    /// # Errors
+    /// As [`Self::hold`].
+    pub fn hold_reached<'a>(&'a self, memory: &'a DeviceMemory) -> Result<HeldChain<'a>, DeviceError> {
+        let (readable, _) = self.readable.split_at(reached(memory, &self.readable, Access::Read));
+        let (writable, _) = self.writable.split_at(reached(memory, &self.writable, Access::Write));
+        self.hold_parts(memory, readable, writable)
+    }
+
+    /// Like [`Self::hold`], but only of the last buffer that the device writes.
+    ///
+    /// # Errors
+    /// As [`Self::hold`].
+    pub fn hold_last<'a>(&'a self, memory: &'a DeviceMemory) -> Result<HeldChain<'a>, DeviceError> {
+        let last = self.writable.len().saturating_sub(1);
+        self.hold_parts(memory, &[], self.writable.get(last..).unwrap_or_default())
+    }
+
     fn hold_parts<'a>(
         &'a self,
         memory: &'a DeviceMemory,
@@ -177,6 +204,11 @@ impl Chain {
     pub fn broken(&self, what: &str) -> DeviceError {
         DeviceError::Ring { queue: self.queue, what: format!("chain {}: {what}", self.head) }
     }
+}
+
+/// How many of these there are ahead of the first one that devices do not reach.
+fn reached(memory: &DeviceMemory, ranges: &[GuestRange], access: Access) -> usize {
+    ranges.iter().take_while(|range| memory.check(&[(**range, access)]).is_ok()).count()
 }
 
 /// Length of all ranges together in bytes.

@@ -25,7 +25,7 @@ use super::{DeviceError, Queues, VirtioDevice};
 mod control;
 mod port;
 
-pub use port::Port;
+pub use port::{CutOff, Port};
 
 use control::{FromDriver, MESSAGE_BYTES};
 use port::{Direction, Output, PortState, WRITES_PER_TURN};

@@ -182,9 +182,9 @@ proptest! {
         let open = |path: &str| Some(File::options().read(true).write(true).open(path).unwrap().into());
         let (reader, _writer) = std::io::pipe().unwrap();
         let ports = vec![
-            Port { name: "endless".into(), input: open("/dev/zero"), output: open("/dev/null") },
-            Port { name: "full".into(), input: open("/dev/null"), output: open("/dev/full") },
-            Port { name: "quiet".into(), input: Some(reader.into()), output: None },
+            Port { input: open("/dev/zero"), output: open("/dev/null"), ..Port::new("endless") },
+            Port { input: open("/dev/null"), output: open("/dev/full"), ..Port::new("full") },
+            Port { input: Some(reader.into()), ..Port::new("quiet") },
         ];
         drive(Console::new("console", ports).with_ordered_port(0), &steps);
     }

@@ -7,6 +7,7 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use virtio_bindings::virtio_ids::VIRTIO_ID_9P;
 
 use super::{Chain, DeviceError, Queues, VirtioDevice};
@@ -91,6 +92,9 @@ impl P9 {
 
     /// Answers one request; the number of bytes written.
     fn serve(&mut self, chain: &Chain, queues: &Queues) -> Result<usize, DeviceError> {
+        if !chain.is_reached(&queues.memory) {
+            return self.refuse(chain, queues);
+        }
         let failed = |source| DeviceError::Host { what: "cannot copy a 9p message".into(), source };
         self.message.clear();
         // What lies beyond the largest message cannot be one: the share finds the message cut short.
@@ -112,6 +116,21 @@ impl P9 {
         if self.reply.len() <= to.remaining() {
             to.write_all(&self.reply).map_err(failed)?;
         }
+        Ok(to.written())
+    }
+
+    /// Answers a request to read or write data where no device does it: Linux's client has a program's own memory for that, and its own for what goes
+    /// before the data, both ways.
+    fn refuse(&mut self, chain: &Chain, queues: &Queues) -> Result<usize, DeviceError> {
+        let held = chain.hold_reached(&queues.memory)?;
+        let mut header = [0; wire::HEADER_LEN];
+        let tag = held.reader().read_exact(&mut header).ok().and_then(|()| wire::type_and_tag(&header));
+        let Some((_, tag)) = tag else {
+            return Err(chain.broken("a 9p message that begins outside of RAM"));
+        };
+        wire::write_error(&mut self.reply, tag, Errno::FAULT);
+        let mut to = held.writer();
+        to.write_all(&self.reply).map_err(|_| chain.broken("room for a 9p reply that begins outside of RAM"))?;
         Ok(to.written())
     }
 }

@@ -249,6 +249,13 @@ impl Driver {
         self.memory().write_obj(Descriptor::new(addr, len, flags, next), GuestAddress(at)).unwrap();
     }
 
+    /// Has a buffer of a chain be elsewhere than where [`Self::add`] has put it.
+    pub(crate) fn move_buffer(&self, queue: usize, head: u16, buffer: usize, address: u64) {
+        let index = self.queues[queue].out[&head].descriptors[buffer];
+        let at = Self::ring(queue)[0] + u64::from(index) * 16;
+        self.memory().write_obj(address.to_le(), GuestAddress(at)).unwrap();
+    }
+
     /// Makes the chain that begins at this descriptor available.
     pub(crate) fn publish(&mut self, queue: usize, head: u16) {
         let ring = &mut self.queues[queue];

@@ -6,7 +6,7 @@ use tempfile::{NamedTempFile, TempDir};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_CONFIG;
 
 use super::*;
-use crate::virtio::testing::{Driver, END_OF_RAM, NEXT, WRITE};
+use crate::virtio::testing::{Driver, END_OF_RAM};
 
 const SECTORS: u64 = 64;
 
@@ -154,22 +154,35 @@ fn requests_without_a_header_or_a_status_need_a_reset() {
     }
 }
 
+/// A driver may have been given them by a program, and cannot tell.
 #[test]
-fn a_buffer_outside_of_ram_needs_a_reset() {
+fn data_outside_of_ram_are_an_io_error() {
     let image = image();
     let mut driver = driver(image.path(), false);
+    let good = [0; 513];
     for address in [END_OF_RAM - 511, END_OF_RAM, u64::MAX - 511, u64::MAX] {
-        driver.add(0, &[&header(VIRTIO_BLK_T_OUT, 0), &[0; 512]], &[1]);
-        driver.write_descriptor(0, 1, (address, 512, NEXT, 2));
+        let writes = driver.add(0, &[&header(VIRTIO_BLK_T_OUT, 0), &[7; 512]], &[1]);
+        driver.move_buffer(0, writes, 1, address);
         driver.kick(0);
-        driver.wait_needs_reset();
-        driver.probe(u64::MAX);
-        driver.add(0, &[&header(VIRTIO_BLK_T_IN, 0)], &[512, 1]);
-        driver.write_descriptor(0, 1, (address, 512, NEXT | WRITE, 2));
+        assert_eq!(u32::from(driver.wait_used(0).room[0]), VIRTIO_BLK_S_IOERR);
+        let reads = driver.add(0, &[&header(VIRTIO_BLK_T_IN, 0)], &[512, 1]);
+        driver.move_buffer(0, reads, 1, address);
         driver.kick(0);
-        driver.wait_needs_reset();
-        driver.probe(u64::MAX);
+        let used = driver.wait_used(0);
+        assert_eq!((used.bytes.len(), u32::from(used.room[512])), (0, VIRTIO_BLK_S_IOERR));
+        assert_eq!(driver.request(0, &[&header(VIRTIO_BLK_T_IN, 0)], &[512, 1]), good);
     }
+}
+
+#[test]
+fn a_status_outside_of_ram_needs_a_reset() {
+    let image = image();
+    let mut driver = driver(image.path(), false);
+    let head = driver.add(0, &[&header(VIRTIO_BLK_T_IN, 0)], &[512, 1]);
+    driver.move_buffer(0, head, 2, END_OF_RAM);
+    driver.kick(0);
+    driver.wait_needs_reset();
+    driver.probe(u64::MAX);
     assert_eq!(driver.request(0, &[&header(VIRTIO_BLK_T_IN, 0)], &[512, 1]), [0; 513]);
 }
 

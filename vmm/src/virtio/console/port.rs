@@ -4,8 +4,9 @@
 //! O_NONBLOCK flag is not ours to set. Each read and write follows a poll(2) that said it will not wait, and moves at
 //! most [`CHUNK`] bytes, which a pipe with any room takes at once.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -29,6 +30,35 @@ pub struct Port {
     pub input: Option<OwnedFd>,
     /// Where the guest's output goes; any kind of file. The process must ignore SIGPIPE, as Rust programs do.
     pub output: Option<OwnedFd>,
+    /// What is told when the host does not take it.
+    pub cut_off: CutOff,
+}
+
+impl Port {
+    /// A port with neither side.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), input: None, output: None, cut_off: CutOff::default() }
+    }
+}
+
+/// Why output was cut off: the host's first error on writing it. That nobody reads any more (EPIPE) is none, as nobody wants the rest.
+#[derive(Clone, Debug, Default)]
+pub struct CutOff(Arc<OnceLock<io::Error>>);
+
+impl CutOff {
+    /// Keeps an error, if it is the first.
+    pub fn set(&self, error: io::Error) {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            self.0.get_or_init(|| error);
+        }
+    }
+
+    /// The error, if there was one.
+    #[must_use]
+    pub fn error(&self) -> Option<&io::Error> {
+        self.0.get()
+    }
 }
 
 /// What waits for readiness.
@@ -288,6 +318,7 @@ impl PortState {
                 Err(Errno::AGAIN) => return Ok(Err(Unwritten { chain, done })),
                 Err(error) => {
                     tracing::debug!("port {}: its output is closed: {error}", self.port.name);
+                    self.port.cut_off.set(error.into());
                     self.close(Direction::Output);
                 }
             }

@@ -141,12 +141,12 @@ impl Guest {
 
 fn input(name: &str) -> (Port, PipeWriter) {
     let (reader, writer) = pipe().unwrap();
-    (Port { name: name.into(), input: Some(reader.into()), output: None }, writer)
+    (Port { input: Some(reader.into()), ..Port::new(name) }, writer)
 }
 
 fn output(name: &str) -> (Port, PipeReader) {
     let (reader, writer) = pipe().unwrap();
-    (Port { name: name.into(), input: None, output: Some(writer.into()) }, reader)
+    (Port { output: Some(writer.into()), ..Port::new(name) }, reader)
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -232,8 +232,7 @@ fn files_and_the_null_device_are_input_too() {
     file.write_all(&data).unwrap();
     std::io::Seek::rewind(&mut file).unwrap();
     let null = File::open("/dev/null").unwrap();
-    let ports =
-        [OwnedFd::from(file), null.into()].map(|input| Port { name: "stdin".into(), input: Some(input), output: None });
+    let ports = [OwnedFd::from(file), null.into()].map(|input| Port { input: Some(input), ..Port::new("stdin") });
     let mut guest = Guest::boot(ports.into());
     guest.open(0);
     assert_eq!(guest.receive_exact(0, data.len()), data);
@@ -339,6 +338,7 @@ fn the_ordered_port_goes_on_when_the_reader_of_other_output_leaves() {
 #[test]
 fn a_reader_that_left_closes_the_port_and_output_vanishes() {
     let (out, reader) = output("stdout");
+    let cut_off = out.cut_off.clone();
     let mut guest = Guest::boot(vec![out]);
     drop(reader);
     guest.send(0, b"nobody reads this");
@@ -346,6 +346,19 @@ fn a_reader_that_left_closes_the_port_and_output_vanishes() {
     assert_eq!(guest.hear(), (0, OPEN, 0, String::new()));
     guest.send(0, b"nor this");
     guest.sent(0);
+    assert!(cut_off.error().is_none(), "nobody wants it");
+}
+
+#[test]
+fn a_host_that_takes_no_more_is_told_with_its_error() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let out = Port { output: Some(full.into()), ..Port::new("stdout") };
+    let cut_off = out.cut_off.clone();
+    let mut guest = Guest::boot(vec![out]);
+    guest.send(0, b"lost");
+    guest.sent(0);
+    assert_eq!(guest.hear(), (0, OPEN, 0, String::new()));
+    assert_eq!(cut_off.error().unwrap().kind(), std::io::ErrorKind::StorageFull);
 }
 
 #[test]
@@ -383,7 +396,7 @@ fn the_descriptors_of_the_host_are_not_made_nonblocking() {
 
 #[test]
 fn a_port_without_descriptors_takes_output_and_gives_no_input() {
-    let mut guest = Guest::boot(vec![Port { name: "none".into(), input: None, output: None }]);
+    let mut guest = Guest::boot(vec![Port::new("none")]);
     guest.open(0);
     guest.send(0, b"lost");
     guest.sent(0);

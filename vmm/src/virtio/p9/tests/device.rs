@@ -6,7 +6,7 @@ use super::client::*;
 use crate::virtio::p9::P9;
 use crate::virtio::p9::share::ShareMode::ReadOnly;
 use crate::virtio::p9::wire::*;
-use crate::virtio::testing::Driver;
+use crate::virtio::testing::{Driver, END_OF_RAM};
 use rustix::io::Errno;
 
 fn share() -> (tempfile::TempDir, Driver) {
@@ -51,6 +51,46 @@ fn a_reply_without_room_becomes_an_error_or_nothing() {
     assert_eq!(driver.request(0, &[b"short"], &[64]), b"");
     assert_eq!(driver.request(0, &[], &[64]), b"");
     call(&mut driver, &version(8192), &[21]).unwrap();
+}
+
+/// Linux's client has a program's own memory read and written, which need not be where devices are: relaxed memory on several ranks.
+#[test]
+fn data_outside_of_ram_are_an_error_of_their_request() {
+    let (_root, mut driver) = share();
+    call(&mut driver, &version(1 << 16), &[64]).unwrap();
+    call(&mut driver, &attach(ROOT), &[64]).unwrap();
+    call(&mut driver, &walk(ROOT, 1, &["file"]), &[64]).unwrap();
+    call(&mut driver, &message(TLOPEN, &[&1_u32.to_le_bytes(), &[0; 4]]), &[64]).unwrap();
+    let read = message(TREAD, &[&1_u32.to_le_bytes(), &[0; 8], &100_u32.to_le_bytes()]);
+    let write = message(TWRITE, &[&1_u32.to_le_bytes(), &[0; 8], &100_u32.to_le_bytes()]);
+    let fault = Err(Errno::FAULT.raw_os_error());
+    for address in [END_OF_RAM - 99, END_OF_RAM, u64::MAX] {
+        let head = driver.add(0, &[&read], &[11, 100]);
+        driver.move_buffer(0, head, 2, address);
+        driver.kick(0);
+        assert_eq!(parse_reply(TREAD, &driver.wait_used(0).bytes), fault);
+        let head = driver.add(0, &[&write, &[7; 100]], &[64]);
+        driver.move_buffer(0, head, 1, address);
+        driver.kick(0);
+        assert_eq!(parse_reply(TWRITE, &driver.wait_used(0).bytes), fault);
+        // The session goes on.
+        let data = call(&mut driver, &read, &[11, 100]).unwrap();
+        assert_eq!(data[4..], (0..100).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn messages_that_begin_outside_of_ram_need_a_reset() {
+    let (_root, mut driver) = share();
+    for buffer in [0, 1] {
+        let head = driver.add(0, &[&version(8192)], &[64]);
+        driver.move_buffer(0, head, buffer, END_OF_RAM);
+        driver.kick(0);
+        driver.wait_needs_reset();
+        driver.probe(u64::MAX);
+        call(&mut driver, &version(8192), &[64]).unwrap();
+        driver.probe(u64::MAX);
+    }
 }
 
 #[test]
