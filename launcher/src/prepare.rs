@@ -200,7 +200,9 @@ pub(crate) fn prepare(args: &RunArgs, ranks: u32) -> Result<Plan, PrepareError> 
     };
     let has_first_program = !boots_users_initrd(args);
     let console_is_read = args.console.is_some() || command.is_none();
-    let cmdline = cmdline(Choice { console_is_read, remote: &remote, has_first_program, append: &args.append });
+    let stays_in_place = stays_in_place(args.cluster.system_map.as_deref(), &kernel);
+    let append = &args.append;
+    let cmdline = cmdline(Choice { console_is_read, remote: &remote, has_first_program, stays_in_place, append });
     BootPlan::new(&kernel, &initrd, &cmdline, size.memory)?;
     let hypervisor = Hypervisor::open(&args.kvm)?;
     check_vcpus(size.vcpus, hypervisor.max_vcpus())?;
@@ -310,6 +312,12 @@ fn kernel(args: &RunArgs) -> Result<(PathBuf, KernelImage, Option<ModuleTree>), 
     }
 }
 
+/// Whether the kernel has to be kept from moving itself: a System.map has the addresses that it was linked for, and what is not compressed is
+/// at these anyhow.
+fn stays_in_place(system_map: Option<&Path>, kernel: &KernelImage) -> bool {
+    system_map.is_some() && kernel.decompresses_itself()
+}
+
 fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>, PrepareError> {
     let failed = |error| PrepareError::Initrd(path.to_owned(), error);
     let size = path.metadata().map_err(failed)?.len();
@@ -340,5 +348,23 @@ mod tests {
         assert_eq!(check_vcpus(8, 8), Ok(()));
         assert_eq!(check_vcpus(9, 8), Err(MachineSizeError::Vcpus { asked: 9, max: 8 }));
         assert_eq!(check_vcpus(255, usize::MAX), Ok(()));
+    }
+
+    /// A bzImage, as far as it is looked at before it is started.
+    fn bzimage() -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        bytes[0x1f1] = 1; // setup sectors
+        bytes[0x202..0x208].copy_from_slice(b"HdrS\x0f\x02"); // the protocol's version
+        (bytes[0x211], bytes[0x236]) = (1, 1); // loaded high, with a 64-bit entry point
+        bytes
+    }
+
+    #[test]
+    fn a_kernel_whose_functions_are_named_is_where_its_system_map_has_it() {
+        let image = |bytes| KernelImage::from_bytes(Path::new("kernel"), bytes).unwrap();
+        let (compressed, elf) = (image(bzimage()), image(vincs_micro_guest::PAYLOAD.to_vec()));
+        let map = Path::new("System.map");
+        assert!(stays_in_place(Some(map), &compressed) && !stays_in_place(Some(map), &elf));
+        assert!(!stays_in_place(None, &compressed), "it may move where nobody looks");
     }
 }

@@ -98,8 +98,8 @@ pub(crate) struct Stats {
 pub(crate) struct Counters {
     /// Of the whole machine, the ranks' counters added up: exits of its virtual processors by kind, and more.
     pub(crate) machine: Value,
-    /// Of each rank by itself, by rank; null where it told nothing in time. Only when there are several.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Of each rank by itself, by rank; null where it told nothing in time. Only when there are several. They have more hot pages than are written.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "hottest::shorten")]
     pub(crate) ranks: Vec<Value>,
 }
 
@@ -251,6 +251,16 @@ mod tests {
         assert_eq!(read["config"]["hosts"], serde_json::json!(["a", "b"]));
         assert!(read["times"]["kernel_entry_to_first_byte"].is_null());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn each_rank_has_its_ten_hottest_pages_written() {
+        let pages: Vec<u32> = (0..11).collect();
+        let rank = serde_json::json!({"vcpus": [], "ranks": {"memory": {"hottest": pages, "waits": 1}}});
+        let counters = Counters { machine: Value::Null, ranks: vec![rank, Value::Null] };
+        let written = serde_json::to_value(Stats { counters: Some(counters), ..stats() }).unwrap();
+        assert_eq!(written["ranks"][0]["ranks"]["memory"], serde_json::json!({"hottest": pages[..10], "waits": 1}));
+        assert_eq!((&written["ranks"][0]["vcpus"], &written["ranks"][1]), (&serde_json::json!([]), &Value::Null));
     }
 
     #[test]

@@ -315,9 +315,11 @@ impl Machine {
         if !self.controller.has_ranks() {
             return json!({ "machine": Counters::alone(&own).machine });
         }
-        let Counters { machine, ranks } = ranks::counters(&own, &self.controller.gather_statistics(GATHER_TIME));
-        let hottest = hottest::pages(&ranks, None);
-        json!({ "machine": machine, "ranks": ranks, "hottest_pages": hottest })
+        let counters = ranks::counters(&own, &self.controller.gather_statistics(GATHER_TIME));
+        let hottest = hottest::pages(&counters.ranks, None);
+        let mut told = json!(counters);
+        told["hottest_pages"] = json!(hottest);
+        told
     }
 }
 

@@ -54,6 +54,9 @@ const REMOTE: [(&str, &str); 2] = [
     ),
 ];
 
+/// Keeps a kernel that decompresses itself from choosing where it is then (KASLR), as the addresses in its System.map would be others.
+const IN_PLACE: &str = "nokaslr";
+
 /// Keeps all but errors off the console: each character is an exit to vincs, dear when nobody reads them.
 const QUIET: &str = "quiet";
 
@@ -66,6 +69,8 @@ pub(crate) struct Choice<'a> {
     pub(crate) remote: &'a Range<u32>,
     /// Whether vincs's own first program runs in the guest and brings those up.
     pub(crate) has_first_program: bool,
+    /// Whether the kernel would move itself and its functions are to be named.
+    pub(crate) stays_in_place: bool,
     /// What the user adds, last, so that it overrides.
     pub(crate) append: &'a [String],
 }
@@ -76,11 +81,13 @@ pub(crate) fn cmdline(choice: Choice<'_>) -> String {
     let is_spread = !choice.remote.is_empty();
     let distributed = DISTRIBUTED.iter().filter(|_| is_spread).map(|(option, _)| *option);
     let remote = if is_spread { remote(choice) } else { Vec::new() };
+    let in_place = choice.stays_in_place.then_some(IN_PLACE);
     let quiet = (!choice.console_is_read).then_some(QUIET);
     let append = choice.append.iter().map(String::as_str);
     always
         .chain(distributed)
         .chain(remote.iter().map(String::as_str))
+        .chain(in_place)
         .chain(quiet)
         .chain(append)
         .collect::<Vec<_>>()
@@ -99,26 +106,35 @@ fn remote(choice: Choice<'_>) -> Vec<String> {
 mod tests {
     use super::*;
 
+    /// One that somebody reads the console of, on one rank.
+    const PLAIN: Choice<'static> =
+        Choice { console_is_read: true, remote: &(0..0), has_first_program: true, stays_in_place: false, append: &[] };
+
     #[test]
     fn a_console_that_nobody_reads_is_quiet() {
-        let words = |console_is_read| {
-            cmdline(Choice { console_is_read, remote: &(0..0), has_first_program: true, append: &[] })
-        };
+        let words = |console_is_read| cmdline(Choice { console_is_read, ..PLAIN });
         assert!(words(false).split(' ').any(|word| word == "quiet"));
         assert!(!words(true).split(' ').any(|word| word == "quiet"));
     }
 
     #[test]
+    fn a_kernel_moves_itself_unless_it_is_to_stay() {
+        let stays = |stays_in_place| cmdline(Choice { stays_in_place, ..PLAIN });
+        assert!(stays(true).split(' ').any(|word| word == "nokaslr"));
+        assert!(!stays(false).contains("kaslr"));
+    }
+
+    #[test]
     fn what_the_user_appends_comes_last_in_order() {
         let append = ["panic=5".to_owned(), "a b".to_owned()];
-        let line = cmdline(Choice { console_is_read: true, remote: &(0..0), has_first_program: true, append: &append });
+        let line = cmdline(Choice { append: &append, ..PLAIN });
         assert!(line.starts_with("console=ttyS0 panic=-1 ") && line.ends_with(" panic=5 a b"), "{line}");
     }
 
     #[test]
     fn only_a_guest_on_several_ranks_is_kept_from_bouncing_pages() {
         let choice = |remote: Range<u32>, has_first_program| {
-            cmdline(Choice { console_is_read: false, remote: &remote, has_first_program, append: &[] })
+            cmdline(Choice { console_is_read: false, remote: &remote, has_first_program, ..PLAIN })
         };
         let line = |remote| choice(remote, true);
         let spread = line(2..5);

@@ -1,10 +1,14 @@
 //! The pages that ranks take from each other most, and the instructions that ran into them.
+//!
+//! A rank tells of the [`HOT_PAGES`] that it has counted most faults of, and counts none of them too low. So a page of which several ranks told has
+//! `faults - over` faults at least and `faults + untold` at most. What is read is cut to [`HOTTEST`] pages once all is added up.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
-use vincs_vmm::memory::engine::{EngineStats, HOTTEST};
+use vincs_vmm::memory::engine::{EngineStats, HOT_PAGES, HOTTEST, HotPage};
 
 use crate::stats::symbols::Symbols;
 
@@ -16,8 +20,12 @@ const INSTRUCTIONS: usize = 5;
 pub(crate) struct HottestPage {
     /// Its place in guest memory, in pages of 4 KiB.
     pub(crate) page: u32,
-    /// Its faults on all ranks.
+    /// Its faults on all ranks that tell of it.
     pub(crate) faults: u64,
+    /// How many fewer there may be, as ranks count in bounded memory.
+    pub(crate) over: u64,
+    /// How many more there may be, on ranks that tell of as many other pages as they can.
+    pub(crate) untold: u64,
     /// What ran into it, of a sample of all faults, most often first.
     pub(crate) instructions: Vec<Instruction>,
 }
@@ -58,14 +66,23 @@ struct Sampled {
 pub(crate) fn pages(ranks: &[Value], symbols: Option<&Symbols>) -> Vec<HottestPage> {
     let mut memory = EngineStats::default();
     let mut samples: BTreeMap<(u32, u64), u64> = BTreeMap::new();
+    // What may be untold of a page that no rank tells of, and how much less it is for one that some do.
+    let (mut most_untold, mut told): (u64, BTreeMap<u32, u64>) = Default::default();
     for rank in ranks.iter().filter_map(|rank| Rank::deserialize(rank).ok()) {
         memory.add(&rank.ranks.memory);
+        let untold = untold(&rank.ranks.memory.hottest);
+        most_untold = most_untold.saturating_add(untold);
+        for hot in &rank.ranks.memory.hottest {
+            let told = told.entry(hot.page).or_default();
+            *told = told.saturating_add(untold);
+        }
         for sampled in rank.ranks.sampled_faults {
             let seen = samples.entry((sampled.page, sampled.instruction_pointer)).or_default();
             *seen = seen.saturating_add(sampled.samples);
         }
     }
-    let page = |page: u32, faults| {
+    let page = |&HotPage { page, faults, over, .. }: &HotPage| {
+        let untold = most_untold.saturating_sub(told.get(&page).copied().unwrap_or_default());
         let mut seen: Vec<(u64, u64)> =
             samples.range((page, 0)..=(page, u64::MAX)).map(|((_, pointer), samples)| (*samples, *pointer)).collect();
         seen.sort_unstable_by(|one, other| other.cmp(one));
@@ -75,9 +92,30 @@ pub(crate) fn pages(ranks: &[Value], symbols: Option<&Symbols>) -> Vec<HottestPa
             function: symbols.and_then(|symbols| symbols.function(pointer)).map(str::to_owned),
             samples,
         };
-        HottestPage { page, faults, instructions: seen.into_iter().map(instruction).collect() }
+        HottestPage { page, faults, over, untold, instructions: seen.into_iter().map(instruction).collect() }
     };
-    memory.hottest.iter().take(HOTTEST).map(|hot| page(hot.page, hot.faults)).collect()
+    memory.hottest.iter().take(HOTTEST).map(page).collect()
+}
+
+/// Most faults on a rank of a page that it does not tell of: those of the last one that it had room for, the hottest first.
+fn untold(hottest: &[HotPage]) -> u64 {
+    hottest.get(HOT_PAGES - 1).map_or(0, |last| last.faults)
+}
+
+/// Writes ranks' counters, each with its own hottest pages only: the rest are told for the sum.
+///
+/// # Errors
+/// Those of the serializer.
+pub(super) fn shorten<S: Serializer>(ranks: &[Value], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut list = serializer.serialize_seq(Some(ranks.len()))?;
+    for rank in ranks {
+        let mut rank = rank.clone();
+        if let Some(Value::Array(pages)) = rank.pointer_mut("/ranks/memory/hottest") {
+            pages.truncate(HOTTEST);
+        }
+        list.serialize_element(&rank)?;
+    }
+    list.end()
 }
 
 #[cfg(test)]
@@ -119,6 +157,32 @@ mod tests {
         let expected = [instruction("0xffffffff81000010", Some("_text"), 6), instruction("0x1000", None, 3)];
         assert_eq!(pages[0].instructions, expected);
         assert!(pages[1].instructions.is_empty());
+    }
+
+    #[test]
+    fn a_page_that_is_eleventh_on_every_rank_is_the_machines_first() {
+        let of_rank = |number: u32| {
+            let mut hot: Vec<(u32, u64)> = (0..10).map(|page| (100 * (number + 1) + page, 100)).collect();
+            hot.push((5, 99));
+            rank(&hot, &[])
+        };
+        let ranks: Vec<Value> = (0..8).map(of_rank).collect();
+        let pages = pages(&ranks, None);
+        assert_eq!(pages.len(), HOTTEST);
+        assert_eq!((pages[0].page, pages[0].faults, pages[1].faults), (5, 8 * 99, 100));
+        assert!(pages.iter().all(|page| page.over == 0 && page.untold == 0), "{pages:?}");
+    }
+
+    #[test]
+    fn counts_tell_by_how_much_they_may_be_wrong() {
+        // As many as it can tell of, the last ones seen 7 times.
+        let mut full: Vec<(u32, u64)> = (1..=256).map(|page| (1000 + page, 7)).collect();
+        full[0] = (5, 50);
+        let mut other = rank(&[(6, 80), (5, 1)], &[]);
+        other["ranks"]["memory"]["hottest"][0]["over"] = 3.into();
+        let pages = pages(&[rank(&full, &[]), other.clone(), other], None);
+        let counts = pages.iter().map(|page| (page.page, page.faults, page.over, page.untold)).take(3);
+        assert_eq!(counts.collect::<Vec<_>>(), [(6, 160, 6, 7), (5, 52, 0, 0), (1002, 7, 0, 0)]);
     }
 
     #[test]

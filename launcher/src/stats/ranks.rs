@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vincs_vmm::machine::MachineStats;
-use vincs_vmm::memory::engine::EngineStats;
+use vincs_vmm::memory::engine::{EngineStats, HOTTEST};
 
 use crate::stats::Counters;
 
@@ -60,7 +60,7 @@ struct Sum {
     vcpus: Vec<Vcpu>,
     /// The same of all virtual processors together.
     all_vcpus: BTreeMap<String, u64>,
-    /// Faults, messages and waits of the memory.
+    /// Faults, messages and waits of the memory, and the hottest pages, [`HOTTEST`] of them.
     memory: EngineStats,
     /// Commands, faults and traffic of relaxed memory, if the machine has some.
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -105,6 +105,7 @@ fn sum(ranks: &[Value]) -> Sum {
         sum.worst_skew_nanoseconds = sum.worst_skew_nanoseconds.max(clock.worst_skew_nanoseconds);
         sum.uncertainty_nanoseconds = sum.uncertainty_nanoseconds.max(clock.uncertainty_nanoseconds);
     }
+    sum.memory.hottest.truncate(HOTTEST);
     sum.vcpus = vcpus.into_iter().map(|(vcpu, counters)| Vcpu { vcpu, counters }).collect();
     sum
 }
@@ -177,6 +178,22 @@ mod tests {
         assert_eq!(sum.relaxed, json!({"rings": 5, "traffic": {"gets": 9}}));
         assert_eq!(sum.control_sent, [KindSent { kind: "interrupt".into(), messages: 9, bytes: 63 }]);
         assert_eq!((sum.worst_skew_nanoseconds, sum.uncertainty_nanoseconds), (90, 3));
+    }
+
+    #[test]
+    fn the_hottest_pages_are_those_of_the_sum() {
+        let of_rank = |pages: [u32; 11]| {
+            let faults = |page| if page == 5 { 99 } else { 100 };
+            let hot = pages.map(|page| json!({"page": page, "faults": faults(page), "over": 2, "threads": []}));
+            let mut rank = rank(&[], 0, 0, 0);
+            rank["ranks"]["memory"]["hottest"] = hot.to_vec().into();
+            rank
+        };
+        let zero = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 5];
+        let hottest =
+            sum(&[of_rank(zero), of_rank(zero.map(|page| if page == 5 { 5 } else { page + 10 }))]).memory.hottest;
+        assert_eq!(hottest.len(), HOTTEST);
+        assert_eq!((hottest[0].page, hottest[0].faults, hottest[0].over, hottest[1].faults), (5, 198, 4, 100));
     }
 
     #[test]

@@ -161,6 +161,12 @@ impl KernelImage {
         &self.bytes
     }
 
+    /// Whether it decompresses itself when it starts. It may choose another address then than it was linked for (Linux: KASLR); others never do.
+    #[must_use]
+    pub fn decompresses_itself(&self) -> bool {
+        matches!(self.kind, Kind::BzImage { .. })
+    }
+
     /// First address after what it needs to start, from 1 MiB up.
     #[must_use]
     pub fn end(&self) -> u64 {
@@ -255,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_whole_bzimage_is_accepted_and_a_truncated_one_is_not() {
-        assert!(open(bzimage(4096, 256)).is_ok());
+        assert!(open(bzimage(4096, 256)).unwrap().decompresses_itself());
         assert!(open(bzimage(4096 - 15, 256)).is_ok(), "the last paragraph may be short");
         let error = open(bzimage(4096 - 16, 256)).unwrap_err();
         assert!(matches!(error, KernelError::Truncated { found: 5104, expected: 5120, .. }), "{error}");
@@ -286,6 +292,7 @@ mod tests {
         let whole = elf::tests::image(0x100);
         assert_eq!(open(whole.clone()).unwrap().end(), 0x20_1100);
         assert_eq!(open(whole.clone()).unwrap().loaded_range(), 0x20_0000..0x20_1100);
+        assert!(!open(whole.clone()).unwrap().decompresses_itself());
         let error = open(whole[..whole.len() - 1].to_vec()).unwrap_err();
         assert!(matches!(error, KernelError::Truncated { .. }), "{error}");
         let mut foreign = whole;

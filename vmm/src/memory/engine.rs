@@ -68,7 +68,7 @@ pub(crate) use hand_over::Mover;
 #[cfg(test)]
 pub(crate) use hand_over::{Orders, WhenMoved};
 pub(super) use holds::{Holds, Lease};
-pub use hot::HotPage;
+pub use hot::{HOT_PAGES, HotPage};
 pub use latency::Latencies;
 pub(crate) use leaving::Leaver;
 pub use processors::Processors;

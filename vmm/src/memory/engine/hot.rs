@@ -2,15 +2,16 @@
 //!
 //! The space-saving algorithm (Metwally, Agrawal, El Abbadi: Efficient computation of frequent and top-k elements in data
 //! streams, 2005): a page that is not counted yet takes the place and the count of the least counted one. Every page
-//! with more than 1/[`CAPACITY`] of all faults is among the counted, its count too high by at most `over`.
+//! with more than 1/[`HOT_PAGES`] of all faults is among the counted, its count too high by at most `over`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use vincs_coherence::id::Page;
 
-/// Pages counted at a time.
-const CAPACITY: usize = 256;
+/// Pages that a shard counts at a time, and most pages that a shard or rank tells of. It tells of all, and those that add up leave none away:
+/// a page that is not among the hottest of any rank may be the hottest of the machine.
+pub const HOT_PAGES: usize = 256;
 /// Threads remembered for a page.
 const THREADS: usize = 8;
 
@@ -19,17 +20,17 @@ const THREADS: usize = 8;
 pub struct HotPage {
     /// Its number: its place in guest RAM, in pages.
     pub page: u32,
-    /// Its faults, at most.
+    /// Its faults, at most. A sum is without those on ranks that do not tell of it.
     pub faults: u64,
-    /// How much less they may be.
+    /// How many fewer there may be: it was counted in the place of another page.
     pub over: u64,
     /// Linux ids of threads that ran into it, some of them if they are many.
     pub threads: Vec<i32>,
 }
 
 impl HotPage {
-    /// The hottest pages of two lists, counts of the same page added up.
-    pub(super) fn merge(some: &[Self], others: &[Self], limit: usize) -> Vec<Self> {
+    /// The pages of two lists, the hottest first, counts of the same page added up.
+    pub(super) fn merge(some: &[Self], others: &[Self]) -> Vec<Self> {
         let mut pages: BTreeMap<u32, Self> = BTreeMap::new();
         for hot in some.iter().chain(others) {
             let sum = pages.entry(hot.page).or_insert_with(|| Self { faults: 0, over: 0, threads: Vec::new(), ..*hot });
@@ -37,7 +38,7 @@ impl HotPage {
             sum.over += hot.over;
             hot.threads.iter().for_each(|thread| remember(&mut sum.threads, *thread));
         }
-        hottest(pages.into_values().collect(), limit)
+        sorted(pages.into_values().collect())
     }
 }
 
@@ -60,7 +61,7 @@ impl HotPages {
 
     /// Makes a place for another page.
     fn place_for(&mut self, page: u32) -> usize {
-        if self.counted.len() < CAPACITY {
+        if self.counted.len() < HOT_PAGES {
             self.counted.push(HotPage { page, faults: 0, over: 0, threads: Vec::with_capacity(THREADS) });
             return self.counted.len() - 1;
         }
@@ -72,9 +73,9 @@ impl HotPages {
         least
     }
 
-    /// The pages with the most faults, the hottest first.
-    pub(super) fn hottest(&self, limit: usize) -> Vec<HotPage> {
-        hottest(self.counted.clone(), limit)
+    /// All pages that are counted, the hottest first.
+    pub(super) fn hottest(&self) -> Vec<HotPage> {
+        sorted(self.counted.clone())
     }
 }
 
@@ -84,9 +85,8 @@ fn remember(threads: &mut Vec<i32>, thread: i32) {
     }
 }
 
-fn hottest(mut pages: Vec<HotPage>, limit: usize) -> Vec<HotPage> {
+fn sorted(mut pages: Vec<HotPage>) -> Vec<HotPage> {
     pages.sort_by_key(|hot| (std::cmp::Reverse(hot.faults), hot.page));
-    pages.truncate(limit);
     pages
 }
 
@@ -106,9 +106,10 @@ mod tests {
                 hot.count(Page(8), i32::try_from(round).unwrap());
             }
         }
-        assert_eq!(hot.counted.len(), CAPACITY);
-        let hottest = hot.hottest(2);
-        assert_eq!(hottest.iter().map(|hot| hot.page).collect::<Vec<_>>(), [7, 8]);
+        assert_eq!(hot.counted.len(), HOT_PAGES);
+        let hottest = hot.hottest();
+        assert_eq!(hottest.len(), HOT_PAGES);
+        assert_eq!(hottest.iter().take(2).map(|hot| hot.page).collect::<Vec<_>>(), [7, 8]);
         assert!((hottest[0].faults - hottest[0].over..=hottest[0].faults).contains(&5000), "{hottest:?}");
         assert_eq!((hottest[0].threads.len(), hottest[1].threads.len()), (1, THREADS));
     }
@@ -116,7 +117,7 @@ mod tests {
     #[test]
     fn lists_of_ranks_become_one() {
         let hot = |page, faults, thread| HotPage { page, faults, over: 0, threads: vec![thread] };
-        let merged = HotPage::merge(&[hot(1, 10, 1), hot(2, 9, 1)], &[hot(2, 5, 1), hot(3, 1, 4)], 2);
-        assert_eq!(merged, [hot(2, 14, 1), hot(1, 10, 1)]);
+        let merged = HotPage::merge(&[hot(1, 10, 1), hot(2, 9, 1)], &[hot(2, 5, 1), hot(3, 1, 4)]);
+        assert_eq!(merged, [hot(2, 14, 1), hot(1, 10, 1), hot(3, 1, 4)]);
     }
 }

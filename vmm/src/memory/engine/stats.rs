@@ -9,12 +9,12 @@ use vincs_coherence::id::{Page, Run};
 use vincs_coherence::message::Message;
 use vincs_coherence::node::Stats as NodeStats;
 
-use super::hot::{HotPage, HotPages};
+use super::hot::{HOT_PAGES, HotPage, HotPages};
 use super::latency::Latencies;
 use super::mailbox::locked;
 use super::uffd::Missing;
 
-/// Pages named in [`EngineStats::hottest`].
+/// Pages of [`EngineStats::hottest`] that a user is told of. What adds up takes all, and is cut to these when nothing is added any more.
 pub const HOTTEST: usize = 10;
 
 /// What a rank's engine has done since its start. Those of several shards and ranks can be
@@ -37,7 +37,7 @@ pub struct EngineStats {
     pub received: Traffic,
     /// Waits of the service threads.
     pub waits: Waits,
-    /// The pages with the most faults, of those the hottest first.
+    /// The pages with the most faults, the hottest first. Of a shard or rank at most [`HOT_PAGES`], of several all that any of them has.
     pub hottest: Vec<HotPage>,
 }
 
@@ -156,7 +156,7 @@ impl EngineStats {
         self.received.add(&other.received);
         self.waits.sleeps += other.waits.sleeps;
         self.waits.held_up += other.waits.held_up;
-        self.hottest = HotPage::merge(&self.hottest, &other.hottest, HOTTEST);
+        self.hottest = HotPage::merge(&self.hottest, &other.hottest);
     }
 }
 
@@ -223,6 +223,8 @@ impl EngineCounters {
     pub fn stats(&self) -> EngineStats {
         let mut sum = EngineStats::default();
         self.0.iter().for_each(|recorder| sum.add(&recorder.snapshot()));
+        // Every page with more than 1/HOT_PAGES of the rank's faults stays: all counts together are no more than its faults.
+        sum.hottest.truncate(HOT_PAGES);
         sum
     }
 }
@@ -297,13 +299,14 @@ impl Recorder {
     /// All of it.
     pub(super) fn snapshot(&self) -> EngineStats {
         let counters = locked(&self.0);
-        EngineStats { hottest: counters.hot.hottest(HOTTEST), ..counters.stats.clone() }
+        EngineStats { hottest: counters.hot.hottest(), ..counters.stats.clone() }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use vincs_coherence::id::Version;
+    use vincs_coherence::transport::MAX_BODY;
 
     use super::*;
 
@@ -323,6 +326,32 @@ mod tests {
         assert!((19_500..=20_500).contains(&took), "{took}");
         assert_eq!(stats.hottest[0].page, 5);
         assert_eq!((stats.hottest[0].faults, stats.hottest[0].threads.clone()), (2, vec![1, 2]));
+    }
+
+    /// One shard that has seen so many faults on each of these pages.
+    fn shard(pages: impl IntoIterator<Item = (u32, u64)>) -> Arc<Recorder> {
+        let recorder = Recorder::default();
+        for (page, faults) in pages {
+            (0..faults).for_each(|_| recorder.fault(MICROSECOND, Page(page), Missing::Read, 1));
+        }
+        Arc::new(recorder)
+    }
+
+    #[test]
+    fn a_rank_tells_of_all_pages_that_it_can_the_hottest_first() {
+        let few = EngineCounters(vec![shard((0..11).map(|page| (page, 2))), shard([(100, 3)])]).stats();
+        assert_eq!(few.hottest.iter().map(|hot| hot.page).collect::<Vec<_>>(), [vec![100], (0..11).collect()].concat());
+        let many = EngineCounters(vec![shard((0..200).map(|page| (page, 2))), shard((200..400).map(|page| (page, 1)))]);
+        let many = many.stats().hottest;
+        assert_eq!((many.len(), many[199].faults, many[200].faults, many[255].page), (HOT_PAGES, 2, 1, 255));
+    }
+
+    #[test]
+    fn what_a_rank_tells_of_hot_pages_leaves_room_in_its_message() {
+        let threads = vec![i32::MIN; 8];
+        let hot = HotPage { page: u32::MAX, faults: u64::MAX, over: u64::MAX, threads };
+        let told = serde_json::to_vec(&vec![hot; HOT_PAGES]).unwrap();
+        assert!(told.len() < MAX_BODY / 16, "{}", told.len());
     }
 
     #[test]
