@@ -10,7 +10,7 @@ use crate::peer::{COMPLETIONS, DEPTHS, PAGE_BYTES, REGISTERED_BYTES};
 use crate::verbs::VerbsError;
 use crate::verbs::device::{self, Context, Limits, ProtectionDomain};
 use crate::verbs::manager::places;
-use crate::verbs::memory::Buffer;
+use crate::verbs::memory::{Access, Buffer};
 
 /// A device that can be used, and by which of its addresses.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Bytes that it registers, which are locked in memory.
+    /// Bytes that it registers, which are locked in memory; on iWARP a page of each class comes to them.
     #[must_use]
     pub fn bytes(self) -> usize {
         REGISTERED_BYTES.saturating_mul(self.peers()).saturating_add(self.segment_bytes.next_multiple_of(PAGE_BYTES))
@@ -182,7 +182,10 @@ impl Needs {
     /// [`VerbsError`]; where there is a limit on locked memory, it says how much is needed.
     pub fn try_registration(self, found: &Found) -> Result<(), VerbsError> {
         let domain = ProtectionDomain::new(&found.context)?;
-        Buffer::new(&domain, PAGE_BYTES, self.bytes().div_ceil(PAGE_BYTES).max(1)).map(drop)
+        // From that page peers read signs of life.
+        let more = if found.context.is_iwarp() { self.classes } else { 0 };
+        let pages = self.bytes().div_ceil(PAGE_BYTES).max(1).saturating_add(more);
+        Buffer::new(&domain, Access::Own, PAGE_BYTES, pages).map(drop)
     }
 }
 

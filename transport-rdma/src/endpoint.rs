@@ -3,33 +3,31 @@
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::epoll;
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{
     Capabilities, Event, GuardedRead, MAX_BODY, OperationId, Outcome, Segment, SendError, Transport,
 };
 
 use crate::atomics::{AtomicsFault, Entry, unpack};
+use crate::bell::Bell;
 use crate::lifeline::{Happened, Lifeline};
 use crate::peer::{Brings, COMPLETIONS, Done, MAX_OPERATIONS, Operation, Peer};
 use crate::stream::{Assembler, Content, StreamFault, open};
 use crate::verbs::VerbsError;
 use crate::verbs::completion::{Completion, CompletionQueue};
 use crate::verbs::counts::Counts;
-use crate::verbs::memory::{Claim, RegisteredSegment};
+use crate::verbs::memory::{Buffer, Claim, RegisteredSegment};
 use crate::verbs::queue_pair::ReceiveQueue;
 
 /// Longest time between two signs of life of a queue pair: a write of nothing, which the peer's NIC acknowledges. One that is not acknowledged
 /// is known as lost by the NIC's own time limits.
 pub const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
-
-/// Longest time between two looks at the lifeline while the endpoint is polled without being slept on. A look is a few system calls.
-const LIFELINE_LOOK: Duration = Duration::from_millis(10);
 
 /// How long a dropped endpoint waits for the peers' NICs to acknowledge what was sent. A socket's buffer is sent by the kernel after the process has
 /// gone; what is in a queue pair goes with it.
@@ -54,14 +52,13 @@ pub struct RdmaTransport {
     completions: Arc<CompletionQueue>,
     /// As long as the endpoint, for the peers' operations.
     segment: Option<RegisteredSegment>,
-    /// Atomics are done by whoever polls at the target.
-    iwarp: bool,
+    /// As long as the endpoint, for the peers' signs of life on iWARP.
+    _pulse: Option<Arc<Buffer>>,
     lifeline: Arc<Lifeline>,
     /// Has the channel of completions, the lifeline and `bell`.
     epoll: OwnedFd,
     /// Rung when a poll has something to do that neither of those tells.
-    bell: OwnedFd,
-    rung: AtomicBool,
+    bell: Bell,
     born: Instant,
     /// When the next sign of life is due: nanoseconds after `born`.
     next_sign: AtomicU64,
@@ -142,16 +139,17 @@ pub(crate) struct Parts {
     /// Taken from the queue and not looked at.
     pub(crate) ended: Vec<Completion>,
     pub(crate) segment: Option<RegisteredSegment>,
+    /// On iWARP, the byte that the peers read as signs of life.
+    pub(crate) pulse: Option<Arc<Buffer>>,
     pub(crate) lifeline: Arc<Lifeline>,
 }
 
 impl RdmaTransport {
     /// An endpoint over queue pairs that are connected.
     pub(crate) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { rank, device, peers, completions, ended, segment, lifeline } = parts;
-        let iwarp = completions.context().is_iwarp();
+        let Parts { rank, device, peers, completions, ended, segment, pulse, lifeline } = parts;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let bell = Bell::new()?;
         let tell = |fd: BorrowedFd<'_>| epoll::add(&epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
         tell(completions.channel())?;
         tell(lifeline.transport().ready())?;
@@ -187,11 +185,10 @@ impl RdmaTransport {
             receiving: Mutex::new(receiving),
             completions,
             segment,
-            iwarp,
+            _pulse: pulse,
             lifeline,
             epoll,
             bell,
-            rung: AtomicBool::new(false),
             born: now,
             next_sign,
         })
@@ -231,17 +228,10 @@ impl RdmaTransport {
         let peer = self.peer(to)?;
         let result = act(peer);
         if matches!(result, Err(SendError::Lost(_))) && peer.untold().is_some() {
-            self.ring();
+            // No completion may come.
+            self.bell.ring();
         }
         result
-    }
-
-    /// Has the poller look, though no completion may come.
-    fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            // It takes one more, as it is zero.
-            let _: rustix::io::Result<usize> = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
-        }
     }
 
     /// What only the poller uses; nothing for a poll within a sink, or a second poller: the first one does the work.
@@ -378,7 +368,7 @@ impl RdmaTransport {
             peer.settle(std::mem::take(&mut inbox.freed));
             if peer.untold().is_some() {
                 // What came before the loss may be in the queue still.
-                self.ring();
+                self.bell.ring();
             }
         }
     }
@@ -430,7 +420,7 @@ impl RdmaTransport {
         for peer in self.peers.iter().flatten() {
             peer.touch();
             if peer.untold().is_some() {
-                self.ring();
+                self.bell.ring();
             }
         }
         receiving.next_sign = now + SIGN_OF_LIFE;
@@ -467,16 +457,9 @@ impl RdmaTransport {
 
     /// Tells of peers to which nothing can be sent any more, after what came from them.
     fn answer_bell(&self, receiving: &mut Receiving, slept: bool, sink: &mut dyn FnMut(Event<'_>)) -> bool {
-        let rung = self.rung.load(Ordering::Acquire);
-        if rung || slept {
-            // Whoever rings says so first and writes then: what is written after this ends the next sleep, and is read after that.
-            let mut count = [0; size_of::<u64>()];
-            let _: rustix::io::Result<usize> = rustix::io::read(&self.bell, &mut count);
-        }
-        if !rung {
+        if !self.bell.answer(slept) {
             return false;
         }
-        self.rung.store(false, Ordering::Release);
         if self.peers.iter().flatten().any(|peer| peer.untold().is_some()) {
             self.drain(receiving, sink);
         }
@@ -494,7 +477,8 @@ impl Transport for RdmaTransport {
         Capabilities {
             name: "rdma",
             one_sided_by_nic: true,
-            atomics_by_nic: !self.iwarp,
+            // On iWARP they are done by whoever polls at the target.
+            atomics_by_nic: !self.completions.context().is_iwarp(),
             max_transfer: MAX_BODY,
             max_operations: MAX_OPERATIONS,
             put_lists: false,
@@ -545,10 +529,11 @@ impl Transport for RdmaTransport {
         anything |= self.batches(receiving, sink);
         let now = Instant::now();
         // Also after a sleep, which the lifeline may have ended.
-        if slept || now >= receiving.next_look || self.lifeline.transport().poll_within().is_zero() {
-            receiving.next_look = now + LIFELINE_LOOK;
+        if slept || now >= receiving.next_look {
             self.lifeline.mark_polled();
             anything |= self.look(receiving, sink);
+            // Asked for here, as that costs more than a poll; nobody sends by the lifeline, so what is due there becomes so no sooner meanwhile.
+            receiving.next_look = now + self.lifeline.look_within();
         }
         self.show_life(receiving, now);
         anything
@@ -566,7 +551,7 @@ impl Transport for RdmaTransport {
         if let Some(mut receiving) = self.receiving() {
             // What is found waits for the next poll, which finds out itself if the queue is broken.
             if !self.arm(&mut receiving).unwrap_or(false) {
-                self.ring();
+                self.bell.ring();
             }
         }
         self.epoll.as_fd()
@@ -581,7 +566,9 @@ impl Transport for RdmaTransport {
 impl Drop for RdmaTransport {
     fn drop(&mut self) {
         let deadline = Instant::now() + DRAIN_TIME;
-        while !self.peers.iter().flatten().all(Peer::finish) && Instant::now() < deadline {
+        // All of them at once.
+        let is_finished = || self.peers.iter().flatten().map(Peer::finish).fold(true, |all, one| all & one);
+        while !is_finished() && Instant::now() < deadline {
             if !self.poll(&mut |_| {}) {
                 thread::sleep(DRAIN_LOOK);
             }

@@ -19,8 +19,8 @@ use crate::peer::{COMPLETIONS, DEPTHS, SLOTS, Unconnected};
 use crate::verbs::VerbsError;
 use crate::verbs::completion::{Completion, CompletionQueue};
 use crate::verbs::device::ProtectionDomain;
-use crate::verbs::memory::RegisteredSegment;
-use crate::verbs::queue_pair::{QueuePair, Remote, Route};
+use crate::verbs::memory::{Access, Buffer, RegisteredSegment, RemoteMemory};
+use crate::verbs::queue_pair::{QueuePair, Remote, RemoteAddress, Route};
 
 /// Packet numbers have so many bits.
 const PACKET_NUMBER_MASK: u32 = 0x00ff_ffff;
@@ -110,6 +110,8 @@ pub(crate) struct Class {
     /// What came from peers that are connected already.
     pub(crate) ended: Vec<Completion>,
     segment: Option<RegisteredSegment>,
+    /// On iWARP, a byte that the peers read as signs of life.
+    pulse: Option<Arc<Buffer>>,
     /// By rank; none for this rank itself.
     pub(crate) peers: Vec<Option<Arriving>>,
 }
@@ -168,6 +170,8 @@ impl Class {
             Some(segment) => RegisteredSegment::new(domain, segment)?,
             None => None,
         };
+        let pulse =
+            if found.context.is_iwarp() { Some(Buffer::new(domain, Access::Shown, size_of::<u8>(), 1)?) } else { None };
         let arriving = |rank: Rank| -> Result<Option<Arriving>, ConnectError> {
             if rank == config.rank {
                 return Ok(None);
@@ -182,11 +186,16 @@ impl Class {
         };
         let peers = (0..config.ranks).map(Rank).map(arriving).collect::<Result<Vec<_>, _>>()?;
         let lifeline = Arc::new(Lifeline::new(lifeline));
-        Ok(Self { lifeline, completions, ended: Vec::new(), segment, peers })
+        Ok(Self { lifeline, completions, ended: Vec::new(), segment, pulse, peers })
     }
 
     /// Tells each peer where everything is.
     fn introduce(&self, found: &Found, doorway: Option<&Doorway>) -> Result<(), ConnectError> {
+        let pulse = self.pulse.as_ref().map(|pulse| {
+            let RemoteMemory { address, key, .. } = pulse.remote();
+            RemoteAddress { address, key }
+        });
+        let doorway = doorway.zip(pulse);
         for peer in self.peers.iter().flatten() {
             let remote = Remote {
                 queue_pair: peer.end.queue_pair.number(),
@@ -201,7 +210,7 @@ impl Class {
                 reads_served: found.limits.reads_served,
                 memory: self.segment.as_ref().map(RegisteredSegment::remote).unwrap_or_default(),
                 slots: SLOTS,
-                door: doorway.zip(peer.link.as_ref()).map(|(doorway, link)| doorway.door(link, peer.end.pulse())),
+                door: doorway.zip(peer.link.as_ref()).map(|((doorway, pulse), link)| doorway.door(link, pulse)),
             };
             say(&self.lifeline, peer.rank, Greeting::Introduction(introduction))?;
         }
@@ -270,7 +279,7 @@ impl Class {
     }
 
     fn endpoint(self, rank: Rank, found: &Found) -> Result<RdmaTransport, ConnectError> {
-        let Self { lifeline, completions, ended, segment, peers } = self;
+        let Self { lifeline, completions, ended, segment, pulse, peers } = self;
         let connected = |Arriving { rank, end, introduction, link, .. }: Arriving| {
             let theirs = introduction?;
             let number = end.queue_pair.number();
@@ -280,7 +289,7 @@ impl Class {
         };
         let peers = peers.into_iter().map(|peer| peer.and_then(connected)).collect();
         let device = found.port.device.clone();
-        Ok(RdmaTransport::new(Parts { rank, device, peers, completions, ended, segment, lifeline })?)
+        Ok(RdmaTransport::new(Parts { rank, device, peers, completions, ended, segment, pulse, lifeline })?)
     }
 }
 

@@ -9,6 +9,9 @@ use std::time::Duration;
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{Event, Transport};
 
+/// Longest time between two looks at the lifeline of an endpoint that is polled without being slept on. A look is a few system calls.
+const POLLED_LOOK: Duration = Duration::from_millis(10);
+
 /// Longest time between two looks at the lifelines of endpoints that nobody polls yet: whether they are polled now, or gone.
 const UNPOLLED_LOOK: Duration = Duration::from_millis(250);
 
@@ -71,6 +74,11 @@ impl Lifeline {
         std::mem::take(&mut polling.happened)
     }
 
+    /// Within which time a poller that does not sleep on it is to look again: at the latest when it is to be polled.
+    pub(crate) fn look_within(&self) -> Duration {
+        POLLED_LOOK.min(self.transport.poll_within())
+    }
+
     /// Says that the endpoint is polled from now on: nobody else polls this afterwards, so what comes later wakes the endpoint's poller.
     pub(crate) fn mark_polled(&self) {
         self.lock().polled = true;
@@ -122,6 +130,7 @@ mod tests {
     struct Late {
         begun: SyncSender<()>,
         go_on: Mutex<Option<Receiver<()>>>,
+        within: Duration,
     }
 
     impl Transport for Late {
@@ -175,7 +184,7 @@ mod tests {
         }
 
         fn poll_within(&self) -> Duration {
-            Duration::from_secs(1)
+            self.within
         }
     }
 
@@ -184,7 +193,8 @@ mod tests {
     fn the_first_look_has_what_the_thread_before_it_was_about_to_find() {
         let (begun, has_begun) = sync_channel(0);
         let (let_go, go_on) = sync_channel(0);
-        let lifeline = Arc::new(Lifeline::new(Box::new(Late { begun, go_on: Mutex::new(Some(go_on)) })));
+        let late = Late { begun, go_on: Mutex::new(Some(go_on)), within: Duration::from_secs(1) };
+        let lifeline = Arc::new(Lifeline::new(Box::new(late)));
         keep_alive(vec![Arc::downgrade(&lifeline)]).unwrap();
         has_begun.recv().unwrap();
         // The thread is within its poll, and the endpoint is polled for the first time.
@@ -197,5 +207,15 @@ mod tests {
         let (happened, live) = look.join().unwrap();
         assert!(matches!(happened[..], [Happened::Lost(Rank(1), _)]), "{happened:?}");
         assert_eq!(live, None, "nobody else polls it any more");
+    }
+    /// Who polls without sleeping on the lifeline, and does so when it is told to, does it in vain if there is no look then.
+    #[test]
+    fn a_look_comes_when_the_lifeline_is_to_be_polled_and_every_few_milliseconds() {
+        for (within, look) in
+            [(0, 0), (3, 3), (10, 10), (700, 10)].map(|(a, b)| (Duration::from_millis(a), Duration::from_millis(b)))
+        {
+            let late = Late { begun: sync_channel(0).0, go_on: Mutex::default(), within };
+            assert_eq!(Lifeline::new(Box::new(late)).look_within(), look);
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::verbs::VerbsError;
 use crate::verbs::completion::Completion;
 use crate::verbs::counts::Counts;
 use crate::verbs::device::ProtectionDomain;
-use crate::verbs::memory::{Buffer, Claim, RemoteMemory};
+use crate::verbs::memory::{Access, Buffer, Claim, RemoteMemory};
 use crate::verbs::queue_pair::{Depths, QueuePair, ReceiveQueue, RemoteAddress, SendQueue, Task, Work};
 
 /// Slots for the messages of a peer: as many small messages come without its waiting for this rank, and half of the longest one.
@@ -57,7 +57,7 @@ pub(crate) const INLINE_BYTES: u32 = 220;
 /// Bytes of a page, which are locked as one.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
-/// Memory that is registered for one peer and channel class, beside the segment.
+/// Memory that is registered for one peer and channel class, beside the segment and what is read as a sign of life.
 pub(crate) const REGISTERED_BYTES: usize = message_bytes() + operation_bytes();
 
 const fn message_bytes() -> usize {
@@ -165,8 +165,6 @@ struct Fragment {
 pub(crate) struct Peer {
     pub(crate) rank: Rank,
     queue_pair: Arc<QueuePair>,
-    /// Of an iWARP device: it has no atomics, and what it sent or wrote it tells when TCP has it, not when it is there.
-    iwarp: bool,
     memory: RemoteMemory,
     /// Senders and the poller take it, for one call of the NIC's driver at most, which does not wait.
     outbound: Mutex<Outbound>,
@@ -184,6 +182,8 @@ struct Outbound {
     credits: Credits,
     /// On iWARP, a byte of the peer's that signs of life read.
     pulse: Option<RemoteAddress>,
+    /// On iWARP, what was given to the NIC last is no READ, the end of which would tell that all before it is there.
+    is_unproved: bool,
     /// On iWARP, atomics that are to be asked of the peer; and that were, in order, without an answer.
     asks: VecDeque<Entry>,
     asked: VecDeque<OperationId>,
@@ -224,8 +224,9 @@ impl Unconnected {
         port: u8,
     ) -> Result<Self, VerbsError> {
         let own = usize::from(SLOTS + SPARE_SLOTS);
-        let messages = Buffer::new(domain, SLOT_BYTES, own + RING_SLOTS)?;
-        let operations = Buffer::new(domain, OPERATION_GRAIN, OPERATION_BYTES / OPERATION_GRAIN + SERVICES)?;
+        let messages = Buffer::new(domain, Access::Own, SLOT_BYTES, own + RING_SLOTS)?;
+        let grains = OPERATION_BYTES / OPERATION_GRAIN + SERVICES;
+        let operations = Buffer::new(domain, Access::Reads, OPERATION_GRAIN, grains)?;
         let queue_pair = Arc::clone(sends.queue_pair());
         queue_pair.bind(port)?;
         let mut claims = (0..own).filter_map(|slot| messages.claim(slot * SLOT_BYTES, SLOT_BYTES)).collect();
@@ -256,12 +257,6 @@ impl Unconnected {
         Ok(if is_greeting { Ok(()) } else { Err(fault) })
     }
 
-    /// What the peer reads on iWARP as a sign of life: where its own bytes come and go.
-    pub(crate) fn pulse(&self) -> RemoteAddress {
-        let RemoteMemory { address, key, .. } = self.operations.remote();
-        RemoteAddress { address, key }
-    }
-
     /// The peer, whose memory and number of slots are known now, and on iWARP what it has for signs of life; and what is received from it.
     pub(crate) fn connected(
         self,
@@ -282,6 +277,7 @@ impl Unconnected {
             waiting: VecDeque::new(),
             credits: Credits::new(slots, SLOTS),
             pulse,
+            is_unproved: false,
             asks: VecDeque::new(),
             asked: VecDeque::new(),
             answers: VecDeque::new(),
@@ -296,14 +292,17 @@ impl Unconnected {
             work: Vec::new(),
             broken: None,
         };
-        let (outbound, iwarp) = (Mutex::new(outbound), queue_pair.is_iwarp());
-        (Peer { rank, queue_pair, iwarp, memory, outbound, told: AtomicBool::new(false) }, receives)
+        let outbound = Mutex::new(outbound);
+        (Peer { rank, queue_pair, memory, outbound, told: AtomicBool::new(false) }, receives)
     }
 }
 
 impl Outbound {
     /// Gives to the NIC what is to be done; if it does not take it, nothing can be sent any more.
     fn post(&mut self) -> bool {
+        if let (Some(_), Some(last)) = (self.pulse, self.work.last()) {
+            self.is_unproved = !matches!(last.task, Task::Read(_));
+        }
         let posted = self.queue.post(&mut self.work);
         if let Err(error) = posted {
             self.broken = Some(error.to_string());
@@ -456,10 +455,10 @@ impl Peer {
         if !within || length > MAX_BODY {
             return Err(SendError::Bounds(length));
         }
-        if word && self.iwarp {
+        if word && self.is_iwarp() {
             return self.ask(&mut outbound, id, offset, operation);
         }
-        let is_proved = self.iwarp && length > 0 && matches!(operation, Operation::Put(_));
+        let is_proved = self.is_iwarp() && length > 0 && matches!(operation, Operation::Put(_));
         if outbound.operations_posted + if is_proved { PAIR } else { 1 } > MAX_OPERATIONS {
             return Err(SendError::Full(self.rank));
         }
@@ -533,9 +532,10 @@ impl Peer {
         Ok(id)
     }
 
-    /// Whether ranks do atomics for each other.
+    /// Whether it is of an iWARP device: that has no atomics, so ranks do them for each other, and what it sent or wrote it tells when TCP has it,
+    /// not when it is there.
     pub(crate) fn is_iwarp(&self) -> bool {
-        self.iwarp
+        self.queue_pair.is_iwarp()
     }
 
     /// Starts a guarded read of the peer's segment: two work requests with one doorbell. The queue pair keeps their order: a READ is
@@ -619,10 +619,10 @@ impl Peer {
         self.lock().broken.get_or_insert(reason);
     }
 
-    /// Has the NIC tell when all that it was given has ended; says whether that is so.
+    /// Has the NIC tell when the peer's has all that this one was given; says whether that is so.
     pub(crate) fn finish(&self) -> bool {
         let Ok(mut outbound) = self.usable() else { return true };
-        let all = outbound.purposes.is_empty();
+        let all = outbound.purposes.is_empty() && !outbound.is_unproved;
         if !all && outbound.services_posted == 0 {
             outbound.touch();
         }

@@ -2,12 +2,14 @@
 //!
 //! Each object owns its object of the library and keeps alive what that needs: a [`queue_pair::SendQueue`] the queue pair, which keeps its
 //! protection domain and completion queue, which keep the open device. So whoever drops things in whatever order has them destroyed in the
-//! right one. The device [counts](objects::Objects) them, and what the library or the kernel refused to destroy.
+//! right one. The device [counts](objects::Objects) them, and what the library or the kernel refused to destroy; so does a
+//! [connection manager](manager::Manager).
 //!
 //! Rules for unsafe code here:
 //! - A pointer of the library's is in one struct only, which is made from a successful call and whose drop is the only one to destroy it.
 //! - Memory that a NIC may touch is behind a [`memory::Buffer`]. A range of it is used through the one [`memory::Claim`] of that range;
-//!   a queue keeps the claims of what it was given until the NIC has said that it is done with them, or the queue pair is destroyed.
+//!   a queue keeps the claims of what it was given until the NIC has said that it is done with them, or the queue pair is destroyed. On iWARP
+//!   this rests on the peers, too, for memory into which they were asked to write what is read of them ([`memory::Access::Reads`]).
 //! - Verbs calls may be made from any thread at any time (ibv_post_send(3), ibv_poll_cq(3)); structs are Send and Sync for that reason alone.
 
 #![expect(unsafe_code, reason = "foreign functions")]

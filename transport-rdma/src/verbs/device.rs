@@ -168,7 +168,7 @@ unsafe impl Sync for Context {}
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: the pointer is of ibv_open_device and closed here only; what was made of it kept this alive and is gone.
-        self.objects.closed(unsafe { sys::ibv_close_device(self.pointer.as_ptr()) });
+        self.objects.closed("ibv_close_device", unsafe { sys::ibv_close_device(self.pointer.as_ptr()) });
     }
 }
 

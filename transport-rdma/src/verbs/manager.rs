@@ -15,6 +15,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::VerbsError;
 use super::interfaces::{interface_addresses, with_raw};
+use super::objects::Objects;
 
 /// Whom errors name that belong to no device yet.
 const NOBODY: &str = "the RDMA connection manager";
@@ -26,6 +27,7 @@ pub const MAX_PRIVATE: usize = u8::MAX as usize;
 #[derive(Debug)]
 pub struct Manager {
     pointer: NonNull<sys::rdma_event_channel>,
+    objects: Arc<Objects>,
 }
 
 // SAFETY: calls on a channel may be made from any thread.
@@ -37,6 +39,8 @@ impl Drop for Manager {
     fn drop(&mut self) {
         // SAFETY: the pointer is of rdma_create_event_channel and destroyed here only; its identifiers kept this alive and are gone.
         unsafe { sys::rdma_destroy_event_channel(self.pointer.as_ptr()) }
+        // The call returns nothing.
+        self.objects.closed("rdma_destroy_event_channel", 0);
     }
 }
 
@@ -94,7 +98,9 @@ impl Manager {
             let advice = "; load rdma_ucm, without which iWARP devices cannot be connected".to_owned();
             VerbsError { advice, ..VerbsError::last("rdma_create_event_channel", NOBODY) }
         })?;
-        let manager = Self { pointer };
+        let objects = Arc::new(Objects::default());
+        objects.made();
+        let manager = Self { pointer, objects };
         let failed = |error: rustix::io::Errno| VerbsError {
             call: "fcntl of an event channel",
             device: NOBODY.to_owned(),
@@ -104,6 +110,12 @@ impl Manager {
         let flags = fcntl_getfl(manager.fd()).map_err(failed)?;
         fcntl_setfl(manager.fd(), flags | OFlags::NONBLOCK).map_err(failed)?;
         Ok(Arc::new(manager))
+    }
+
+    /// How many objects there are of it: identifiers, and itself.
+    #[must_use]
+    pub fn objects(&self) -> &Arc<Objects> {
+        &self.objects
     }
 
     /// Readable when there is an event.
@@ -158,7 +170,7 @@ impl Manager {
     fn request(self: &Arc<Self>, event: &sys::rdma_cm_event) -> Event {
         let number = event.listen_id.addr();
         let Some(pointer) = NonNull::new(event.id) else { return Event { number, news: News::Other } };
-        let new = Identifier { pointer, _manager: Arc::clone(self) };
+        let new = Identifier::made(self, pointer);
         // SAFETY: a request has this part of the union.
         let asked = unsafe { event.param.conn };
         let bytes: *const u8 = asked.private_data.cast();
@@ -195,7 +207,7 @@ fn words(event: &sys::rdma_cm_event) -> String {
 pub struct Identifier {
     pointer: NonNull<sys::rdma_cm_id>,
     /// As long as the identifier lives.
-    _manager: Arc<Manager>,
+    manager: Arc<Manager>,
 }
 
 // SAFETY: calls on an identifier may be made from any thread.
@@ -207,9 +219,7 @@ impl Drop for Identifier {
     fn drop(&mut self) {
         // SAFETY: the pointer is of rdma_create_id or of a request, and destroyed here only; all its events were acknowledged when they were taken.
         let code = unsafe { sys::rdma_destroy_id(self.pointer.as_ptr()) };
-        if code != 0 {
-            tracing::error!(code, "an identifier of the connection manager is still in use");
-        }
+        self.manager.objects.destroyed("rdma_destroy_id", code);
     }
 }
 
@@ -225,7 +235,13 @@ impl Identifier {
         let code = unsafe { sys::rdma_create_id(manager.pointer.as_ptr(), &raw mut pointer, ptr::null_mut(), space) };
         VerbsError::check("rdma_create_id", NOBODY, code)?;
         let pointer = NonNull::new(pointer).ok_or_else(|| VerbsError::last("rdma_create_id", NOBODY))?;
-        Ok(Self { pointer, _manager: Arc::clone(manager) })
+        Ok(Self::made(manager, pointer))
+    }
+
+    /// One that the library has made on the manager's channel.
+    fn made(manager: &Arc<Manager>, pointer: NonNull<sys::rdma_cm_id>) -> Self {
+        manager.objects.made();
+        Self { pointer, manager: Arc::clone(manager) }
     }
 
     /// What events call it by.

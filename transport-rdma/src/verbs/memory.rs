@@ -31,14 +31,19 @@ unsafe impl Sync for Registration {}
 impl Registration {
     /// Registers memory. The kernel keeps its pages until the registration is gone, so whatever happens to the mapping of these addresses, a NIC
     /// never writes to memory of somebody else.
-    fn new(
+    ///
+    /// # Safety
+    /// So many bytes from this address on are mapped, and the caller's. Until the registration is dropped, whoever may do so by `access` writes there
+    /// at any time: there is no reference to them meanwhile through which Rust takes them for unchanged, but while the caller knows that nobody
+    /// writes.
+    unsafe fn new(
         domain: &Arc<ProtectionDomain>,
         address: *mut c_void,
         length: usize,
         access: sys::ibv_access_flags,
     ) -> Result<Self, VerbsError> {
         let access = access.0.cast_signed();
-        // SAFETY: the domain is there; the call checks the addresses itself.
+        // SAFETY: the domain is there; the caller answers for the memory.
         let pointer = unsafe { sys::ibv_reg_mr(domain.pointer(), address, length, access) };
         let Some(pointer) = NonNull::new(pointer) else {
             let mut error = VerbsError::last("ibv_reg_mr", domain.context().name());
@@ -96,6 +101,29 @@ impl Drop for Pages {
     }
 }
 
+/// What NICs do with a [`Buffer`], beside fetching what is sent from it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    /// This rank's puts there what it receives and, but on iWARP, what it reads.
+    Own,
+    /// This rank's puts there what it receives and what it reads. On iWARP that comes as a write of the other end's (RFC 5040), which
+    /// learns the key from the request: so it could write anywhere in the buffer.
+    Reads,
+    /// Those of other ranks read there, and nobody writes.
+    Shown,
+}
+
+impl Access {
+    fn flags(self, context: &Context) -> sys::ibv_access_flags {
+        let own = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE;
+        match self {
+            Self::Reads if context.is_iwarp() => own | sys::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE,
+            Self::Own | Self::Reads => own,
+            Self::Shown => sys::ibv_access_flags::IBV_ACCESS_REMOTE_READ,
+        }
+    }
+}
+
 /// Registered memory of this process, zero at first, out of which ranges are claimed.
 #[derive(Debug)]
 pub struct Buffer {
@@ -113,7 +141,12 @@ impl Buffer {
     ///
     /// # Errors
     /// There is no such memory, or it cannot be registered.
-    pub fn new(domain: &Arc<ProtectionDomain>, grain: usize, grains: usize) -> Result<Arc<Self>, VerbsError> {
+    pub fn new(
+        domain: &Arc<ProtectionDomain>,
+        access: Access,
+        grain: usize,
+        grains: usize,
+    ) -> Result<Arc<Self>, VerbsError> {
         let failed = |cause| VerbsError {
             call: "mmap of memory",
             device: domain.context().name().to_owned(),
@@ -129,12 +162,10 @@ impl Buffer {
         let start = mapped.map_err(|error| failed(error.into()))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| failed(rustix::io::Errno::NOMEM.into()))?;
         let pages = Pages { start, length };
-        let mut access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE;
-        if domain.context().is_iwarp() {
-            // What a READ brings comes as a write of the other end's there (RFC 5040, section 5.3); signs of life read there.
-            access |= reach(domain.context());
-        }
-        let registration = Registration::new(domain, start.as_ptr().cast(), length, access)?;
+        let access = access.flags(domain.context());
+        // SAFETY: pages of our own, mapped for longer than they are registered. References to them are made by claims alone, which say who writes
+        // meanwhile.
+        let registration = unsafe { Registration::new(domain, start.as_ptr().cast(), length, access) }?;
         let claimed = (0..grains).map(|_| AtomicBool::new(false)).collect();
         Ok(Arc::new(Self { registration, pages, grain, claimed }))
     }
@@ -151,7 +182,7 @@ impl Buffer {
         self.len() == 0
     }
 
-    /// Where other ranks find it, who can reach it on iWARP alone.
+    /// Where other ranks find it, as far as they may reach it.
     #[must_use]
     pub fn remote(&self) -> RemoteMemory {
         RemoteMemory {
@@ -209,8 +240,10 @@ impl Deref for Claim {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: within the pages of the buffer, which this keeps; no other claim has any of it, and no NIC, as a queue takes the claim
-        // itself for what it gives to the NIC.
+        // SAFETY: within the pages of the buffer, which this keeps; no other claim has any of it. This rank's NIC has nothing to do with it, as a
+        // queue takes the claim itself for what it gives to the NIC. On iWARP a peer that has answered a READ into the buffer could write there
+        // nevertheless, and nothing but the peer keeps it from that: peers are authenticated ranks of one machine, which run this same program and
+        // trust each other with all of its memory, and a NIC that works writes only what was asked for. Any bytes are values.
         unsafe { slice::from_raw_parts(self.address(), self.length) }
     }
 }
@@ -263,11 +296,11 @@ impl RegisteredSegment {
     /// It cannot be registered.
     pub fn new(domain: &Arc<ProtectionDomain>, segment: &Arc<dyn Segment>) -> Result<Option<Self>, VerbsError> {
         let Some(words) = segment.words().filter(|words| !words.is_empty()) else { return Ok(None) };
-        // They may be written through a shared reference, as atomics are. They stay where they are while `segment` is borrowed, and so
-        // while it is kept.
         let address: *const AtomicU64 = words.as_ptr();
         let access = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE | reach(domain.context());
-        let registration = Registration::new(domain, address.cast_mut().cast(), size_of_val(words), access)?;
+        // SAFETY: they stay where they are while `segment` is borrowed, and so while it is kept, which is for longer than they are registered.
+        // References to them are to atomics, which anybody may change meanwhile.
+        let registration = unsafe { Registration::new(domain, address.cast_mut().cast(), size_of_val(words), access) }?;
         Ok(Some(Self { registration, segment: Arc::clone(segment) }))
     }
 

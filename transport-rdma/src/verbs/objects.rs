@@ -1,11 +1,13 @@
-//! How many objects of the library an open device has, and whether all were destroyed in the right order.
+//! How many objects of the library an open device or a connection manager has, and whether all were destroyed in the right order.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts the objects that were made of an open device, the device itself among them. Whoever wants to know how it ended keeps it for longer than them.
+/// Counts the objects that were made of an open device, the device itself among them; or the identifiers of a connection manager's channel of events, and
+/// the channel itself. Whoever wants to know how it ended keeps it for longer than them.
 ///
 /// The kernel ends whatever is left once a device is closed, so nothing of a wrong order is to be seen from outside; but the call that destroys an
-/// object fails while another one depends on it (EBUSY, e.g. ibv_dealloc_pd(3)).
+/// object fails while another one depends on it (EBUSY, e.g. ibv_dealloc_pd(3)). A channel of events can be destroyed before its identifiers without
+/// an error: that is seen by those that are left.
 #[derive(Debug, Default)]
 pub struct Objects {
     live: AtomicUsize,
@@ -40,13 +42,13 @@ impl Objects {
         }
     }
 
-    /// The device was closed. The library does that though objects of it are left.
-    pub(super) fn closed(&self, code: i32) {
-        self.destroyed("ibv_close_device", code);
+    /// This call was to destroy what all the others were made of, and returned this. The library does that though some are left.
+    pub(super) fn closed(&self, call: &'static str, code: i32) {
+        self.destroyed(call, code);
         let left = self.live();
         if code == 0 && left > 0 {
             self.refused.fetch_add(left, Ordering::AcqRel);
-            tracing::error!(left, "a device was closed before its objects were destroyed");
+            tracing::error!(call, left, "objects are left of what was closed");
         }
     }
 }
@@ -64,7 +66,7 @@ mod tests {
         objects.destroyed("ibv_dealloc_pd", 16);
         assert_eq!((objects.live(), objects.refused()), (2, 1));
         // The protection domain is left.
-        objects.closed(0);
+        objects.closed("ibv_close_device", 0);
         assert_eq!((objects.live(), objects.refused()), (1, 2));
     }
 }

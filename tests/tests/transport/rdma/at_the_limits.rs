@@ -12,7 +12,7 @@ use vincs_transport_rdma::devices::find_device;
 use vincs_transport_rdma::endpoint::RdmaTransport;
 use vincs_transport_rdma::verbs::completion::CompletionQueue;
 use vincs_transport_rdma::verbs::device::ProtectionDomain;
-use vincs_transport_rdma::verbs::memory::Buffer;
+use vincs_transport_rdma::verbs::memory::{Access, Buffer};
 use vincs_transport_rdma::verbs::queue_pair::{Depths, QueuePair, RemoteAddress, Task, Work};
 
 use super::NODE;
@@ -114,7 +114,7 @@ fn a_completion_queue_holds_as_many_as_it_was_made_for() {
     let depths = Depths { send: 16, receive: 15, inline: 0 };
     let (mut sends, mut receives) = QueuePair::create(&domain, &completions, depths).unwrap();
     sends.queue_pair().bind(1).unwrap();
-    let buffer = Buffer::new(&domain, 64, 15).unwrap();
+    let buffer = Buffer::new(&domain, Access::Own, 64, 15).unwrap();
     receives.post(&mut (0..15).map(|slot| buffer.claim(slot * 64, 64).unwrap()).collect()).unwrap();
     // In the error state all work ends with an error, which is told whether it was to be told or not.
     sends.queue_pair().end().unwrap();
@@ -167,7 +167,7 @@ fn objects_of_two_devices_do_not_mix() {
         let context = find_device(address).unwrap().context;
         let domain = ProtectionDomain::new(&context).unwrap();
         let completions = CompletionQueue::new(&context, 64).unwrap();
-        let buffer = Buffer::new(&domain, 64, 2).unwrap();
+        let buffer = Buffer::new(&domain, Access::Own, 64, 2).unwrap();
         (domain, completions, buffer)
     });
     let depths = Depths { send: 8, receive: 8, inline: 64 };

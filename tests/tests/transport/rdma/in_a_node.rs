@@ -19,7 +19,7 @@ use vincs_transport_rdma::endpoint::RdmaTransport;
 use vincs_transport_rdma::fabric::{ConnectError, FabricConfig, connect};
 use vincs_transport_rdma::verbs::completion::{Completion, CompletionQueue};
 use vincs_transport_rdma::verbs::device::ProtectionDomain;
-use vincs_transport_rdma::verbs::memory::{Buffer, RegisteredSegment};
+use vincs_transport_rdma::verbs::memory::{Access, Buffer, RegisteredSegment};
 use vincs_transport_rdma::verbs::queue_pair::{
     Depths, QueuePair, ReceiveQueue, Remote, RemoteAddress, Route, SendQueue, Task, Work,
 };
@@ -108,7 +108,7 @@ fn objects_go_in_the_right_order_whatever_is_dropped_first() {
         let counted = Arc::clone(context.objects());
         let domain = ProtectionDomain::new(&context).unwrap();
         let completions = CompletionQueue::new(&context, 32).unwrap();
-        let buffer = Buffer::new(&domain, 4096, 2).unwrap();
+        let buffer = Buffer::new(&domain, Access::Reads, 4096, 2).unwrap();
         let segment: Arc<dyn Segment> = Arc::new(WordSegment::new(8));
         let segment = RegisteredSegment::new(&domain, &segment).unwrap();
         let [(mut sends, mut receives), other] = pair(NODE, &domain, &completions);
@@ -144,7 +144,7 @@ fn a_wrong_key_ends_with_its_status_and_a_right_one_does_not() {
     let context = find_device(NODE).unwrap().context;
     let domain = ProtectionDomain::new(&context).unwrap();
     let completions = CompletionQueue::new(&context, 32).unwrap();
-    let buffer = Buffer::new(&domain, 64, 2).unwrap();
+    let buffer = Buffer::new(&domain, Access::Own, 64, 2).unwrap();
     let words = Arc::new(WordSegment::new(8));
     let segment: Arc<dyn Segment> = Arc::clone(&words) as Arc<dyn Segment>;
     let segment = RegisteredSegment::new(&domain, &segment).unwrap().unwrap();

@@ -6,7 +6,7 @@ use std::thread;
 use vincs_coherence::transport::{Segment, WordSegment};
 use vincs_transport_rdma::devices::{Needs, find_device};
 use vincs_transport_rdma::verbs::device::ProtectionDomain;
-use vincs_transport_rdma::verbs::memory::{Buffer, RegisteredSegment};
+use vincs_transport_rdma::verbs::memory::{Access, Buffer, RegisteredSegment};
 
 use super::NODE;
 
@@ -14,9 +14,10 @@ use super::NODE;
 #[ignore = "needs the device of a testbed node and a limit; rdma::a_limit_on_locked_memory_is_told_with_what_is_needed runs it there"]
 fn registrations_beyond_the_limit_say_how_much_they_need() {
     let domain = ProtectionDomain::new(&find_device(NODE).unwrap().context).unwrap();
-    let small = Buffer::new(&domain, 4096, 16).unwrap();
+    let small = Buffer::new(&domain, Access::Own, 4096, 16).unwrap();
     let segment: Arc<dyn Segment> = Arc::new(WordSegment::new(1 << 18));
-    let errors = [Buffer::new(&domain, 4096, 512).unwrap_err(), RegisteredSegment::new(&domain, &segment).unwrap_err()];
+    let buffer = Buffer::new(&domain, Access::Own, 4096, 512);
+    let errors = [buffer.unwrap_err(), RegisteredSegment::new(&domain, &segment).unwrap_err()];
     for error in errors.map(|error| error.to_string()) {
         assert!(error.starts_with("ibv_reg_mr on rxe0 failed: "), "{error}");
         assert!(error.contains("; 2097152 bytes have to be locked"), "{error}");
