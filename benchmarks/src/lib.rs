@@ -8,7 +8,8 @@
 //! - [`cost_model`]: what faults cost on machines that are not at hand, predicted and simulated;
 //! - [`npb`]: programs on ranks with relaxed memory;
 //! - [`rdma`]: the RDMA transport against perftest's tools;
-//! - [`median`], [`nanoseconds`], [`ratio`]: of a few measurements.
+//! - [`median`], [`nanoseconds`], [`from_nanoseconds`], [`ratio`]: of a few measurements;
+//! - [`ended`]: how a benchmark's program ends.
 
 pub mod bare;
 pub mod boot;
@@ -19,7 +20,10 @@ pub mod npb;
 pub mod rdma;
 pub mod transport;
 
-use std::time::Instant;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// The middle one of the values, the upper of two; zero if there are none.
 #[must_use]
@@ -32,6 +36,21 @@ pub fn median(mut values: Vec<u64>) -> u64 {
 #[must_use]
 pub fn nanoseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Nanoseconds in microseconds.
+#[must_use]
+pub fn from_nanoseconds(time: u64) -> f64 {
+    Duration::from_nanos(time).as_secs_f64() * 1e6
+}
+
+/// The status of a benchmark's program, which says on standard error what went wrong.
+#[must_use]
+pub fn ended(program: &str, done: Result<(), impl Display>) -> ExitCode {
+    let Err(error) = done else { return ExitCode::SUCCESS };
+    // Nobody is there to be told when this fails.
+    let _ = writeln!(io::stderr(), "{program}: {error}");
+    ExitCode::FAILURE
 }
 
 /// One number by another; zero by none.

@@ -10,6 +10,7 @@ use clap::Parser;
 use vincs_benchmarks::coherence::cluster::{Failure, RANK_ARGUMENT, serve};
 use vincs_benchmarks::coherence::report::HEADING;
 use vincs_benchmarks::coherence::scenarios::{Options, eight_ranks, two_ranks};
+use vincs_benchmarks::ended;
 
 /// Most rounds: more only take time, and pages that nobody has used yet.
 const MAX_ROUNDS: i64 = 20;
@@ -35,14 +36,7 @@ struct Cli {
 fn main() -> ExitCode {
     let is_rank = std::env::args().nth(1).is_some_and(|argument| argument == RANK_ARGUMENT);
     let done = if is_rank { serve() } else { measure(&Cli::parse()) };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is there to be told when this fails.
-            let _ = writeln!(io::stderr(), "bench-coherence: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended("bench-coherence", done)
 }
 
 fn measure(cli: &Cli) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use clap::Parser;
 use vincs_benchmarks::coherence::cluster::{self, Failure, RANK_ARGUMENT};
 use vincs_benchmarks::coherence::report::{HEADING, Row};
 use vincs_benchmarks::elastic::{downtime, homes, throughput};
+use vincs_benchmarks::ended;
 use vincs_benchmarks::transport::{self, Pair};
 
 /// What the other end of the raw transport is called with.
@@ -32,14 +33,7 @@ fn main() -> ExitCode {
         Some(TRANSPORT_ARGUMENT) => transport::serve().map_err(|error| error.to_string().into()),
         _ => measure(&Cli::parse()),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is there to be told when this fails.
-            let _ = writeln!(io::stderr(), "bench-elastic: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended("bench-elastic", done)
 }
 
 fn measure(cli: &Cli) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use vincs_benchmarks::coherence::report::{Goal, HEADING, Row};
+use vincs_benchmarks::ended;
 use vincs_coherence::hlrc::diff::{Diff, apply};
 use vincs_coherence::id::PAGE_BYTES;
 
@@ -121,12 +122,5 @@ fn print(cli: &Cli) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    match print(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is there to be told when this fails.
-            let _ = writeln!(io::stderr(), "bench-hlrc: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended("bench-hlrc", print(&Cli::parse()))
 }

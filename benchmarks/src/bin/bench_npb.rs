@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 use vincs_benchmarks::coherence::floor::{self, Echo};
 use vincs_benchmarks::coherence::report::{Goal, Row};
+use vincs_benchmarks::ended;
 use vincs_benchmarks::nanoseconds;
 use vincs_benchmarks::npb::job::{Failure, Job};
 use vincs_benchmarks::npb::primitives::DIRTY;
@@ -44,14 +45,7 @@ fn main() -> ExitCode {
         }
         _ => measure(&Cli::parse()),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is there to be told when this fails.
-            let _ = writeln!(io::stderr(), "bench-npb: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended("bench-npb", done)
 }
 
 fn measure(cli: &Cli) -> Result<(), Failure> {

@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
+use vincs_benchmarks::coherence::cluster::{self, RANK_ARGUMENT};
 use vincs_benchmarks::coherence::report::HEADING;
+use vincs_benchmarks::ended;
 use vincs_benchmarks::rdma::costs;
+use vincs_benchmarks::rdma::faults::Faults;
 use vincs_benchmarks::rdma::measurements::rounds;
 use vincs_benchmarks::rdma::pair::{Failure, HOME_ARGUMENT, Pair, serve};
 use vincs_benchmarks::rdma::perftest::Place;
@@ -27,16 +30,12 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let is_home = std::env::args().nth(1).is_some_and(|argument| argument == HOME_ARGUMENT);
-    let done = if is_home { serve() } else { measure(&Cli::parse()) };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is there to be told when this fails.
-            let _ = writeln!(io::stderr(), "bench-rdma: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let done = match std::env::args().nth(1).as_deref() {
+        Some(HOME_ARGUMENT) => serve(),
+        Some(RANK_ARGUMENT) => cluster::serve(),
+        _ => measure(&Cli::parse()),
+    };
+    ended("bench-rdma", done)
 }
 
 fn measure(cli: &Cli) -> Result<(), Failure> {
@@ -46,7 +45,8 @@ fn measure(cli: &Cli) -> Result<(), Failure> {
         // Nobody is there to be told when this fails.
         let _ = writeln!(io::stderr(), "bench-rdma: {line}");
     };
-    let (rows, used) = rounds(&mut pair, &mut place, cli.rounds, tell)?;
+    let faults = Faults::start(cli.address)?;
+    let (rows, used) = rounds(&mut pair, &mut place, faults, cli.rounds, tell)?;
     let mut out = io::stdout().lock();
     writeln!(out, "{HEADING}")?;
     for row in rows {

@@ -4,17 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use vincs_benchmarks::cost_model::report::report;
+use vincs_benchmarks::ended;
 
 fn main() -> ExitCode {
     // Nobody is there to be told when writing fails.
-    match report() {
-        Ok(tables) => {
-            let _ = write!(io::stdout(), "{tables}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "cost-model: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended("cost-model", report().map(|tables| _ = write!(io::stdout(), "{tables}")))
 }

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use vincs_coherence::home::HomeMap;
 use vincs_coherence::id::{PAGE_BYTES, Page, Rank, RankSet, Run};
 use vincs_coherence::node::MAX_HAND_OVER_PAGES;
-use vincs_coherence::transport::Transport;
 use vincs_transport_tcp::endpoint::Timing;
 use vincs_transport_tcp::fabric::{CONNECT_TIME, FabricConfig, connect};
 use vincs_transport_tcp::listener::Listener;
@@ -21,8 +20,10 @@ use vincs_vmm::memory::GuestRam;
 use vincs_vmm::memory::engine::{Engine, EngineConfig, EngineEvent, MemorySettings};
 use vm_memory::GuestAddress;
 
+use super::wires::{Wired, Wires};
 use super::work::{Pages, Work, work};
 use crate::nanoseconds;
+use crate::rdma::costs::Used;
 
 /// The argument that makes this program a rank other than 0.
 pub const RANK_ARGUMENT: &str = "--rank-of-a-cluster";
@@ -43,6 +44,17 @@ pub struct Shape {
     pub spin: u64,
     /// Minimum hold time in microseconds; measured when there is none.
     pub hold: Option<u64>,
+    /// What connects them.
+    pub wires: Wires,
+}
+
+/// What a rank other than 0 is told to do.
+#[derive(Deserialize, Serialize)]
+enum Order {
+    /// This.
+    Do(Work),
+    /// To say what it has used up.
+    Tell,
 }
 
 /// What a rank is told first.
@@ -59,6 +71,7 @@ struct Start {
 struct Local {
     engine: Engine,
     ram: GuestRam,
+    wired: Wired,
 }
 
 impl Local {
@@ -73,7 +86,7 @@ impl Local {
             connect_time: CONNECT_TIME,
             timing: Timing::default(),
         };
-        let endpoints = connect(&fabric, listener)?;
+        let wired = Wired::new(shape.wires, Rank(*rank), shape.ranks, connect(&fabric, listener)?)?;
         let bytes = usize::try_from(u64::from(shape.pages) * u64::from(shape.ranks))? * PAGE_BYTES;
         let ram = GuestRam::new(&[(GuestAddress(0), bytes)])?;
         let config = EngineConfig {
@@ -87,12 +100,13 @@ impl Local {
                 first_touch: 16,
                 companions: 0,
                 spin: Duration::from_micros(shape.spin),
+                windows: wired.windows(),
                 ..MemorySettings::default()
             },
             processors: 1,
             sampler: None,
         };
-        let transports = endpoints.into_iter().map(|endpoint| Arc::new(endpoint) as Arc<dyn Transport>).collect();
+        let transports = wired.transports();
         let rank = *rank;
         // Without its memory a rank can only end. Rank 0 lets go of the others at the end.
         let events = Arc::new(move |event| {
@@ -101,7 +115,7 @@ impl Local {
             }
             std::process::exit(1);
         });
-        Ok(Self { engine: Engine::start(&ram, config, transports, events)?, ram })
+        Ok(Self { engine: Engine::start(&ram, config, transports, events)?, ram, wired })
     }
 }
 
@@ -205,6 +219,23 @@ impl Cluster {
         self.local.engine.hold()
     }
 
+    /// Pages that rank 0 has read in the windows of their homes.
+    #[must_use]
+    pub fn read_in_windows(&self) -> u64 {
+        self.local.engine.stats().protocol.guarded_hits
+    }
+
+    /// What ranks 0 and 1 have used up by now.
+    ///
+    /// # Errors
+    /// Rank 1 has ended.
+    pub fn used(&mut self) -> Result<[Used; 2], Failure> {
+        let remote = self.remote(1)?;
+        remote.tell(&Order::Tell)?;
+        let there = remote.answer()?;
+        Ok([self.local.wired.used(), there])
+    }
+
     /// Pages homed at a rank that have not been used yet.
     ///
     /// # Errors
@@ -256,7 +287,7 @@ impl Cluster {
         if rank == 0 {
             return Ok(work(&self.local.ram, job, |_| Ok(()))?);
         }
-        self.remote(rank)?.tell(&job)?;
+        self.remote(rank)?.tell(&Order::Do(job))?;
         self.remote(rank)?.answer()
     }
 
@@ -266,7 +297,7 @@ impl Cluster {
     /// What the host refuses.
     pub fn run_both(&mut self, rank: u16, theirs: Work, ours: Work) -> Result<Vec<u64>, Failure> {
         let remote = self.remote(rank)?;
-        remote.tell(&theirs)?;
+        remote.tell(&Order::Do(theirs))?;
         let times = work(&self.local.ram, ours, |_| Ok(()))?;
         let _: Vec<u64> = self.remote(rank)?.answer()?;
         Ok(times)
@@ -283,7 +314,7 @@ impl Cluster {
         use_port: impl FnOnce(u64) -> std::io::Result<Vec<u64>>,
     ) -> Result<Vec<u64>, Failure> {
         let remote = self.remote(rank)?;
-        remote.tell(&job)?;
+        remote.tell(&Order::Do(job))?;
         let port: u64 = remote.answer()?;
         let times = use_port(port)?;
         let _: Vec<u64> = remote.answer()?;
@@ -321,8 +352,13 @@ pub fn serve() -> Result<(), Failure> {
     let local = Local::start(&serde_json::from_str(&start?)?, listener)?;
     answer(serde_json::to_string(&())?)?;
     for line in lines {
-        let times = work(&local.ram, serde_json::from_str(&line?)?, |port| answer(port.to_string()))?;
-        answer(serde_json::to_string(&times)?)?;
+        match serde_json::from_str(&line?)? {
+            Order::Do(job) => {
+                let times = work(&local.ram, job, |port| answer(port.to_string()))?;
+                answer(serde_json::to_string(&times)?)?;
+            }
+            Order::Tell => answer(serde_json::to_string(&local.wired.used())?)?,
+        }
     }
     Ok(())
 }

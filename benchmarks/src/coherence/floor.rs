@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 use userfaultfd::{Event, FeatureFlags, RegisterMode, Uffd, UffdBuilder};
 use vincs_coherence::id::PAGE_BYTES;
@@ -151,12 +152,72 @@ impl Drop for Mapping {
     }
 }
 
+/// Where the two threads of a minor fault run: whoever faults, and who answers. What a fault costs depends on that, and left alone the kernel puts them now
+/// here, now there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Placed {
+    /// On two processors, as a virtual processor and the thread that serves its faults; who answers spins.
+    Apart,
+    /// On one, in turns; who answers gives way.
+    Together,
+}
+
+impl Placed {
+    /// That of a floor on this host: apart where there are two processors.
+    #[must_use]
+    pub fn usual() -> Self {
+        if processors().is_some_and(|[first, second]| first != second) { Self::Apart } else { Self::Together }
+    }
+
+    /// What is measured so, in words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Apart => "userfaultfd minor fault, spinning on another processor",
+            Self::Together => "userfaultfd minor fault, on one processor in turns",
+        }
+    }
+}
+
+/// The first two processors that this process may use, which are the same one where there is only one.
+fn processors() -> Option<[usize; 2]> {
+    let allowed = sched_getaffinity(None).ok()?;
+    let mut numbers = (0..CpuSet::MAX_CPU).filter(|number| allowed.is_set(*number));
+    let first = numbers.next()?;
+    Some([first, numbers.next().unwrap_or(first)])
+}
+
+/// This thread on one processor, until it is dropped.
+struct Pinned(CpuSet);
+
+impl Pinned {
+    fn to(processor: usize) -> io::Result<Self> {
+        let before = sched_getaffinity(None)?;
+        let mut only = CpuSet::new();
+        only.set(processor);
+        sched_setaffinity(None, &only)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // It was so before.
+        let _: rustix::io::Result<()> = sched_setaffinity(None, &self.0);
+    }
+}
+
 /// The times, in nanoseconds, of faults on pages that are in memory but not mapped, each answered by another thread of this
-/// process that spins for them.
+/// process.
 ///
 /// # Errors
 /// What the host refuses.
-pub fn minor_faults(count: usize) -> io::Result<Vec<u64>> {
+pub fn minor_faults(count: usize, placed: Placed) -> io::Result<Vec<u64>> {
+    let [first, second] = processors().ok_or_else(|| io::Error::other("there is no processor"))?;
+    let (answering, idle): (_, fn()) = match placed {
+        Placed::Apart => (second, std::hint::spin_loop),
+        Placed::Together => (first, std::thread::yield_now),
+    };
     let len = count.max(1) * PAGE_BYTES;
     let file = memfd_create("bench-minor-faults", MemfdFlags::CLOEXEC)?;
     ftruncate(&file, len as u64)?;
@@ -174,8 +235,13 @@ pub fn minor_faults(count: usize) -> io::Result<Vec<u64>> {
         })
         .map_err(io::Error::other)?;
     let done = AtomicBool::new(false);
+    let _here = Pinned::to(first)?;
     std::thread::scope(|scope| {
-        let answers = scope.spawn(|| answer_faults(&uffd, &done));
+        let answers = scope.spawn(|| {
+            // Faults are answered wherever it runs.
+            let _there = Pinned::to(answering);
+            answer_faults(&uffd, &done, idle)
+        });
         let touch = |page| {
             let started = Instant::now();
             std::hint::black_box(there.word(page).load(Ordering::Relaxed));
@@ -188,11 +254,13 @@ pub fn minor_faults(count: usize) -> io::Result<Vec<u64>> {
     })
 }
 
-fn answer_faults(uffd: &Uffd, done: &AtomicBool) -> io::Result<()> {
+fn answer_faults(uffd: &Uffd, done: &AtomicBool, idle: fn()) -> io::Result<()> {
     while !done.load(Ordering::Relaxed) {
         if let Some(Event::Pagefault { addr, .. }) = uffd.read_event().map_err(io::Error::other)? {
             let page = addr as usize & !(PAGE_BYTES - 1);
             uffd.r#continue(page as *mut _, PAGE_BYTES, true).map_err(io::Error::other)?;
+        } else {
+            idle();
         }
     }
     Ok(())
@@ -219,7 +287,11 @@ mod tests {
 
     #[test]
     fn every_minor_fault_is_answered() {
-        let times = minor_faults(50).unwrap();
-        assert!(times.len() == 50 && times.iter().all(|time| *time > 0));
+        let before = sched_getaffinity(None).unwrap();
+        for placed in [Placed::usual(), Placed::Together] {
+            let times = minor_faults(50, placed).unwrap();
+            assert!(times.len() == 50 && times.iter().all(|time| *time > 0));
+        }
+        assert_eq!(sched_getaffinity(None).unwrap(), before, "this thread goes where it likes again");
     }
 }

@@ -2,9 +2,11 @@
 //! speed meets all alike.
 
 use super::cluster::{Cluster, Failure, Shape};
-use super::floor::{self, Echo};
+use super::floor::{self, Echo, Placed};
 use super::report::{Goal, Row, middle};
+use super::wires::Wires;
 use super::work::{Pages, Work};
+use crate::from_nanoseconds;
 use vincs_coherence::id::PAGE_BYTES;
 
 /// Pages of one measurement of single faults.
@@ -23,12 +25,14 @@ const MAX_STATE: f64 = 40.0;
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
     fault: f64,
+    fault_together: f64,
     page: f64,
     short: f64,
     raw_stream: f64,
     cold: f64,
     reread: f64,
     upgrade: f64,
+    upgrade_away: f64,
     ping_pong: f64,
     stream: f64,
     random_ahead: f64,
@@ -49,12 +53,8 @@ pub struct Options {
 }
 
 /// The middle one of times in nanoseconds, in microseconds.
-fn microseconds(times: &[u64]) -> f64 {
+pub(crate) fn microseconds(times: &[u64]) -> f64 {
     middle(&times.iter().map(|time| from_nanoseconds(*time)).collect::<Vec<_>>())
-}
-
-fn from_nanoseconds(time: u64) -> f64 {
-    std::time::Duration::from_nanos(time).as_secs_f64() * 1e6
 }
 
 fn mixed(first: u32, count: u32) -> Pages {
@@ -66,7 +66,8 @@ fn mixed(first: u32, count: u32) -> Pages {
 /// # Errors
 /// What the host refuses.
 pub fn two_ranks(options: Options, mut told: impl FnMut(String)) -> Result<Vec<Row>, Failure> {
-    let shape = Shape { ranks: 2, pages: 1 << 18, read_ahead: options.read_ahead, spin: options.spin, hold: None };
+    let Options { read_ahead, spin, .. } = options;
+    let shape = Shape { ranks: 2, pages: 1 << 18, read_ahead, spin, hold: None, wires: Wires::Tcp };
     let mut ahead = Cluster::start(shape)?;
     let mut alone = Cluster::start(Shape { read_ahead: 0, ..shape })?;
     let mut rounds = Vec::new();
@@ -94,7 +95,8 @@ fn round(ahead: &mut Cluster, alone: &mut Cluster) -> Result<Round, Failure> {
     let rate = |nanoseconds: u64| (f64::from(STREAM) * PAGE_BYTES as f64) / from_nanoseconds(nanoseconds).max(1e-3);
     let times = alone.with_port(1, Work::Source(bytes), |port| floor::stream(port).map(|time| vec![time]))?;
     let raw_stream = rate(times.first().copied().unwrap_or(0));
-    let fault = microseconds(&floor::minor_faults(FAULTS as usize)?);
+    let fault = microseconds(&floor::minor_faults(FAULTS as usize, Placed::usual())?);
+    let fault_together = microseconds(&floor::minor_faults(FAULTS as usize, Placed::Together)?);
 
     let pages = mixed(alone.fresh(1, FAULTS)?, FAULTS);
     alone.run(1, Work::Write(pages))?;
@@ -103,6 +105,10 @@ fn round(ahead: &mut Cluster, alone: &mut Cluster) -> Result<Round, Failure> {
     let reread = microseconds(&alone.run(0, Work::Read(pages))?);
 
     let upgrade = upgrade(alone)?;
+    let pages = mixed(alone.fresh(1, FAULTS)?, FAULTS);
+    alone.run(1, Work::Write(pages))?;
+    alone.run(0, Work::Read(pages))?;
+    let upgrade_away = microseconds(&alone.run(0, Work::Write(pages))?);
     let page_of = |cluster: &mut Cluster, home| cluster.fresh(home, 1);
     let shared = page_of(alone, 1)?;
     let turns = |turn| Work::PingPong { page: shared, rounds: u64::from(EXCHANGES), turn };
@@ -125,12 +131,14 @@ fn round(ahead: &mut Cluster, alone: &mut Cluster) -> Result<Round, Failure> {
     let stream = rate(ahead.run(0, Work::Stream(pages))?.first().copied().unwrap_or(0));
     Ok(Round {
         fault,
+        fault_together,
         page,
         short,
         raw_stream,
         cold,
         reread,
         upgrade,
+        upgrade_away,
         ping_pong,
         stream,
         random_ahead,
@@ -186,10 +194,12 @@ fn rows(rounds: &[Round], state: f64) -> Vec<Row> {
     vec![
         row("TCP round trip, 64 B to 4 KiB, spinning", all(|round| round.page), nothing(), Goal::None),
         row("TCP round trip, 64 B to 64 B, spinning", all(|round| round.short), nothing(), Goal::None),
-        row("userfaultfd minor fault, spinning", all(|round| round.fault), nothing(), Goal::None),
+        row(Placed::usual().name(), all(|round| round.fault), nothing(), Goal::None),
+        row(Placed::Together.name(), all(|round| round.fault_together), nothing(), Goal::None),
         row("cold read miss", all(|round| round.cold), miss(), Goal::AtMost(1.5)),
         row("re-read after remote write", all(|round| round.reread), miss(), Goal::None),
-        row("write upgrade, 1 sharer", all(|round| round.upgrade), short(), Goal::None),
+        row("write upgrade of the home, 1 sharer", all(|round| round.upgrade), short(), Goal::None),
+        row("write upgrade of a sharer, away from home", all(|round| round.upgrade_away), short(), Goal::None),
         row("ping-pong of a page, one hand-over", all(|round| round.ping_pong), miss(), Goal::None),
         Row {
             unit: "MB/s",
@@ -220,19 +230,19 @@ fn rows(rounds: &[Round], state: f64) -> Vec<Row> {
 /// # Errors
 /// What the host refuses.
 pub fn eight_ranks(options: Options) -> Result<Vec<Row>, Failure> {
-    let mut cluster =
-        Cluster::start(Shape { ranks: 8, pages: 1 << 15, read_ahead: 0, spin: options.spin, hold: None })?;
+    let (pages, spin, wires) = (1 << 15, options.spin, Wires::Tcp);
+    let mut cluster = Cluster::start(Shape { ranks: 8, pages, read_ahead: 0, spin, hold: None, wires })?;
     let (mut values, mut floors) = (Vec::new(), Vec::new());
     for number in 0..=options.rounds {
         let echo = Echo { rounds: REQUESTS, answer: floor::REQUEST };
         let times = cluster.with_port(1, Work::Echo(echo), |port| floor::round_trips(port, echo))?;
-        let fault = floor::minor_faults(FAULTS as usize)?;
+        let fault = floor::minor_faults(FAULTS as usize, Placed::usual())?;
         let value = upgrade(&mut cluster)?;
         if number > 0 {
             floors.push(microseconds(&times) + microseconds(&fault));
             values.push(value);
         }
     }
-    let what = "write upgrade, 7 sharers".to_owned();
+    let what = "write upgrade of the home, 7 sharers".to_owned();
     Ok(vec![Row { what, unit: "µs", values, floor: ("TCP short + fault", floors), goal: Goal::None }])
 }

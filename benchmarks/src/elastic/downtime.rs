@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use vincs_micro_guest::{Program, Ranks, Session};
 use vincs_vmm::machine::Controller;
 
-use super::{LIMIT, talk};
+use super::{LIMIT, at_work, talk};
 use crate::coherence::cluster::Failure;
 use crate::coherence::report::{Goal, Row, middle};
+use crate::from_nanoseconds;
 use crate::transport::{Pair, Phase};
 
 /// The virtual processor that moves; the other one, with which the guest starts, rests meanwhile, so that the host has a processor for what moves it.
@@ -37,13 +38,7 @@ pub fn measure(pair: &mut Pair, rounds: u32) -> Result<Vec<Row>, Failure> {
     let work = Program::Work { megabytes: 1, steps: 100_000, seed: 1 };
     let session = Session::start_gathered(work, 2, &Ranks::new(2))?;
     let controller = session.controller().ok_or("there is no rank 0")?;
-    let until = Instant::now() + LIMIT;
-    while session.device().rounds().get(MOVES as usize).is_none_or(|rounds| *rounds == 0) {
-        if session.has_ended() || Instant::now() > until {
-            return Err("the guest does not get to its work".into());
-        }
-        thread::sleep(WORKS);
-    }
+    at_work(&session, |rounds| rounds.get(MOVES as usize).is_some_and(|rounds| *rounds > 0))?;
     let (mut away, mut ordered, mut trips) = (Vec::new(), Vec::new(), Vec::new());
     // The first round has the moved processor's pages come for the first time.
     for number in 0..=rounds {
@@ -100,8 +95,4 @@ fn counted(session: &Session) -> (u64, u64) {
     vcpus
         .map(|vcpu| vcpu.stats().snapshot())
         .fold((0, 0), |(arrivals, away), counters| (arrivals + counters.arrivals, away + counters.away_nanoseconds))
-}
-
-fn from_nanoseconds(time: u64) -> f64 {
-    Duration::from_nanos(time).as_secs_f64() * 1e6
 }

@@ -5,6 +5,7 @@ use vincs_coherence::id::PAGE_BYTES;
 use super::talk;
 use crate::coherence::cluster::{Cluster, Failure, Shape};
 use crate::coherence::report::{Goal, Row};
+use crate::coherence::wires::Wires;
 use crate::coherence::work::{Pages, Work};
 use crate::transport::{Pair, Phase, STREAMED};
 
@@ -28,7 +29,8 @@ const GOAL: Goal = Goal::AtLeast(0.5);
 /// # Errors
 /// There are no ranks, or they fail.
 pub fn measure(pair: &mut Pair, rounds: u32) -> Result<Vec<Row>, Failure> {
-    let mut cluster = Cluster::start(Shape { ranks: 2, pages: SHARE, read_ahead: 0, spin: SPIN, hold: None })?;
+    let (pages, spin, wires) = (SHARE, SPIN, Wires::Tcp);
+    let mut cluster = Cluster::start(Shape { ranks: 2, pages, read_ahead: 0, spin, hold: None, wires })?;
     let bytes = f64::from(PAGES) * PAGE_BYTES as f64;
     let mut raw = Vec::new();
     let mut rates = CALLERS.map(|_| Vec::new());

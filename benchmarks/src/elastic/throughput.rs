@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use vincs_micro_guest::{HostDevice, Program, Ranks, Session};
 
 use super::dip::{AFTER, Dip, Sample};
-use super::{LIMIT, milliseconds};
+use super::{LIMIT, at_work, milliseconds};
 use crate::coherence::cluster::Failure;
 use crate::coherence::report::{Goal, Row};
 
@@ -42,13 +42,7 @@ pub fn measure(rounds: u32) -> Result<Vec<Row>, Failure> {
     let joins = u16::try_from(rounds)? + 1;
     let ranks = Ranks { seats: 2 + joins, ..Ranks::new(2) };
     let mut session = Session::start_on(WORK, VCPUS, &ranks)?;
-    let until = Instant::now() + LIMIT;
-    while session.device().rounds().iter().filter(|rounds| **rounds > 0).count() < VCPUS as usize {
-        if session.has_ended() || Instant::now() > until {
-            return Err("the guest does not get to its work".into());
-        }
-        thread::sleep(LOOK);
-    }
+    at_work(&session, |rounds| rounds.iter().filter(|rounds| **rounds > 0).count() == VCPUS as usize)?;
     let (mut nothing, mut joined, mut left) = (Vec::new(), Vec::new(), Vec::new());
     // The first round finds everything cold.
     for number in 0..=rounds {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use vincs_transport_rdma::verbs::counts::Counts;
 
@@ -23,9 +24,12 @@ pub struct Used {
 }
 
 impl Used {
-    /// Processor time in nanoseconds, and what the NIC was given and told.
+    /// What this process has used up by now, by the processor time that the kernel charges it and what the NIC was given and told.
     #[must_use]
-    pub fn new(processor: u64, counts: Counts) -> Self {
+    pub fn now(counts: Counts) -> Self {
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        let nanoseconds = [(time.tv_sec, 1_000_000_000), (time.tv_nsec, 1)];
+        let processor = nanoseconds.into_iter().map(|(part, unit)| u64::try_from(part).unwrap_or(0) * unit).sum();
         let Counts { messages, one_sided, doorbells, completions, .. } = counts;
         Self { processor, messages, one_sided, doorbells, completions }
     }

@@ -7,6 +7,7 @@ use vincs_coherence::id::PAGE_BYTES;
 use vincs_coherence::transport::{OperationId, SendError, Transport};
 
 use super::costs::{Cost, Used};
+use super::faults::Faults;
 use super::pair::{Failure, HOME, Pair, SEGMENT};
 use super::perftest::{Place, Tool};
 use crate::coherence::report::{Goal, Row};
@@ -159,6 +160,7 @@ fn stream(pair: &mut Pair, count: u64, bytes: usize, outstanding: u64) -> Result
     }
     Ok(ratio(count * bytes as u64 * 1000, nanoseconds(begun)))
 }
+
 /// Measures everything in so many rounds, after one that is not counted.
 ///
 /// # Errors
@@ -166,6 +168,7 @@ fn stream(pair: &mut Pair, count: u64, bytes: usize, outstanding: u64) -> Result
 pub fn rounds(
     pair: &mut Pair,
     place: &mut Place,
+    mut faults: Faults,
     rounds: u32,
     tell: impl Fn(String),
 ) -> Result<(Vec<Row>, Vec<Cost>), Failure> {
@@ -190,7 +193,7 @@ pub fn rounds(
             let count = measurement.operations;
             let floor = measurement.floor.map(|tool| place.run(pair, &tool, count)).transpose()?;
             // What came up meanwhile is not this measurement's.
-            pair.end().poll(&mut |_| {});
+            pair.live()?;
             let [here, home] = pair.used()?;
             let value = (measurement.run)(pair, count)?;
             let [here_after, home_after] = pair.used()?;
@@ -202,6 +205,11 @@ pub fn rounds(
             // The last round stands for all: counts do not differ.
             *cost = Cost { operations: count, here: here_after.since(here), home: home_after.since(home), ..*cost };
         }
+        faults.round(round > 0, &|| pair.live())?;
     }
+    let gets = rows.first().map_or(&[][..], |get| &get.values);
+    let (of_faults, costs_of_faults) = faults.told(gets);
+    rows.extend(of_faults);
+    costs.extend(costs_of_faults);
     Ok((rows, costs))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 use vincs_coherence::id::{PAGE_BYTES, Rank};
 use vincs_coherence::transport::{Event, OperationId, Outcome, Segment, SendError, Transport, WordSegment};
@@ -69,13 +69,6 @@ fn join(rank: Rank, start: &Start, listener: Listener) -> Result<RdmaTransport, 
     connect(&config, &found, lifelines)?.pop().ok_or_else(|| "there is no channel".into())
 }
 
-/// What this process has used up by now.
-fn used(end: &RdmaTransport) -> Used {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let whole = u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000;
-    Used::new(whole + u64::try_from(time.tv_nsec).unwrap_or(0), end.counts())
-}
-
 /// Both ranks.
 #[derive(Debug)]
 pub struct Pair {
@@ -115,7 +108,7 @@ impl Pair {
         if self.from.read_line(&mut line)? == 0 {
             return Err("the home has ended".into());
         }
-        Ok([used(&self.end), serde_json::from_str(&line)?])
+        Ok([Used::now(self.end.counts()), serde_json::from_str(&line)?])
     }
 
     /// Starts an operation.
@@ -157,6 +150,20 @@ impl Pair {
         Ok(happened)
     }
 
+    /// Takes what has come up and shows that this rank is alive, which has to be done every few seconds while something else is measured.
+    ///
+    /// # Errors
+    /// The home is lost.
+    pub fn live(&self) -> Result<(), Failure> {
+        let mut lost = None;
+        self.end.poll(&mut |event| {
+            if let Event::Lost { reason, .. } = event {
+                lost = Some(reason);
+            }
+        });
+        lost.map_or(Ok(()), |reason| Err(format!("the home is lost: {reason}").into()))
+    }
+
     /// The end of this process.
     #[must_use]
     pub fn end(&self) -> &RdmaTransport {
@@ -176,7 +183,7 @@ impl Pair {
             if begun.elapsed() > LIMIT {
                 return Err("it does not end".into());
             }
-            self.end.poll(&mut |_| {});
+            self.live()?;
             // Seldom, so as not to be in its way.
             std::thread::sleep(Duration::from_millis(200).min(self.end.poll_within()));
         };
@@ -219,7 +226,7 @@ pub fn serve() -> Result<(), Failure> {
             if input.read_line(&mut line)? == 0 {
                 return Ok(());
             }
-            writeln!(io::stdout().lock(), "{}", serde_json::to_string(&used(&end))?)?;
+            writeln!(io::stdout().lock(), "{}", serde_json::to_string(&Used::now(end.counts()))?)?;
         }
     }
     Err(failure.unwrap_or_default().into())
