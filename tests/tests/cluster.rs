@@ -118,6 +118,14 @@ fn ranks_with_devices_are_connected_by_rdma_without_a_word() {
 }
 
 #[test]
+fn a_machine_of_two_ranks_runs_over_iwarp() {
+    let case = case("siw", 0);
+    assert_eq!(case.stdout, "2\nran 0\nran 1\n", "{}", case.stderr);
+    // Ranks use devices of the network interface that they are told to, and this one has no other.
+    assert_eq!(transport("siw"), "rdma");
+}
+
+#[test]
 fn pages_are_read_one_sidedly_over_rdma_and_by_message_over_tcp() {
     let counted = |name: &str, what: &str| stats(name)["machine"]["memory"]["protocol"][what].as_u64().unwrap();
     // The second rank's processor has something to do there, which with `nproc` alone depends on how long that takes.
@@ -262,9 +270,11 @@ fn a_rank_that_is_killed_ends_the_machine() {
 #[test]
 fn a_rank_that_is_stopped_ends_the_machine_and_then_itself() {
     lost("stopped-1", 1, RANK_LOST);
+    lost("stopped-0", 0, RANK_LOST);
     lost("rdma-stopped-1", 1, RANK_LOST);
     let case = case("stopped-under-mpirun", RANK_LOST);
-    assert_eq!(case.stdout, "left 0\n");
+    assert!(case.line("seconds").parse::<f64>().unwrap() < END_TIME, "{}", case.stdout);
+    assert_eq!(case.line("left"), "0", "{}", case.stdout);
     assert_eq!(case.messages().len(), 1, "{}", case.stderr);
 }
 

@@ -133,9 +133,12 @@ fn launcher_options<'a>(cmdline: &'a str, table: &str) -> Vec<&'a str> {
 #[test]
 fn kernel_options_are_those_of_the_launcher() {
     let cmdline = source("launcher/src/guest/cmdline.rs");
-    let options =
-        [vec!["tsc_early_khz=N", "lpj=N"], launcher_options(&cmdline, "ALWAYS"), vec!["quiet", "--append ARGS"]]
-            .concat();
+    let options = [
+        vec!["tsc_early_khz=N", "lpj=N"],
+        launcher_options(&cmdline, "ALWAYS"),
+        vec!["nokaslr", "quiet", "--append ARGS"],
+    ]
+    .concat();
     let expected: Vec<_> = options.iter().map(|option| format!("`{option}`")).collect();
     assert_eq!(first_column(&document("boot.md"), "option"), expected);
 }

@@ -32,11 +32,11 @@ pub(crate) mod testing;
 pub use clock::{ClockError, ClockStats};
 pub(crate) use clock::{Measured, boot_id, same_rate};
 pub use config::{Cluster, ClusterError};
+pub use control::Moved;
 pub(crate) use control::{
     AppliedClock, ClusterEvent, ControlNotes, Elastic, First, HomeMoves, Member, Note, NoteBox, Residents, Side,
     StatisticsSource, notes, spawn,
 };
-pub use control::{HostRoom, Moved};
 pub use features::{Features, Leaf};
 pub(crate) use forward::{Closed, DEVICE_RANK, Forwarder};
 pub(crate) use homes::Homes;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use vincs_coherence::id::{MAX_RANKS, PAGE_BYTES, Rank};
 use vincs_transport_tcp::latecomers::Latecomers;
-use vincs_vmm::cluster::{Cluster, Fixed, HostRoom, Placement, Roll, Share};
+use vincs_vmm::cluster::{Cluster, Fixed, Placement, Roll, Share};
 use vincs_vmm::machine::Controller;
 use vincs_vmm::memory::engine::MemorySettings;
 
@@ -80,19 +80,26 @@ pub(crate) fn cluster(rank: u16, roster: &Roster, mesh: Mesh) -> Option<(Cluster
     let ranks = u16::try_from(roster.hosts.len()).ok()?;
     let (cluster, latecomers) =
         connected(Rank(rank), ranks, &roster.settings, ranks_here(rank, &roster.boots), mesh.into_parts())?;
-    let rooms = roster.boots.iter().cloned().zip(&roster.memory);
-    let rooms = rooms.map(|(boot, memory)| HostRoom { boot, memory: *memory }).collect();
-    Some((Cluster { shares: shares(roster), rooms, ..cluster }, latecomers))
+    Some((Cluster { shares: shares(roster), ..cluster }, latecomers))
 }
 
-/// What the host of each rank has for it. How busy a host is its first rank has seen; the others may have seen that one.
+/// What the host of each rank has for it.
 fn shares(roster: &Roster) -> Vec<Share> {
-    let share = |(boot, processors): (&String, &u32)| {
-        let first = roster.boots.iter().position(|other| other == boot).unwrap_or_default();
-        let busy = roster.busy.get(first).copied().unwrap_or_default();
-        Share { host: u32::try_from(first).unwrap_or(u32::MAX), processors: *processors, busy }
+    let hosts =
+        (0..).zip(roster.boots.iter().zip(&roster.busy)).map(|(rank, (boot, busy))| (rank, boot.as_str(), *busy));
+    let own = roster.processors.iter().zip(&roster.memory).zip(hosts.clone());
+    let share = |((processors, memory), (rank, boot, busy)): ((&u32, &u64), (u16, &str, u32))| {
+        let alone = Share { host: rank.into(), processors: *processors, busy, memory: *memory };
+        shared(hosts.clone(), boot, alone)
     };
-    roster.boots.iter().zip(&roster.processors).map(share).collect()
+    own.map(share).collect()
+}
+
+/// What a rank's host has for it, where this is what it would have `alone` there: `hosts` has the boot of each rank's host, in order, and how busy it
+/// has seen that. A host is as busy as the first rank there has seen, as that was before this machine kept it busy; and it is told by that rank's number.
+pub(super) fn shared<'a>(mut hosts: impl Iterator<Item = (u16, &'a str, u32)>, boot: &str, alone: Share) -> Share {
+    let first = hosts.find(|(_, other, _)| *other == boot);
+    first.map_or(alone, |(first, _, busy)| Share { host: first.into(), busy, ..alone })
 }
 
 /// The same for a rank that joins.
@@ -124,7 +131,6 @@ fn connected(
         seats,
         placement: Placement::default(),
         shares: Vec::new(),
-        rooms: Vec::new(),
         fixed: fixed(settings),
         coherence: endpoints.collect(),
         control,
@@ -345,8 +351,9 @@ mod tests {
     #[test]
     fn ranks_of_a_host_have_one_host_that_is_as_busy_as_its_first_rank_has_seen() {
         let boots = ["a", "b", "a"].map(str::to_owned).to_vec();
-        let roster = Roster { boots, processors: vec![4, 2, 3], busy: vec![50, 0, 210], ..roster(&["n0", "n1", "n0"]) };
-        let share = |host, processors, busy| Share { host, processors, busy };
+        let (busy, memory) = (vec![50, 0, 210], vec![9, 8, 9]);
+        let roster = Roster { boots, processors: vec![4, 2, 3], busy, memory, ..roster(&["n0", "n1", "n0"]) };
+        let share = |host, processors, busy| Share { host, processors, busy, memory: 9 - u64::from(host) };
         assert_eq!(shares(&roster), [share(0, 4, 50), share(1, 2, 0), share(0, 3, 50)]);
     }
 

@@ -10,10 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vincs_transport_tcp::latecomers::Latecomers;
-use vincs_vmm::cluster::{HostRoom, MemberState, Share};
+use vincs_vmm::cluster::{MemberState, Share};
 use vincs_vmm::machine::{Controller, VcpuPlace};
 
-use crate::cluster::others::Others;
+use crate::cluster::others::{Others, shared};
 use crate::cluster::welcome::Welcome;
 use crate::wireup::channel::{self, Channel, ChannelError};
 use crate::wireup::difference;
@@ -184,18 +184,16 @@ impl Desk {
         if answer != ToCoordinator::Connected {
             return Err(said(answer));
         }
-        let room = HostRoom { boot: hello.boot_id.clone(), memory: hello.memory };
-        let joined = self.controller.admit(rank, self.share(rank, hello), room);
+        let joined = self.controller.admit(rank, self.share(rank, hello));
         channel.send(&ToMember::Go, soon()).map_err(gone)?;
         self.wait_until_joined(&joined, channel)
     }
 
-    /// What a rank's host has for it: where others are on it, it is as busy as the first of them has seen, as that was before this machine kept it busy.
+    /// What a rank's host has for it.
     fn share(&self, rank: u16, hello: &Hello) -> Share {
-        let boot = &hello.boot_id;
-        let first = self.places.iter().find(|(_, (_, other, _))| other == boot);
-        let (host, busy) = first.map_or((rank, hello.busy), |(first, (.., busy))| (*first, *busy));
-        Share { host: host.into(), processors: hello.processors, busy }
+        let Hello { processors, busy, memory, .. } = *hello;
+        let hosts = self.places.iter().map(|(rank, (_, boot, busy))| (*rank, boot.as_str(), *busy));
+        shared(hosts, &hello.boot_id, Share { host: rank.into(), processors, busy, memory })
     }
 
     fn wait_until_joined(&self, joined: &Receiver<Result<(), String>>, channel: &mut Channel) -> Result<(), String> {

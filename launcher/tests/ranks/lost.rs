@@ -1,11 +1,13 @@
-//! Ranks that are killed while their machine runs: of those that are left one says a line, whichever went together.
+//! Ranks that are killed or stopped while their machine runs: of those that are left one says a line, whichever went together.
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 
 /// Exit status of every rank of a machine that lost one.
 const RANK_LOST: i32 = 120;
 
-/// Within so much time every rank ends when some are killed.
+/// Within so much time every rank ends when some are killed or stopped.
 const END_TIME: Duration = Duration::from_secs(10);
 
 /// `mov dx, 0x3f8; mov al, 'r'; out dx, al`, then `hlt` for ever: a machine that says that it runs and does nothing more.
@@ -39,14 +41,18 @@ fn has_control_thread(rank: &Rank) -> bool {
     tasks.filter_map(name).any(|name| name == "control\n")
 }
 
-/// Of so many ranks, the first ones are killed at once: the lowest that is left says which is lost, the others nothing.
-fn killed(ranks: &str, first: usize) {
+fn signal(rank: &Rank, signal: Signal) {
+    kill_process(Pid::from_child(rank.0.as_ref().unwrap()), signal).unwrap();
+}
+
+/// Of so many ranks, the first ones get this signal at once: the lowest that is left says which is lost, the others nothing. A rank that is stopped by it
+/// ends, too, when it goes on.
+fn lost(ranks: &str, first: usize, by: Signal) {
     let place = Place::new();
     let Some(mut ranks) = running(&place, ranks) else { return };
     let mut left = ranks.split_off(first);
     let start = Instant::now();
-    ranks.iter_mut().for_each(|rank| rank.0.as_mut().unwrap().kill().unwrap());
-    drop(ranks);
+    ranks.iter().for_each(|rank| signal(rank, by));
     let speaker = left.remove(0);
     speaker.ends_with(RANK_LOST, &["is lost", &host(), &format!("said by rank {first} on")]);
     for silent in left {
@@ -54,19 +60,31 @@ fn killed(ranks: &str, first: usize) {
         assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(RANK_LOST), ""));
     }
     assert!(start.elapsed() < END_TIME, "after {:?}", start.elapsed());
+    if by == Signal::STOP {
+        ranks.iter().for_each(|rank| signal(rank, Signal::CONT));
+        for late in ranks {
+            assert_eq!(late.end().status.code(), Some(RANK_LOST));
+        }
+    }
 }
 
 #[test]
 fn without_rank_0_rank_1_speaks() {
-    killed("4", 1);
+    lost("4", 1, Signal::KILL);
 }
 
 #[test]
 fn without_ranks_0_and_1_rank_2_speaks() {
-    killed("4", 2);
+    lost("4", 2, Signal::KILL);
 }
 
 #[test]
 fn the_last_rank_of_all_speaks() {
-    killed("3", 2);
+    lost("3", 2, Signal::KILL);
+}
+
+#[test]
+fn of_ranks_that_hang_one_speaks_for_all() {
+    lost("4", 1, Signal::STOP);
+    lost("4", 2, Signal::STOP);
 }

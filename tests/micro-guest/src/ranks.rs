@@ -157,7 +157,6 @@ fn cluster(ranks: &Ranks, rank: u16, ends: Vec<Arc<TcpTransport>>, windows: Vec<
         seats: ranks.seats,
         placement: Placement::default(),
         shares: Vec::new(),
-        rooms: Vec::new(),
         fixed: None,
         coherence,
         control,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vincs_micro_guest_payload::protocol::{MAX_CPUS, PORT_BASE, PORT_COUNT};
 use vincs_vmm::boot::{KernelError, KernelImage};
-use vincs_vmm::cluster::{HostRoom, MemberState, Share};
+use vincs_vmm::cluster::{MemberState, Share};
 use vincs_vmm::kvm::DEFAULT_KVM_PATH;
 use vincs_vmm::machine::{
     Controller, Equipment, Machine, MachineConfig, MachineError, PortDevice, Role, Running, StopReason,
@@ -204,7 +204,7 @@ impl Session {
                 _ => return Err(no_join("a rank does not meet it")),
             }
         }
-        let joined = controller.admit(rank, Share::default(), HostRoom::default());
+        let joined = controller.admit(rank, Share::default());
         let role = Role::Member(cluster);
         let topology = topology(self.vcpus, self.started.into())?;
         let running = Machine::new(config(self.program, topology, role))?.start()?;

@@ -52,6 +52,12 @@ case_ rdma-locked-auto bash -c "locked mpirun -n 2 vincs --mem 512M --stats '$ou
 case_ rdma-doctor vincs doctor --check rdma
 case_ rdma-doctor-locked bash -c 'locked vincs doctor --check rdma'
 
+# Over iWARP, as the ranks listen for each other where that device is.
+# shellcheck source=../soft-iwarp.sh
+(. "$here/../soft-iwarp.sh") && case_ siw mpirun -n 2 vincs --mem 512M --net-if iw0 --transport rdma --stats "$out/stats-siw.json" -- bash -c '
+    nproc
+    for cpu in 0 1; do taskset -c $cpu awk "{print \"ran\", \$39}" /proc/self/stat; done'
+
 # Machines that are refused: nothing starts.
 case_ too-few-vcpus mpirun -n 2 vincs --vcpus 1 -- true
 case_ out-of-reach mpirun -n 2 vincs --mem 2T -- true
@@ -124,7 +130,7 @@ lost() {
 
 # Ranks that are killed or stopped, over either transport. Before that, strangers connect to the first machine and say what is no message.
 pid() { cat "$out/$1/pid.$2"; }
-for name in killed-1 killed-0 stopped-1 rdma-killed-1 rdma-stopped-1; do
+for name in killed-1 killed-0 stopped-1 stopped-0 rdma-killed-1 rdma-stopped-1; do
     case $name in
     rdma-*) options=(--transport rdma) ;;
     *) options=("${tcp[@]}") ;;
@@ -169,7 +175,9 @@ case_ stopped-under-mpirun bash -c '
     mpirun -n 2 vincs --transport tcp --mem 512M -- sh -c "echo ready; sleep 1000" >said & mpirun=$!
     for _ in $(seq 1000); do grep -q ready said && break; sleep 0.2; done
     for pid in $(pgrep -x vincs); do grep -qz "^OMPI_COMM_WORLD_RANK=1$" /proc/$pid/environ && kill -STOP $pid; done
+    start=$EPOCHREALTIME
     wait $mpirun; s=$?
+    echo "$start $EPOCHREALTIME" | awk "{printf \"seconds %.1f\\n\", \$2 - \$1}"
     sleep 1; echo "left $(pgrep -c ^vincs)"; exit $s'
 
 kept_cases

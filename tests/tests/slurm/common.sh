@@ -25,6 +25,7 @@ wait_for() {
     done
     echo "waited $limit s in vain for: $what" >&2
     squeue >&2
+    scontrol show job | grep -e JobId= -e JobState= -e Restarts= >&2
     tail -n 5 ./*.job >&2
     return 1
 }

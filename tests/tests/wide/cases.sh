@@ -11,10 +11,10 @@ for ranks in 4 8; do
 done
 
 # Relaxed memory on two ranks: a kernel, a program that dies with a lock, one that finds nothing of it, one whose
-# first thread is where it would be moved from, and OpenMP programs as they are.
+# first thread is where it would be moved from, one that has devices read into it, and OpenMP programs as they are.
 guest=$here/../../../guest
 library=$(dirname "$(command -v vincs)")/libvincs_guest.a
-for program in "$guest/tests/team.c" "$here/dies.c" "$here/stays.c"; do
+for program in "$guest/tests/team.c" "$here/dies.c" "$here/stays.c" "$here/files.c"; do
     gcc -O2 -o "$work/$(basename "$program" .c)" -I "$guest/include" "$program" "$library" -lpthread -ldl -lm
 done
 clang=$(for folder in /usr/lib/llvm-*; do [ -e "$folder/lib/libomp.so" ] && echo "$folder/bin/clang"; done | sort -V | tail -n 1)
@@ -30,6 +30,7 @@ case_ relaxed mpirun -n 2 vincs --mem 512M --relaxed 64M --stats "$out/stats-rel
     ./dies; echo "died $?"
     ./team
     ./stays
+    ./files ./files
     for program in omp_*; do
         VINCS_OMP_STATS=counters KMP_BLOCKTIME=0 LD_PRELOAD=$OMP_PRELOAD ./$program
         echo "$program status $?"

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use vincs_coherence::id::{MAX_RANKS, Rank};
 use vincs_coherence::transport::Transport;
 
-use super::control::HostRoom;
 use super::placement::{Placement, Share};
 use super::roll::Roll;
 use super::seats::Fixed;
@@ -26,8 +25,6 @@ pub struct Cluster {
     pub placement: Placement,
     /// What the host of each of the ranks which start the machine has for it; empty when that is not known. Rank 0's.
     pub shares: Vec<Share>,
-    /// What the host of each of them can hold; empty when that is not known. Rank 0's.
-    pub rooms: Vec<HostRoom>,
     /// Why no rank leaves, if so. Rank 0's.
     pub fixed: Option<Fixed>,
     /// Channels for pages, one per shard of memory.
@@ -104,10 +101,10 @@ mod tests {
         let end = || Arc::clone(&Hub::ends(1)[0]) as Arc<dyn Transport>;
         let coherence = (0..shards).map(|_| end()).collect();
         let (memory, roll) = (MemorySettings::default(), Roll::default());
-        let (placement, shares, rooms, fixed, relaxed) = (Placement::default(), Vec::new(), Vec::new(), None, None);
+        let (placement, shares, fixed, relaxed) = (Placement::default(), Vec::new(), None, None);
         let (rank, seats, control) = (Rank(rank), ranks, end());
         let cluster =
-            Cluster { rank, ranks, seats, placement, shares, rooms, fixed, coherence, control, memory, relaxed, roll };
+            Cluster { rank, ranks, seats, placement, shares, fixed, coherence, control, memory, relaxed, roll };
         cluster.check(&Topology::new(64, nodes).unwrap(), first)
     }
 

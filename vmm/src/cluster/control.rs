@@ -32,7 +32,6 @@ use crate::memory::engine::{MoveError, Vitals};
 pub(crate) use elastic::{Elastic, Joined};
 pub(crate) use first::First;
 pub(crate) use homes::HomeMoves;
-pub use homes::HostRoom;
 pub(crate) use member::{AppliedClock, Member, StatisticsSource};
 pub(crate) use residence::Residents;
 
@@ -85,9 +84,8 @@ pub(crate) enum Note {
     Met(Rank),
     /// On rank 0: a seat for a rank that joins; none when all are used.
     Reserve(Sender<Option<Rank>>),
-    /// On rank 0: the rank with this seat has this share of its host, which has so much room; the answer comes when it takes part, or when it
-    /// will not.
-    Admit(Rank, (Share, HostRoom), Sender<Joined>),
+    /// On rank 0: the rank with this seat has this share of its host; the answer comes when it takes part, or when it will not.
+    Admit(Rank, Share, Sender<Joined>),
     /// On rank 0: the rank with this seat does not come; the answer is whether it takes part all the same.
     Abandon(Rank, Sender<bool>),
     /// On rank 0: a rank is to leave; the answer comes when it has, or at once when it does not.

@@ -492,6 +492,9 @@ mod tests {
         let read = |len| Control::Access { vcpu: 0, access: Access::Read(Place::Memory(1), len) }.encode();
         assert!(Control::decode(&read(4096), 0).is_ok());
         assert_eq!(Control::decode(&read(4097), 0), Err(DecodeError::Malformed));
+        let gone = |rank| Control::Gone { rank: Rank(rank) }.encode();
+        assert!(Control::decode(&gone(63), 0).is_ok());
+        assert_eq!(Control::decode(&gone(64), 0), Err(DecodeError::Malformed));
     }
 
     #[test]

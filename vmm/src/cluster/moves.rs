@@ -229,9 +229,11 @@ pub(crate) struct Owners {
 impl Owners {
     /// So many vCPUs, all on rank 0 of so many.
     pub(crate) fn new(ranks: u16, vcpus: u32) -> Self {
-        let mut open = RankSet::EMPTY;
-        (0..ranks.min(MAX_RANKS)).for_each(|rank| _ = open.insert(Rank(rank)));
-        Self { open, closed: RankSet::EMPTY, vcpus: (0..vcpus).map(|_| Owner { at: Rank(0), to: None }).collect() }
+        Self {
+            open: RankSet::below(ranks),
+            closed: RankSet::EMPTY,
+            vcpus: (0..vcpus).map(|_| Owner { at: Rank(0), to: None }).collect(),
+        }
     }
 
     /// vCPUs may go to a rank from now on.

@@ -29,6 +29,8 @@ pub struct Share {
     pub processors: u32,
     /// How many of the host's processors others kept busy when its first rank came, in hundredths.
     pub busy: u32,
+    /// The host's memory in bytes; 0 if that is not known.
+    pub memory: u64,
 }
 
 /// How much more a rank may have for what its host can give than another would have with one more, in hundredths, before vCPUs move.
@@ -77,7 +79,7 @@ pub(crate) fn evacuate(placement: Placement, vcpus: &[Placed], rooms: &[Room]) -
 fn weights(rooms: &[Room]) -> BTreeMap<Rank, u64> {
     let ranks_of = |host| rooms.iter().filter(|room| room.share.host == host).count().max(1) as u64;
     let weight = |room: &Room| {
-        let Share { host, processors, busy } = room.share;
+        let Share { host, processors, busy, memory: _ } = room.share;
         let processors = u64::from(processors.min(MOST_PROCESSORS));
         let busy = u64::from(busy).min(100 * MOST_BUSY * processors);
         // In millionths of a processor, before it is shared.
@@ -243,13 +245,13 @@ mod tests {
 
     /// Ranks with so many processors each, on hosts of their own with nothing else to do.
     fn rooms(ranks: &[(u16, u32)]) -> Vec<Room> {
-        let share = |rank: u16, processors| Share { host: rank.into(), processors, busy: 0 };
+        let share = |rank: u16, processors| Share { host: rank.into(), processors, ..Share::default() };
         ranks.iter().map(|&(rank, processors)| Room { rank: Rank(rank), share: share(rank, processors) }).collect()
     }
 
     /// How many each of these ranks has when all were on rank 0 before.
     fn dealt(vcpus: u16, shares: &[(u32, u32, u32)]) -> Vec<usize> {
-        let share = |&(host, processors, busy)| Share { host, processors, busy };
+        let share = |&(host, processors, busy)| Share { host, processors, busy, memory: 0 };
         let rooms: Vec<Room> =
             (0..).map(Rank).zip(shares).map(|(rank, own)| Room { rank, share: share(own) }).collect();
         let at = vec![Placed { at: Rank(0), node: Rank(0) }; vcpus.into()];
@@ -333,7 +335,7 @@ mod tests {
     fn machines() -> impl Strategy<Value = (Vec<Placed>, Vec<Room>)> {
         let placed = (0_u16..9, 0_u16..4).prop_map(|(at, node)| Placed { at: Rank(at), node: Rank(node) });
         let share = (0_u32..4, 0_u32..65, 0_u32..2000);
-        let share = share.prop_map(|(host, processors, busy)| Share { host, processors, busy });
+        let share = share.prop_map(|(host, processors, busy)| Share { host, processors, busy, memory: 0 });
         let shares = proptest::collection::btree_map(0_u16..9, share, 1..9);
         let rooms = shares
             .prop_map(|shares| shares.into_iter().map(|(rank, share)| Room { rank: Rank(rank), share }).collect());

@@ -15,9 +15,7 @@ use vincs_coherence::id::Rank;
 
 use super::ranks::{self, Counted, Greeter, rank_of};
 use super::running::{MachineStats, NumberedVcpu, Stopper};
-use crate::cluster::{
-    ControlNotes, HostRoom, MemberState, Moved, Note, Owner, Owners, RefusedMove, RemoveError, Share,
-};
+use crate::cluster::{ControlNotes, MemberState, Moved, Note, Owner, Owners, RefusedMove, RemoveError, Share};
 use crate::topology::{Topology, VcpuId};
 use crate::vcpu::VcpuHandle;
 
@@ -185,13 +183,13 @@ impl Controller {
         seat.recv().ok().flatten().map(|rank| rank.0)
     }
 
-    /// The rank with this seat comes, with this share of its host, which has so much room. What comes of it is told there: once all ranks are connected with it and it has set
-    /// itself up, it takes part. A sender that is gone means that the machine has ended.
+    /// The rank with this seat comes, with this share of its host. What comes of it is told there: once all ranks are connected with it and it has set itself up, it
+    /// takes part. A sender that is gone means that the machine has ended.
     #[must_use]
-    pub fn admit(&self, rank: u16, share: Share, room: HostRoom) -> Receiver<Result<(), String>> {
+    pub fn admit(&self, rank: u16, share: Share) -> Receiver<Result<(), String>> {
         let (done, joined) = channel();
         if let Some((notes, _)) = &self.ranks {
-            notes.tell(Note::Admit(Rank(rank), (share, room), done));
+            notes.tell(Note::Admit(Rank(rank), share, done));
         }
         joined
     }

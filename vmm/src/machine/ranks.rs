@@ -149,7 +149,7 @@ pub(super) fn start_first(
     let nodes = everyone.topology.ids().map(|vcpu| rank_of(everyone.topology, vcpu)).collect();
     let seats = Seats::new(cluster.ranks, cluster.seats).fixed(cluster.fixed);
     let homes = Homes::new(homes(everyone.topology, base.memory)?);
-    let homes = HomeMoves::new(homes, base.engine.mover(), cluster.ranks, &cluster.rooms);
+    let homes = HomeMoves::new(homes, base.engine.mover(), cluster.ranks);
     let elastic = Elastic::new(seats, cluster.placement, nodes, &cluster.shares, homes);
     let first = First::new(devices, servers, (owners, elastic), clock, boot_id(), base.notes.clone());
     let control = spawn(

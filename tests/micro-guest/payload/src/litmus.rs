@@ -103,14 +103,28 @@ impl Litmus {
             (Shape::TwoPlusTwoWrites, _) => 1 << 0b00,
         }
     }
+
+    /// The outcomes, of those that are not forbidden, that no order of the processors shows in which each has done all before the next one begins: whoever
+    /// sees one has seen them at work at the same time.
+    #[must_use]
+    pub fn interleaved(self) -> u16 {
+        match (self.shape, self.order) {
+            (Shape::StoreBuffering, Order::Plain) => 1 << 0b00 | 1 << 0b11,
+            (Shape::StoreBuffering, Order::Fenced | Order::Locked) | (Shape::TwoPlusTwoWrites, _) => 1 << 0b11,
+            (Shape::MessagePassing, _) => 1 << 0b10,
+            (Shape::LoadBuffering, _) => 1 << 0b00,
+            (Shape::IndependentReads, _) => 1 << 0b1010,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The outcomes of all interleavings of accesses that happen one after the other: what sequential consistency allows.
-    fn sequential(shape: Shape) -> u16 {
+    /// The outcomes of all interleavings of accesses that happen one after the other, which sequential consistency allows; or of those alone in which a
+    /// processor that has begun goes on to its end.
+    fn sequential(shape: Shape, whole: bool) -> u16 {
         // An access: word, and for a store the value, for a load its bit.
         #[derive(Clone, Copy)]
         enum Do {
@@ -127,10 +141,11 @@ mod tests {
             }
             Shape::TwoPlusTwoWrites => vec![vec![Store(0, 1), Store(1, 2)], vec![Store(1, 1), Store(0, 2)]],
         };
-        fn go(programs: &[Vec<Do>], at: &mut [usize], words: [u8; 2], outcome: u8, last: bool) -> u16 {
+        fn go(programs: &[Vec<Do>], at: &mut [usize], words: [u8; 2], outcome: u8, [last, whole]: [bool; 2]) -> u16 {
             let mut found = 0;
             let mut any = false;
-            for index in 0..programs.len() {
+            let begun = (0..programs.len()).find(|index| whole && (1..programs[*index].len()).contains(&at[*index]));
+            for index in begun.map_or(0..programs.len(), |begun| begun..begun + 1) {
                 let Some(next) = programs[index].get(at[index]) else { continue };
                 any = true;
                 let (mut words, mut outcome) = (words, outcome);
@@ -139,14 +154,14 @@ mod tests {
                     Load(word, bit) => outcome |= words[word].min(1) << bit,
                 }
                 at[index] += 1;
-                found |= go(programs, at, words, outcome, last);
+                found |= go(programs, at, words, outcome, [last, whole]);
                 at[index] -= 1;
             }
             let ending = if last { u8::from(words[0] == 2) | u8::from(words[1] == 2) << 1 } else { outcome };
             if any { found } else { 1 << ending }
         }
         let mut at = vec![0; programs.len()];
-        go(&programs, &mut at, [0; 2], 0, shape == Shape::TwoPlusTwoWrites)
+        go(&programs, &mut at, [0; 2], 0, [shape == Shape::TwoPlusTwoWrites, whole])
     }
 
     #[test]
@@ -155,8 +170,10 @@ mod tests {
             let bits = if test.shape == Shape::IndependentReads { 4 } else { 2 };
             let all = u16::try_from((1u32 << (1 << bits)) - 1).unwrap();
             let buffered = test.shape == Shape::StoreBuffering && test.order == Order::Plain;
-            let expected = if buffered { 0 } else { all & !sequential(test.shape) };
+            let expected = if buffered { 0 } else { all & !sequential(test.shape, false) };
             assert_eq!(test.forbidden(), expected, "{test:?}");
+            let interleaved = all & !test.forbidden() & !sequential(test.shape, true);
+            assert_eq!(test.interleaved(), interleaved, "{test:?}");
         }
     }
 

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::Sender;
-use std::time::Instant;
 
 use vincs_coherence::id::Rank;
 
@@ -15,7 +14,7 @@ use super::super::moves::Owner;
 use super::super::placement::{Placed, Placement, Room, Share, evacuate, place};
 use super::super::seats::{RemoveError, Seats};
 use super::super::serve::Server;
-use super::homes::{HomeMoves, HostRoom};
+use super::homes::HomeMoves;
 use super::{Breach, Core, First, MemberState, Note};
 
 /// What is to become of a rank that joins.
@@ -28,7 +27,7 @@ pub(crate) struct Elastic {
     /// The rank of each vCPU's node.
     nodes: Vec<Rank>,
     /// What each rank's host has for it, as far as that is known.
-    shares: BTreeMap<Rank, Share>,
+    pub(super) shares: BTreeMap<Rank, Share>,
     /// The homes of pages.
     pub(super) homes: HomeMoves,
     /// vCPUs have gone to their ranks after the boot: from now on those that join get some.
@@ -126,13 +125,12 @@ impl First {
             }
         }
         self.empty_those_that_leave(core);
-        self.move_homes(core, Instant::now());
+        self.move_homes(core);
     }
 
     /// A rank has a seat reserved; what is to become of it is told to whoever waits.
-    pub(super) fn is_to_join(&mut self, rank: Rank, (share, room): (Share, HostRoom), done: Sender<Joined>) {
+    pub(super) fn is_to_join(&mut self, rank: Rank, share: Share, done: Sender<Joined>) {
         self.elastic.shares.insert(rank, share);
-        self.elastic.homes.set_room(rank, room);
         match self.elastic.seats.state(rank) {
             Some(MemberState::Joining) => _ = self.elastic.joiners.insert(rank, done),
             // Whoever asked may not wait any more, here and below.
@@ -198,7 +196,7 @@ impl First {
     fn may_leave(&self, rank: Rank) -> Result<Option<Rank>, RemoveError> {
         let Some(leaver) = self.elastic.seats.may_leave(rank)? else { return Ok(None) };
         let stay: Vec<Rank> = self.elastic.seats.running().into_iter().filter(|other| *other != leaver).collect();
-        self.elastic.homes.check_room(leaver, &stay)?;
+        self.elastic.homes.check_room(leaver, &stay, &self.elastic.shares)?;
         Ok(Some(leaver))
     }
 
@@ -242,7 +240,7 @@ impl First {
         self.owners.close(rank);
         self.servers.remove(&rank);
         self.pauses.gone(rank);
-        self.elastic.homes.forget(rank);
+        self.elastic.shares.remove(&rank);
         self.elastic.homes.ranks_change();
         core.dismiss(rank);
         for done in self.elastic.leavers.remove(&rank).unwrap_or_default() {

@@ -160,10 +160,7 @@ impl First {
     }
 
     pub(super) fn end(&mut self, core: &mut Core, status: i32, done: Sender<()>) {
-        let mut missing = RankSet::EMPTY;
-        core.link.others().for_each(|rank| {
-            missing.insert(rank);
-        });
+        let missing = core.link.others().collect();
         (core.over, core.suspect) = (true, None);
         core.link.send_to_others(&Control::End { status });
         self.ending = Some(Ending { missing, done });
@@ -194,7 +191,7 @@ impl First {
             Note::Paused(number) => self.pauses.paused(core.link.rank(), number),
             Note::Met(rank) => self.elastic.seats.met(rank, core.link.rank()),
             Note::Reserve(sender) => _ = sender.send(self.elastic.seats.reserve()),
-            Note::Admit(rank, place, done) => self.is_to_join(rank, place, done),
+            Note::Admit(rank, share, done) => self.is_to_join(rank, share, done),
             Note::Abandon(rank, has_joined) => {
                 self.give_up_joining(rank, "it does not come");
                 let state = self.elastic.seats.state(rank);

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use vincs_coherence::id::{Rank, RankSet, Run};
+use vincs_coherence::id::{Rank, Run};
 use vincs_coherence::node::MAX_HAND_OVERS;
 
 use super::super::homes::Homes;
 use super::super::message::Control;
-use super::super::placement::Placement;
+use super::super::placement::{Placement, Share};
 use super::super::seats::RemoveError;
 use super::{ControlNotes, Core, Elastic, First, Note};
 use crate::layout::PAGE_SIZE;
@@ -30,22 +30,14 @@ const REFUSED_STEP: Duration = Duration::from_secs(1);
 
 const _: () = assert!(LEAVER_HAND_OVERS <= MAX_HAND_OVERS);
 
-/// What a rank's host can hold.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct HostRoom {
-    /// Which boot of which host; ranks of one share its memory.
-    pub boot: String,
-    /// Its memory in bytes; 0 if that is not known.
-    pub memory: u64,
-}
+/// What ranks' hosts have for them, as far as that is known.
+type Shares = BTreeMap<Rank, Share>;
 
 /// The homes of all pages, and what moves them.
 #[derive(Debug)]
 pub(crate) struct HomeMoves {
     pub(super) homes: Homes,
     mover: Mover,
-    /// Of each rank that is there, as far as it is known.
-    rooms: BTreeMap<Rank, HostRoom>,
     /// The ranks that started the machine; further ones get their share when they have joined.
     started: u16,
     /// Before that no rank that has joined gets a part of its share.
@@ -57,10 +49,9 @@ pub(crate) struct HomeMoves {
 }
 
 impl HomeMoves {
-    /// So many ranks start the machine; `rooms` has their hosts.
-    pub(crate) fn new(homes: Homes, mover: Mover, started: u16, rooms: &[HostRoom]) -> Self {
-        let rooms = (0..).map(Rank).zip(rooms.iter().cloned()).collect();
-        Self { homes, mover, rooms, started, next_share: None, refused: None, is_settled: true }
+    /// So many ranks start the machine.
+    pub(crate) fn new(homes: Homes, mover: Mover, started: u16) -> Self {
+        Self { homes, mover, started, next_share: None, refused: None, is_settled: true }
     }
 
     /// A rank takes part from now on, or leaves: shares are others.
@@ -84,38 +75,28 @@ impl HomeMoves {
         self.next_share.take_if(|until| *until <= now);
     }
 
-    /// What the host of a rank that joins can hold.
-    pub(super) fn set_room(&mut self, rank: Rank, room: HostRoom) {
-        self.rooms.insert(rank, room);
-    }
-
-    /// A rank takes no part any more.
-    pub(super) fn forget(&mut self, rank: Rank) {
-        self.rooms.remove(&rank);
-    }
-
     /// Whether a rank is no home, and no hand-over is under way.
     pub(super) fn are_gone_from(&self, rank: Rank) -> bool {
         self.homes.are_at_rest() && self.homes.to_be(rank) == 0
     }
 
     /// Whether the hosts of those that stay hold all pages when one leaves. One that is no home may always leave.
-    pub(super) fn check_room(&self, leaver: Rank, stay: &[Rank]) -> Result<(), RemoveError> {
+    pub(super) fn check_room(&self, leaver: Rank, stay: &[Rank], shares: &Shares) -> Result<(), RemoveError> {
         if self.homes.to_be(leaver) == 0 {
             return Ok(());
         }
-        stay.iter().find_map(|at| self.too_small(*at, stay)).map_or(Ok(()), |(at, ranks, pages, memory)| {
+        stay.iter().find_map(|at| self.too_small(*at, stay, shares)).map_or(Ok(()), |(at, ranks, pages, memory)| {
             Err(RemoveError::Room { rank: leaver.0, at: at.0, ranks, pages, memory })
         })
     }
 
     /// If a rank's host does not hold the shares of these ranks that are on it: the rank, how many are there, and pages of their shares and
     /// of the host.
-    fn too_small(&self, at: Rank, all: &[Rank]) -> Option<(Rank, u32, u64, u64)> {
-        let room = self.rooms.get(&at).filter(|room| room.memory > 0)?;
-        let is_there = |rank: &&Rank| self.rooms.get(rank).is_some_and(|other| other.boot == room.boot);
+    fn too_small(&self, at: Rank, all: &[Rank], shares: &Shares) -> Option<(Rank, u32, u64, u64)> {
+        let share = shares.get(&at).filter(|share| share.memory > 0)?;
+        let is_there = |rank: &&Rank| shares.get(rank).is_some_and(|other| other.host == share.host);
         let ranks = u32::try_from(all.iter().filter(is_there).count()).unwrap_or(u32::MAX);
-        let (pages, memory) = (u64::from(self.homes.share(all.len())) * u64::from(ranks), room.memory / PAGE_SIZE);
+        let (pages, memory) = (u64::from(self.homes.share(all.len())) * u64::from(ranks), share.memory / PAGE_SIZE);
         (pages > memory).then_some((at, ranks, pages, memory))
     }
 
@@ -128,20 +109,26 @@ impl HomeMoves {
     }
 
     /// The ranks among these that get a share of the homes as they have joined.
-    fn newcomers(&self, running: &[Rank]) -> Vec<Rank> {
+    fn newcomers(&self, running: &[Rank], shares: &Shares) -> Vec<Rank> {
         let joined = running.iter().filter(|rank| rank.0 >= self.started);
-        joined.filter(|rank| self.too_small(**rank, running).is_none()).copied().collect()
+        joined.filter(|rank| self.too_small(**rank, running, shares).is_none()).copied().collect()
     }
 
     /// Lets a rank that has joined get a part of its share, if it is time for that.
-    fn share(&mut self, core: &Core, notes: &ControlNotes, (placement, running): (Placement, &[Rank]), now: Instant) {
+    fn share(
+        &mut self,
+        core: &Core,
+        notes: &ControlNotes,
+        (placement, shares): (Placement, &Shares),
+        running: &[Rank],
+    ) {
         if self.is_settled || !self.homes.are_at_rest() || self.next_share.is_some() {
             return;
         }
-        let newcomers = if placement == Placement::Manual { Vec::new() } else { self.newcomers(running) };
+        let newcomers = if placement == Placement::Manual { Vec::new() } else { self.newcomers(running, shares) };
         match self.homes.next_for(&newcomers, running) {
             Some(next) => {
-                self.next_share = Some(now + SHARE_STEP);
+                self.next_share = Some(Instant::now() + SHARE_STEP);
                 self.begin(core, notes, next);
             }
             None => self.is_settled = true,
@@ -159,10 +146,7 @@ impl HomeMoves {
 
     /// Has a hand-over begin. What has become of it is a note.
     fn begin(&mut self, core: &Core, notes: &ControlNotes, (run, to): (Run, Rank)) {
-        let members = core.present().fold(RankSet::EMPTY, |mut all, rank| {
-            all.insert(rank);
-            all
-        });
+        let members = core.present().collect();
         // Before any page is there.
         core.vitals.insert(to);
         if self.homes.begin(run, to).is_some() {
@@ -201,9 +185,8 @@ impl First {
     }
 
     /// Lets homes move on as far as they may now: those of ranks that leave, else to those that have joined.
-    pub(super) fn move_homes(&mut self, core: &Core, now: Instant) {
-        let Elastic { seats, homes, placement, is_spread, .. } = &mut self.elastic;
-        homes.wait_no_more(now);
+    pub(super) fn move_homes(&mut self, core: &Core) {
+        let Elastic { seats, homes, shares, placement, is_spread, .. } = &mut self.elastic;
         // Those that join are told first, and those that leave may give up their pages first.
         let others_first = seats.complete(core.present()).is_some() || seats.homes_are_fixed();
         if core.over || others_first || homes.refused.is_some() {
@@ -215,7 +198,7 @@ impl First {
             if !*is_spread {
                 return;
             }
-            homes.share(core, &self.notes, (*placement, &running), now);
+            homes.share(core, &self.notes, (*placement, shares), &running);
             return;
         }
         let empty: Vec<Rank> = leaving.into_iter().filter(|rank| !self.owners.involve(*rank)).collect();
@@ -236,44 +219,49 @@ mod tests {
 
     use super::*;
 
-    /// Ranks that are the homes of 100 pages each, on hosts with memory for so many, by their names.
-    fn moves(hosts: &[(&str, u64)]) -> HomeMoves {
+    /// A rank's part of a host, with memory for so many pages.
+    fn on(host: char, pages: u64) -> Share {
+        Share { host: host.into(), memory: pages * PAGE_SIZE, ..Share::default() }
+    }
+
+    /// Ranks that are the homes of 100 pages each, on these hosts with memory for so many.
+    fn moves(hosts: &[(char, u64)]) -> (HomeMoves, Shares) {
         let homes = HomeMap::new((0..).map(Rank).take(hosts.len()).map(|rank| (100, rank))).unwrap();
-        let room = |(boot, pages): &(&str, u64)| HostRoom { boot: (*boot).to_owned(), memory: pages * PAGE_SIZE };
-        let rooms: Vec<HostRoom> = hosts.iter().map(room).collect();
-        HomeMoves::new(Homes::new(homes), Mover::default(), 2, &rooms)
+        let shares = (0..).map(Rank).zip(hosts.iter().map(|(host, pages)| on(*host, *pages))).collect();
+        (HomeMoves::new(Homes::new(homes), Mover::default(), 2), shares)
     }
 
     #[test]
     fn a_rank_leaves_when_the_hosts_of_the_others_hold_its_pages() {
         let stay = [Rank(0), Rank(2)];
-        let check = |hosts: &[(&str, u64)]| moves(hosts).check_room(Rank(1), &stay);
-        assert_eq!(check(&[("a", 150), ("b", 100), ("c", 150)]), Ok(()));
+        let check = |hosts: &[(char, u64)]| {
+            let (moves, shares) = moves(hosts);
+            moves.check_room(Rank(1), &stay, &shares)
+        };
+        assert_eq!(check(&[('a', 150), ('b', 100), ('c', 150)]), Ok(()));
         let small = RemoveError::Room { rank: 1, at: 2, ranks: 1, pages: 150, memory: 149 };
-        assert_eq!(check(&[("a", 150), ("b", 100), ("c", 149)]), Err(small));
+        assert_eq!(check(&[('a', 150), ('b', 100), ('c', 149)]), Err(small));
         let shared = RemoveError::Room { rank: 1, at: 0, ranks: 2, pages: 300, memory: 299 };
-        assert_eq!(check(&[("a", 299), ("b", 100), ("a", 299)]), Err(shared));
-        assert_eq!(check(&[("a", 300), ("a", 300), ("a", 300)]), Ok(()), "that it leaves is no loss");
-        assert_eq!(check(&[("a", 0), ("b", 0), ("c", 0)]), Ok(()), "nothing is known");
+        assert_eq!(check(&[('a', 299), ('b', 100), ('a', 299)]), Err(shared));
+        assert_eq!(check(&[('a', 300), ('a', 300), ('a', 300)]), Ok(()), "that it leaves is no loss");
+        assert_eq!(check(&[('a', 0), ('b', 0), ('c', 0)]), Ok(()), "nothing is known");
         assert!(small.to_string().contains("rank 1 stays") && small.to_string().contains("host of rank 2"), "{small}");
     }
 
     #[test]
     fn a_rank_without_pages_always_leaves_and_one_on_a_small_host_gets_none() {
-        let mut moves = moves(&[("a", 1000), ("b", 1000)]);
+        let (moves, mut shares) = moves(&[('a', 1000), ('b', 1000)]);
         let all: Vec<Rank> = (0..4).map(Rank).collect();
-        moves.set_room(Rank(2), HostRoom { boot: "c".into(), memory: 49 * PAGE_SIZE });
-        moves.set_room(Rank(3), HostRoom { boot: "d".into(), memory: 50 * PAGE_SIZE });
-        assert_eq!(moves.newcomers(&all), [Rank(3)]);
-        assert_eq!(moves.check_room(Rank(3), &all[..3]), Ok(()));
-        moves.forget(Rank(3));
-        moves.forget(Rank(2));
-        assert_eq!(moves.newcomers(&all), all[2..]);
+        shares.extend([(Rank(2), on('c', 49)), (Rank(3), on('d', 50))]);
+        assert_eq!(moves.newcomers(&all, &shares), [Rank(3)]);
+        assert_eq!(moves.check_room(Rank(3), &all[..3], &shares), Ok(()));
+        shares.retain(|rank, _| rank.0 < 2);
+        assert_eq!(moves.newcomers(&all, &shares), all[2..]);
     }
 
     #[test]
     fn what_ranks_leave_goes_to_those_that_may_be_homes() {
-        let moves = moves(&[("a", 0), ("b", 0)]);
+        let (moves, _) = moves(&[('a', 0), ('b', 0)]);
         let running = || (0..3).map(Rank).collect();
         assert_eq!(moves.takers(Placement::Spread, running()).len(), 3);
         assert_eq!(moves.takers(Placement::Manual, running()), [Rank(0), Rank(1)]);

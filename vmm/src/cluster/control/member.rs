@@ -313,11 +313,8 @@ impl Member {
 
     /// No vCPU is here any more, and none will come: this rank gives up all pages, and makes sure that all has arrived that it sent for the sake of its vCPUs.
     fn drain(&mut self, core: &Core) {
-        let mut missing = RankSet::EMPTY;
-        for other in core.link.others() {
-            missing.insert(other);
-            core.link.send(other, &Control::Parting, &[]);
-        }
+        let missing = core.link.others().collect();
+        core.link.send_to_others(&Control::Parting);
         self.leaving = Some(Leaving { missing, pages_given_up: false, told: false });
         let notes = self.notes.clone();
         self.leaver.begin(move || notes.tell(Note::PagesGivenUp));

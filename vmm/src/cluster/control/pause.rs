@@ -30,10 +30,7 @@ impl Pauses {
     /// All are to stop: the number to tell them. Answers to earlier pauses count no more.
     pub(super) fn begin(&mut self, ranks: impl Iterator<Item = Rank>, done: Sender<()>) -> u32 {
         self.number = self.number.wrapping_add(1);
-        self.missing = RankSet::EMPTY;
-        for rank in ranks {
-            self.missing.insert(rank);
-        }
+        self.missing = ranks.collect();
         self.waiting.push(done);
         self.stands = true;
         self.number

@@ -102,7 +102,7 @@ impl Rig {
             let clock = GuestClock::start(2_000_000);
             let nodes = (0..ranks).map(Rank).collect();
             let homes = Homes::new(HomeMap::new((0..started).map(|rank| (HOMED, Rank(rank)))).unwrap());
-            let homes = HomeMoves::new(homes, mover, started, &[]);
+            let homes = HomeMoves::new(homes, mover, started);
             let elastic = Elastic::new(Seats::new(started, ranks), Placement::Spread, nodes, &[], homes);
             let notes = notes.clone();
             let first = First::new(Arc::clone(&devices), servers, (owners, elastic), clock, Some([7; 16]), notes);

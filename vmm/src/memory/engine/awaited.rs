@@ -44,19 +44,7 @@ mod tests {
     #[test]
     fn each_shard_sees_what_the_others_wait_for() {
         let homes = HomeMap::new([(8, Rank(0)), (8, Rank(1))]).unwrap();
-        let (hold, cache_pages) = (Tick(100), None);
-        let config = Config {
-            rank: Rank(1),
-            ranks: 2,
-            homes,
-            hold,
-            cache_pages,
-            read_ahead: 0,
-            first_touch: 1,
-            companions: 0,
-            migratory: false,
-            window: None,
-        };
+        let config = Config { hold: Tick(100), ..Config::plain(Rank(1), 2, homes) };
         let mut node = Node::new(config).unwrap();
         let board = Board::new(3);
         node.handle_fault(Tick(5), Page(7), Access::Read);

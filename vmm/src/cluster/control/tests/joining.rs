@@ -37,7 +37,7 @@ fn states(rig: &Rig) -> Vec<MemberState> {
 fn seated(rig: &Rig) -> (Rank, Receiver<Joined>) {
     let rank = ask(rig, Note::Reserve).unwrap();
     let (done, joined) = channel();
-    rig.notes.tell(Note::Admit(rank, (Share::default(), HostRoom::default()), done));
+    rig.notes.tell(Note::Admit(rank, Share::default(), done));
     // There is no order between notes and messages: what is said next is to come later.
     states(rig);
     (rank, joined)

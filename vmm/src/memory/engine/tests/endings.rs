@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU32;
 
 use vincs_coherence::codec;
-use vincs_coherence::id::{Access, Page, Run, STRIPE_PAGES, Tick};
+use vincs_coherence::id::{Access, Page, Run, STRIPE_PAGES};
 use vincs_coherence::message::{Message, Urgency};
 use vincs_coherence::node::{Config, HoldId, Node};
 use vincs_coherence::transport::{MAX_BODY, WordSegment};
@@ -128,19 +128,7 @@ fn stopping_lets_everybody_go_on_who_waits() {
 fn a_hold_that_comes_with_the_order_to_stop_is_refused() {
     let ram = GuestRam::new(&[(GuestAddress(0), 64 * PAGE_BYTES)]).unwrap();
     let homes = HomeMap::new([(64, Rank(0))]).unwrap();
-    let (hold, cache_pages) = (Tick(0), None);
-    let node = Config {
-        rank: Rank(0),
-        ranks: 1,
-        homes,
-        hold,
-        cache_pages,
-        read_ahead: 0,
-        first_touch: 1,
-        companions: 0,
-        migratory: false,
-        window: None,
-    };
+    let node = Config::plain(Rank(0), 1, homes);
     let mailbox = Arc::new(Mailbox::new().unwrap());
     let waiter = Arc::new(Waiter::default());
     mailbox.push(Command::Stop);

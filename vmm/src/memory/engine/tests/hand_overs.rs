@@ -177,10 +177,7 @@ fn a_home_leaves_when_it_has_handed_all_over_and_one_that_comes_knows_who_has_it
     let pages = [0, 7, PAGES - 1, PAGES, STRIPE_PAGES + 1, PAGES + 777, 2 * PAGES - 1];
     pages.iter().for_each(|page| at.word((page % 2) as usize, *page, 5).store(u64::from(*page) + 1, Ordering::SeqCst));
     let (members, mut homes) = ([0, 1, 2], HomeMap::new([(PAGES, Rank(0)), (PAGES, Rank(1))]).unwrap());
-    let members = members.into_iter().map(Rank).fold(RankSet::EMPTY, |mut all, rank| {
-        all.insert(rank);
-        all
-    });
+    let members: RankSet = members.into_iter().map(Rank).collect();
     let (mut first, mover) = (PAGES, at.ranks[0].engine.mover());
     while first < 2 * PAGES {
         // Those of one shard at a time, in turns to both that stay.
