@@ -1,11 +1,13 @@
-//! What takes minutes on machines of several ranks: a minute of stress on 2, 4 and 8, builds on 4 and 8, and on 4 over RDMA, moves of vCPUs by the thousand. `make test-long` runs it, `make test` does
+//! What takes minutes on machines of several ranks: eight over RDMA, a minute of stress on 2, 4 and 8, builds on 4 and 8, and on 4 over RDMA, moves of vCPUs by the thousand. `make test-long` runs it, `make test` does
 //! not: that has the same on fewer ranks (`cluster.rs`), or for a shorter time.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
+use std::fs;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use serde_json::Value;
 use vincs_micro_guest::{Ranks, migrate_at_random};
 use vincs_testbed::Testbed;
 use vincs_tests::cases::{Case, Cases, assert_did, assert_stressed, native_build};
@@ -31,6 +33,16 @@ fn a_thousand_moves_at_random_are_not_noticed() {
             println!("seed {seed}, {vcpus} vCPUs on {ranks} ranks: {} moves, median {median:?}", done.times.len());
         }
     }
+}
+
+#[test]
+fn eight_ranks_with_devices_are_one_machine_of_eight_processors() {
+    let case = case("nproc-8");
+    assert_eq!(case.stdout, "8\n", "{}", case.stderr);
+    assert!(case.messages().is_empty(), "{}", case.stderr);
+    let text = fs::read_to_string(CASES.folder().join("stats-nproc-8.json")).unwrap();
+    let stats: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(stats["config"]["transport"], "rdma");
 }
 
 #[test]

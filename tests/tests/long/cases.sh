@@ -5,6 +5,8 @@ limit=900
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
 . "$here/../cases.sh"
 
+# As a user would write it: over RDMA, as the node has a device.
+case_ nproc-8 mpirun -n 8 vincs --stats "$out/stats-nproc-8.json" -- nproc
 cp "$here/../stress.sh" "$work/"
 case_ stress-2 mpirun -n 2 vincs --transport tcp -- bash stress.sh 9 2 "--affinity 2"
 for ranks in 4 8; do

@@ -127,7 +127,7 @@ fn a_completion_queue_holds_as_many_as_it_was_made_for() {
     }
     assert!(ended.iter().all(|completion| completion.failure().is_some()));
     assert_eq!(ended.iter().filter(|completion| completion.is_receive()).count(), 15);
-    assert_eq!(completions.taken(), ENTRIES.into());
+    assert_eq!(completions.taken(), u64::from(ENTRIES));
 }
 
 /// Where nobody counts what fits, the library does: an error with the call's name, and none of the memory is free before the queue pair is gone.

@@ -72,10 +72,11 @@ fn over(address: IpAddr, segments: &[Vec<Arc<WordSegment>>]) -> Vec<Vec<Box<dyn 
 }
 
 /// What the ignored tests of this program that are named so, with this before the command, say in a node, one after the other; and the status.
-const RUNS: [(&str, &str); 6] = [
+const RUNS: [(&str, &str); 7] = [
     ("over_rxe::", "exec"),
     ("in_a_node::", "exec"),
     ("at_the_limits::", "exec"),
+    ("in_windows::", "exec"),
     // Root may lock as much memory as it likes as long as it has that capability.
     ("over_siw::", SIW_DEVICE),
     ("soft_iwarp::", SIW_DEVICE),
@@ -131,11 +132,17 @@ fn full_queues_and_foreign_objects_are_refused() {
 }
 
 #[test]
+fn clean_pages_are_read_in_windows() {
+    passed("in_windows::", 1);
+}
+
+#[test]
 fn a_limit_on_locked_memory_is_told_with_what_is_needed() {
     passed("with_little_locked_memory::", 1);
 }
 
 mod at_the_limits;
 mod in_a_node;
+mod in_windows;
 mod soft_iwarp;
 mod with_little_locked_memory;
