@@ -16,6 +16,8 @@ STAGE := scripts/stage.sh
 BINARIES := --package vincs-guest --package vincs-omp --package vincs-launcher --package vincs-mpi --package vincs-testbed --package vincs-npb
 # What the binaries are built with, and so what is tested; lint looks at the launcher without it, too.
 FEATURES := --features vincs-launcher/rdma
+# With the binaries, as what is chosen together is compiled once: by itself a benchmark would have most of it compiled anew.
+BENCHMARK := $(CARGO) build --release --locked $(CARGO_QUIET) $(BINARIES) --package vincs-benchmarks $(FEATURES) --bin
 
 # Tests that boot emulated nodes, those that take longest first, and those that take minutes each. tests/Cargo.toml names them too: cargo runs them only
 # when asked for by name.
@@ -72,9 +74,10 @@ testbed: build ## Run CMD='â€¦' in an emulated node (TESTBED_OPTIONS='--cpus 4 â
 	@target/release/testbed $(TESTBED_OPTIONS) run --sh "$$TESTBED_CMD"
 
 bench-boot: build ## Boot time against QEMU's microvm, and KVM exit times; prints the ratios
-	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-boot
+	@$(BENCHMARK) bench-boot
+	@target/release/bench-boot
 	@if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then \
-		$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-exit; \
+		$(BENCHMARK) bench-exit && target/release/bench-exit; \
 	else \
 		echo 'bench-exit: not run, as /dev/kvm is missing or not open to this user'; \
 	fi
@@ -83,20 +86,25 @@ bench-ranks: build ## Boot time of machines of 2, 4 and 8 ranks in the testbed a
 	@scripts/bench-ranks.sh $(RANKS)
 
 bench-rdma: build ## The RDMA transport over soft-RoCE in the testbed, beside perftest's tools: latencies, bandwidth, costs
-	@$(CARGO) build --release --locked $(CARGO_QUIET) --package vincs-benchmarks --bin bench-rdma
+	@$(BENCHMARK) bench-rdma
 	@target/release/testbed --timeout 1800 run -- target/release/bench-rdma --address 10.0.2.15
 
 cost-model: ## What faults cost and how many there can be, on machines that nobody has at hand: predicted, simulated, and checked
-	@$(CARGO) run --release --locked --package vincs-benchmarks --bin cost-model
+	@$(BENCHMARK) cost-model
+	@target/release/cost-model
 
 bench-coherence: ## Memory that is spread over ranks, natively: misses, upgrades, streams, each beside its floor
-	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-coherence
+	@$(BENCHMARK) bench-coherence
+	@target/release/bench-coherence
 
 bench-hlrc: ## Differences of pages of relaxed memory, beside comparing and copying them
-	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-hlrc
+	@$(BENCHMARK) bench-hlrc
+	@target/release/bench-hlrc
 
 bench-npb: ## Programs on two ranks with relaxed memory, beside strict memory and threads; barriers, releases and hand-overs beside their floors
-	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-npb
+	@$(BENCHMARK) bench-npb
+	@target/release/bench-npb
 
 bench-elastic: ## Processors that move, ranks that join and leave, homes that move, natively: each beside its floor; four minutes
-	@$(CARGO) run --release --locked --package vincs-benchmarks --bin bench-elastic
+	@$(BENCHMARK) bench-elastic
+	@target/release/bench-elastic

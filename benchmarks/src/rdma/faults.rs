@@ -28,6 +28,9 @@ const SPIN: u64 = 20;
 /// What a home has written is given to others that much later than its minimum hold time, at the latest.
 const REST: Duration = Duration::from_millis(20);
 
+/// Counters of the engine are this old at most.
+const TOLD: Duration = Duration::from_millis(500);
+
 /// Most time of a fault that the NIC serves, in times of a get's and a fault's.
 const SLOWEST: Goal = Goal::AtMost(1.5);
 
@@ -126,7 +129,7 @@ fn read(cluster: &mut Cluster, live: &dyn Fn() -> Result<(), Failure>) -> Result
         cluster.run(0, Work::Read(pages(block, 1)))?;
         live()?;
     }
-    thread::sleep(REST);
+    thread::sleep(TOLD);
     let (shown, [here, home]) = (cluster.read_in_windows(), cluster.used()?);
     let mut times = Vec::new();
     for block in blocks {
@@ -135,6 +138,7 @@ fn read(cluster: &mut Cluster, live: &dyn Fn() -> Result<(), Failure>) -> Result
     let [here_after, home_after] = cluster.used()?;
     // Not between the blocks: it would be counted with them, which take less than a second all together.
     live()?;
+    thread::sleep(TOLD);
     let operations = u64::from(BLOCKS * (BLOCK - 1));
     let in_windows = cluster.read_in_windows() - shown;
     // Some may be asked for by message, after a look that came too early; they are told beside the others.

@@ -122,7 +122,7 @@ fn identifiers_go_before_their_manager_whatever_is_dropped_first() {
 }
 
 /// For so long nothing gets through at all: less than a dropped endpoint waits, and more than it takes otherwise.
-const QUIET: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(200);
 
 /// What is sent has ended as soon as TCP has it.
 #[test]
@@ -133,7 +133,12 @@ fn an_endpoint_that_is_dropped_waits_until_the_peer_has_what_was_sent() {
     let [here, there] = tampered_by(SIW, Rank(1), |_| {}).map(Result::unwrap);
     here.poll(&mut |event| panic!("{event:?}"));
     link("down");
+    let (start, before) = (Instant::now(), here.counts().completions);
     here.send(Rank(1), b"last words", &[]).unwrap();
+    while here.counts().completions == before {
+        here.poll(&mut |event| panic!("{event:?}"));
+        assert!(start.elapsed() < LONG, "TCP does not take it");
+    }
     let start = Instant::now();
     let waiting = thread::spawn(move || {
         drop(here);
