@@ -186,7 +186,9 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
         }
         (Err(refusal @ Refusal { said: true, .. }), _, _) => without_a_machine(&refusal),
         // What is wrong here is said even when the others cannot be told.
-        (_, Err(line), _) | (_, _, Err(line)) => without_a_machine(&Refusal::new(line)),
+        (_, Err(line), _) | (_, _, Err(line)) => {
+            without_a_machine(&Refusal::new(format!("rank 0 on {}: {line}", place.host)))
+        }
         (Err(refusal), _, _) => without_a_machine(&refusal),
     }
 }

@@ -94,7 +94,8 @@ pub(crate) fn coordinate(
 /// Waits until all ranks are there, or the time is over, or it is clear that there will be no machine and nobody comes any more.
 fn gather(visitors: &Receiver<Visitor>, own: &Own, timeout: Duration) -> Gathering {
     let zero = &own.introduction;
-    let mut gathering = Gathering { verdict: own.hello.problem.clone(), ..Gathering::default() };
+    let verdict = own.hello.problem.as_ref().map(|problem| format!("{}: {problem}", who(zero)));
+    let mut gathering = Gathering { verdict, ..Gathering::default() };
     let mut deadline = Instant::now() + if gathering.verdict.is_some() { REFUSAL_TIME } else { timeout };
     loop {
         gathering.look_round();

@@ -220,7 +220,7 @@ fn fewer_processors_than_ranks() {
     let place = Place::new();
     let args = ["--vcpus", "1", "--", "true"];
     let (zero, one) = (place.rank("0", PATIENT, &args), place.rank("1", PATIENT, &args));
-    zero.refuses(&["--vcpus 1:", "2 ranks"]);
+    zero.refuses(&["vincs: rank 0 on", &host(), "--vcpus 1:", "2 ranks"]);
     one.ends_silently();
     assert!(!place.path("a").exists());
 }

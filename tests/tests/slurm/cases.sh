@@ -66,8 +66,9 @@ requeue() {
     stage first 2 || return
     scontrol requeue "$job" || return
     wait_for "the end of the first start" is_state "$job" PENDING || return
-    # Slurm lets a job rest for two minutes before it starts again.
-    scontrol update JobId="$job" StartTime=now || return
+    # Slurm lets a job rest for two minutes before it starts again. A node takes nothing of a job that it has ended in the same second ("Job credential
+    # revoked"), which would be the job's end.
+    scontrol update JobId="$job" StartTime=now+2 || return
     stage second 2 || return
     echo "restarts $(field "$job" Restarts)"
     finish again
