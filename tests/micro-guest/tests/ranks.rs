@@ -117,9 +117,11 @@ fn litmus(test: Litmus, iterations: u64, ranks: u16, window_slots: Option<NonZer
     (outcomes, counted)
 }
 
-/// Outcomes of which each shows that processors were at work at the same time.
-fn interleaved(test: Litmus, outcomes: &[u64; 16]) -> u64 {
-    (0..).zip(outcomes).filter(|(outcome, _)| test.interleaved() >> outcome & 1 != 0).map(|(_, count)| count).sum()
+/// Whether the outcomes show ranks at work at the same time: of two, one that needs it. Of four readers and writers the only such outcome is too rare; that
+/// they take the words from each other in the middle of a batch shows in outcomes that are neither all old nor all new.
+fn were_at_once(test: Litmus, outcomes: &[u64; 16]) -> bool {
+    let seen = (0..16_u16).zip(outcomes).filter(|(_, count)| **count > 0).map(|(outcome, _)| 1 << outcome).sum::<u16>();
+    if test.processors() == 2 { seen & test.interleaved() != 0 } else { (seen & !(1 | 1 << 15)).count_ones() >= 3 }
 }
 
 /// How often ranks took pages from each other.
@@ -137,7 +139,7 @@ fn what_x86_forbids_is_never_seen_across_ranks() {
         let lost = lost(&counted);
         println!("{test:?} on {ranks} ranks: {outcomes:?}, {lost} pages lost to others, {:?}", started.elapsed());
         assert!(lost > 1000, "pages have changed hands");
-        assert!(interleaved(test, &outcomes) > 0, "{test:?}: no two ranks were at work at the same time: {outcomes:?}");
+        assert!(were_at_once(test, &outcomes), "{test:?}: no two ranks were at work at the same time: {outcomes:?}");
     }
 }
 
