@@ -214,13 +214,17 @@ pub fn operations_and_messages_share_a_connection(make: Make) {
         assert!(segment[0].write(0, &pattern(own, LONG)));
     }
     let (mut sent, mut asked) = ([0; 2], [0; 2]);
+    // Made once for each, however often it is not taken.
+    let message = |n: usize| pattern(n, LONG - n);
+    let mut next = [message(0), message(0)];
     let deadline = Instant::now() + PATIENCE;
     let done = |ranks: &Ranks| ranks.seen.iter().all(|seen| seen[0].len() == 2 * COUNT);
     while !done(&ranks) {
         for own in 0..2 {
             let other = 1 - own;
-            if sent[own] < COUNT && send(ranks.end(own), other, &[], &pattern(sent[own], LONG - sent[own])).is_ok() {
+            if sent[own] < COUNT && send(ranks.end(own), other, &[], &next[own]).is_ok() {
                 sent[own] += 1;
+                next[own] = message(sent[own]);
             }
             let id = OperationId(asked[own] as u64);
             if asked[own] < COUNT && ranks.end(own).get(id, rank(other), 0, LONG - asked[own]).is_ok() {
@@ -233,7 +237,7 @@ pub fn operations_and_messages_share_a_connection(make: Make) {
     for own in 0..2 {
         let other = 1 - own;
         let messages = ranks.seen(own).iter().filter(|seen| matches!(seen, Seen::Message(..)));
-        let expected = (0..COUNT).map(|n| Seen::Message(rank(other), Vec::new(), pattern(n, LONG - n)));
+        let expected = (0..COUNT).map(|n| Seen::Message(rank(other), Vec::new(), message(n)));
         assert!(messages.cloned().eq(expected), "messages to rank {own}");
         for asked in 0..COUNT {
             let mut expected = pattern(other, LONG);
