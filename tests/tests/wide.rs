@@ -12,7 +12,7 @@ use vincs_testbed::Testbed;
 use vincs_tests::cases::Cases;
 
 /// Bounds a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 static CASES: LazyLock<Cases> =
     LazyLock::new(|| Cases::run("wide", &Testbed { timeout: PATIENCE, ..Testbed::default() }));
