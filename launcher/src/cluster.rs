@@ -187,7 +187,7 @@ fn first(info: RankInfo, place: &Place, means: &Means, asked: Asked, clock: &Arc
         (Err(refusal @ Refusal { said: true, .. }), _, _) => without_a_machine(&refusal),
         // What is wrong here is said even when the others cannot be told.
         (_, Err(line), _) | (_, _, Err(line)) => {
-            without_a_machine(&Refusal::new(format!("rank 0 on {}: {line}", place.host)))
+            without_a_machine(&Refusal::new(format!("{}: {line}", who(&own.introduction))))
         }
         (Err(refusal), _, _) => without_a_machine(&refusal),
     }

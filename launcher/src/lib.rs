@@ -143,10 +143,11 @@ fn run_plan(args: &RunArgs, plan: Plan, others: Option<Others>, clock: &Arc<Cloc
     let times = clock.times();
     report(&outcome, &command, console_is_seen);
     let mut status = outcome.ending.status();
-    // Output that is lost is no success.
+    let no_success = |status| if status == 0 { STATUS_OWN_FAILURE } else { status };
+    // Output that is lost is none.
     for line in outcome.losses.lines() {
         say(&line);
-        status = if status == 0 { STATUS_OWN_FAILURE } else { status };
+        status = no_success(status);
     }
     if let Some(file) = stats {
         let ranks = outcome.counters.as_ref().map(|counters| counters.ranks.as_slice()).unwrap_or_default();
@@ -155,7 +156,7 @@ fn run_plan(args: &RunArgs, plan: Plan, others: Option<Others>, clock: &Arc<Cloc
         let stats = Stats { config, ending: outcome.ending.name(), status, times, counters, hottest_pages };
         if let Err(error) = file.write(&stats) {
             say(&error.to_string());
-            status = if status == 0 { STATUS_OWN_FAILURE } else { status };
+            status = no_success(status);
         }
     }
     // Last: what starts the ranks may end them all when the first of them ends.

@@ -100,13 +100,13 @@ impl Local {
                 first_touch: 16,
                 companions: 0,
                 spin: Duration::from_micros(shape.spin),
-                windows: wired.windows(),
+                windows: wired.windows.clone(),
                 ..MemorySettings::default()
             },
             processors: 1,
             sampler: None,
         };
-        let transports = wired.transports();
+        let transports = wired.transports.clone();
         let rank = *rank;
         // Without its memory a rank can only end. Rank 0 lets go of the others at the end.
         let events = Arc::new(move |event| {

@@ -11,7 +11,6 @@ use vincs_coherence::window::MAX_SLOTS;
 use vincs_transport_rdma::devices::find_device;
 use vincs_transport_rdma::endpoint::RdmaTransport;
 use vincs_transport_rdma::fabric::{FabricConfig, connect};
-use vincs_transport_rdma::verbs::counts::Counts;
 use vincs_transport_tcp::endpoint::TcpTransport;
 use vincs_transport_tcp::fabric::CONNECT_TIME;
 use vincs_vmm::memory::engine::windows;
@@ -34,46 +33,34 @@ pub enum Wires {
 }
 
 /// What connects one rank with the others.
-pub(super) enum Wired {
-    Tcp(Vec<Arc<TcpTransport>>),
-    Rdma(Vec<Arc<RdmaTransport>>, Vec<Arc<WordSegment>>),
+#[derive(Default)]
+pub(super) struct Wired {
+    pub(super) transports: Vec<Arc<dyn Transport>>,
+    pub(super) windows: Vec<Arc<WordSegment>>,
+    /// Those transports that are RDMA's, once more, as these count what they use up.
+    rdma: Vec<Arc<RdmaTransport>>,
 }
 
 impl Wired {
     /// Connects a rank over what connects it by TCP, one channel class.
     pub(super) fn new(wires: Wires, rank: Rank, ranks: u16, tcp: Vec<TcpTransport>) -> Result<Self, Failure> {
         let Wires::Rdma { address, windows: has_windows } = wires else {
-            return Ok(Self::Tcp(tcp.into_iter().map(Arc::new).collect()));
+            let transports = tcp.into_iter().map(|end| Arc::new(end) as Arc<dyn Transport>).collect();
+            return Ok(Self { transports, ..Self::default() });
         };
         let slots = NonZeroU32::new(MAX_SLOTS).ok_or("windows have no slots")?;
-        let shown = if has_windows { windows(1, slots)? } else { Vec::new() };
-        let segments = vec![shown.first().map(|window| Arc::clone(window) as Arc<dyn Segment>)];
+        let windows = if has_windows { windows(1, slots)? } else { Vec::new() };
+        let segments = vec![windows.first().map(|window| Arc::clone(window) as Arc<dyn Segment>)];
         let config = FabricConfig { rank, ranks, segments, connect_time: CONNECT_TIME };
         let found = find_device(address).map_err(|reasons| reasons.join("; "))?;
         let lifelines = tcp.into_iter().map(|end| Box::new(end) as Box<dyn Transport>).collect();
-        let ends = connect(&config, &found, lifelines)?;
-        Ok(Self::Rdma(ends.into_iter().map(Arc::new).collect(), shown))
-    }
-
-    pub(super) fn transports(&self) -> Vec<Arc<dyn Transport>> {
-        match self {
-            Self::Tcp(ends) => ends.iter().map(|end| Arc::clone(end) as Arc<dyn Transport>).collect(),
-            Self::Rdma(ends, _) => ends.iter().map(|end| Arc::clone(end) as Arc<dyn Transport>).collect(),
-        }
-    }
-
-    pub(super) fn windows(&self) -> Vec<Arc<WordSegment>> {
-        match self {
-            Self::Tcp(_) => Vec::new(),
-            Self::Rdma(_, shown) => shown.clone(),
-        }
+        let rdma: Vec<_> = connect(&config, &found, lifelines)?.into_iter().map(Arc::new).collect();
+        let transports = rdma.iter().map(|end| Arc::clone(end) as Arc<dyn Transport>).collect();
+        Ok(Self { transports, windows, rdma })
     }
 
     /// What this process has used up by now; of TCP nothing but time is counted.
     pub(super) fn used(&self) -> Used {
-        Used::now(match self {
-            Self::Tcp(_) => Counts::default(),
-            Self::Rdma(ends, _) => ends.iter().map(|end| end.counts()).sum(),
-        })
+        Used::now(self.rdma.iter().map(|end| end.counts()).sum())
     }
 }

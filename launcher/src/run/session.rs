@@ -128,9 +128,7 @@ impl Session {
             if let (true, Some(streams)) = (terms.time_stdout, &mut streams) {
                 stdout_copier = Some(streams.time_stdout(Arc::clone(&terms.clock))?);
             }
-            if let Some(streams) = &streams {
-                losses = streams.losses.clone();
-            }
+            losses = streams.as_ref().map(|streams| streams.losses.clone()).unwrap_or_default();
             (control, ports) = (Some(own), Some(Ports { control: device, streams }));
         }
         let facts = Facts {

@@ -1,15 +1,8 @@
 //! Ranks that join a machine that runs, and leave it: what is said and shown meanwhile, what is refused, and what becomes of the machine when one is killed on its way.
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::*;
-
-/// Exit status of every rank of a machine that lost one it needed.
-const RANK_LOST: i32 = 120;
-
-/// `mov dx, 0x3f8; mov al, 'r'; out dx, al`, then `hlt` for ever: a machine that says that it runs and does nothing more.
-const SAYS_R_AND_STAYS: [u8; 10] = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'r', 0xee, 0xf4, 0xeb, 0xfd];
 
 /// A machine of two ranks and four processors.
 pub(super) struct Machine {
@@ -111,10 +104,6 @@ impl Machine {
         }
         assert!(!self.place.path("a").exists(), "the address file goes with the machine");
     }
-}
-
-fn signal(rank: &Rank, signal: Signal) {
-    kill_process(Pid::from_child(rank.0.as_ref().unwrap()), signal).unwrap();
 }
 
 /// The vCPUs that a rank has.

@@ -1,17 +1,8 @@
 //! Ranks that are killed or stopped while their machine runs: of those that are left one says a line, whichever went together.
 
-use rustix::process::{Pid, Signal, kill_process};
+use std::sync::{Mutex, PoisonError};
 
 use super::*;
-
-/// Exit status of every rank of a machine that lost one.
-const RANK_LOST: i32 = 120;
-
-/// Within so much time every rank ends when some are killed or stopped.
-const END_TIME: Duration = Duration::from_secs(10);
-
-/// `mov dx, 0x3f8; mov al, 'r'; out dx, al`, then `hlt` for ever: a machine that says that it runs and does nothing more.
-const SAYS_R_AND_STAYS: [u8; 10] = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'r', 0xee, 0xf4, 0xeb, 0xfd];
 
 /// So many ranks whose machine runs; nothing where there can be none.
 fn running(place: &Place, ranks: &str) -> Option<Vec<Rank>> {
@@ -41,13 +32,12 @@ fn has_control_thread(rank: &Rank) -> bool {
     tasks.filter_map(name).any(|name| name == "control\n")
 }
 
-fn signal(rank: &Rank, signal: Signal) {
-    kill_process(Pid::from_child(rank.0.as_ref().unwrap()), signal).unwrap();
-}
-
 /// Of so many ranks, the first ones get this signal at once: the lowest that is left says which is lost, the others nothing. A rank that is stopped by it
 /// ends, too, when it goes on.
 fn lost(ranks: &str, first: usize, by: Signal) {
+    // One after the other: the ranks of all at once would leave each other too little of the host's processors for the time that is looked at.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     let Some(mut ranks) = running(&place, ranks) else { return };
     let mut left = ranks.split_off(first);

@@ -17,12 +17,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use vincs_transport_tcp::auth::Authenticated;
 use vincs_transport_tcp::secret::Secret;
 
 /// More than any refusal takes here, with `--wireup-timeout` as below.
 const LONG: Duration = Duration::from_secs(60);
+
+/// Exit status of every rank of a machine that lost one.
+const RANK_LOST: i32 = 120;
+
+/// Within so much time every rank ends when some are killed or hang.
+const END_TIME: Duration = Duration::from_secs(10);
+
+/// `mov dx, 0x3f8; mov al, 'r'; out dx, al`, then `hlt` for ever: a machine that says that it runs and does nothing more.
+const SAYS_R_AND_STAYS: [u8; 10] = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'r', 0xee, 0xf4, 0xeb, 0xfd];
 
 /// Seconds for ranks that are to come: enough for slow ones.
 const PATIENT: &str = "30";
@@ -208,6 +218,10 @@ impl Card {
     fn enter(&self) -> Authenticated {
         Authenticated::connect(self.address(), &self.secret(), Instant::now() + LONG).unwrap()
     }
+}
+
+fn signal(rank: &Rank, signal: Signal) {
+    kill_process(Pid::from_child(rank.0.as_ref().unwrap()), signal).unwrap();
 }
 
 /// This host's name, which messages have to have.

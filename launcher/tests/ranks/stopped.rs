@@ -5,19 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use super::*;
-
-/// Within so much time every rank ends when one hangs.
-const END_TIME: Duration = Duration::from_secs(10);
-
-/// Exit status of every rank of a machine that lost one.
-const RANK_LOST: i32 = 120;
-
-fn signal(rank: &Rank, signal: Signal) {
-    kill_process(Pid::from_child(rank.0.as_ref().unwrap()), signal).unwrap();
-}
 
 /// A way to rank 0 for one rank, which passes on what that rank says, and nothing of rank 0's from the moment on that all ranks are there.
 struct Gate {
