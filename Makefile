@@ -64,9 +64,8 @@ $(NODE_TESTS:%=test-%): test-%:
 
 lint: ## Formatting, clippy, documentation, shell scripts; warnings are errors
 	@$(STAGE) 'Formatting' $(CARGO) fmt --all --check
-	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets $(FEATURES) --locked -- -D warnings
-	@$(STAGE) 'Clippy, tests of whole machines' $(CARGO) clippy --workspace $(FEATURES) --locked $(patsubst %,--test %,$(NODE_TESTS) $(LONG_TESTS)) -- -D warnings
-	@$(STAGE) 'Clippy of the launcher without RDMA' $(CARGO) clippy --package vincs-launcher --all-targets --locked -- -D warnings
+	@$(STAGE) 'Clippy' $(CARGO) clippy --workspace --all-targets $(patsubst %,--test %,$(NODE_TESTS) $(LONG_TESTS)) $(FEATURES) --locked -- -D warnings
+	@$(STAGE) 'Clippy of the launcher without RDMA' $(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@RUSTDOCFLAGS='-D warnings' $(STAGE) 'Documentation' $(CARGO) doc --workspace --no-deps --document-private-items $(FEATURES) --locked
 	@$(STAGE) 'Shell scripts' shellcheck scripts/*.sh scripts/demo/*.sh tests/testbed/src/node/*.sh tests/tests/*.sh tests/tests/*/*.sh slurm/*.sh .ci/run
 
