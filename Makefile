@@ -55,7 +55,7 @@ test: setup ## Install what is missing and run every check and test
 	@$(STAGE) 'Tests of whole machines' $(MAKE) --no-print-directory --output-sync=target --jobs=$(shell nproc) $(NODE_TESTS:%=test-%)
 	@$(STAGE) 'All passed' true
 
-test-long: setup build kernel ## What takes minutes each: a minute of stress on 2, 4 and 8 ranks, builds on 4 and 8, moves by the thousand
+test-long: setup build kernel ## What takes minutes each: a minute of stress on 2, 4 and 8 ranks, builds on 4 and 8, all of it over RDMA, moves by the thousand
 	@$(STAGE) 'Long tests' $(CARGO) test --workspace $(FEATURES) --locked $(LONG_TESTS:%=--test %)
 
 # Each boots an emulated node of one processor, or two small ones that mostly take turns, so there are as many at once as this machine has processors.

@@ -12,11 +12,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use vincs_testbed::{End, Testbed};
+
+/// Bounds what all cases of one script take, also on a slow machine that does other things. It ends what hangs, and tests nothing.
+pub const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Exit status of every rank of a machine that lost one.
+pub const RANK_LOST: i32 = 120;
+
+/// Seconds within which every rank ends when one is lost.
+pub const END_TIME: f64 = 10.0;
 
 /// What all cases of one script gave.
 #[derive(Debug)]
@@ -78,7 +89,8 @@ impl Cases {
 
     /// The results in an archive.
     fn unpacked(progress: &str, archived: &[u8]) -> Self {
-        eprintln!("{progress}");
+        // Past what keeps the words of tests that pass: how long each case took is of interest then, too.
+        let _ = io::stderr().write_all(progress.as_bytes());
         let results = tempfile::tempdir().unwrap();
         let archive = results.path().join("results.tar");
         fs::write(&archive, archived).unwrap();
@@ -112,6 +124,29 @@ impl Cases {
         };
         assert_eq!(case.status, status, "{name}: {}{}", case.stdout, case.stderr);
         case
+    }
+
+    /// A machine of two ranks that lost this one, which ended with this status (`tests/tests/lost.sh`): the other ended in time, with one line that
+    /// names it, and nothing is left.
+    ///
+    /// # Panics
+    /// When not.
+    pub fn assert_lost(&self, name: &str, lost: u32, lost_status: i32) {
+        let case = self.case(name, 0);
+        let ended = |rank: u32| {
+            let words: Vec<&str> = case.line(&format!("rank{rank}")).split(' ').collect();
+            let [status, seconds] = words[..] else { panic!("{name}: {}{}", case.stdout, case.stderr) };
+            (status.parse::<i32>().unwrap(), seconds.parse::<f64>().unwrap())
+        };
+        let (status, seconds) = ended(1 - lost);
+        assert_eq!(status, RANK_LOST, "{name}: {}", case.stderr);
+        assert!(seconds < END_TIME, "{name}: ended after {seconds} s");
+        assert_eq!(ended(lost).0, lost_status, "{name}: {}", case.stderr);
+        assert_eq!(case.line("left"), "0", "processes: {}", case.stdout);
+        let said = String::from_utf8(case.bytes(&format!("stderr.{}", 1 - lost))).unwrap();
+        let lines: Vec<&str> = said.lines().collect();
+        let [line] = lines[..] else { panic!("{name}: not one line: {said}") };
+        assert!(line.starts_with("vincs: ") && line.contains(&format!("rank {lost}")), "{name}: {line}");
     }
 }
 

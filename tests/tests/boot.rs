@@ -8,14 +8,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use vincs_testbed::Testbed;
-use vincs_tests::cases::{Case, Cases, native_build};
+use vincs_tests::cases::{Case, Cases, PATIENCE, native_build};
 use vincs_tests::workspace_root;
-
-/// All cases together took 4 to 8 minutes on two processors; this bounds a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(1500);
 
 static CASES: LazyLock<Cases> = LazyLock::new(|| {
     compile_openmp_programs();

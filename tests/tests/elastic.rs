@@ -6,13 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use vincs_testbed::Testbed;
-use vincs_tests::cases::{Case, Cases};
-
-/// Bounds a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(1200);
+use vincs_tests::cases::{Case, Cases, PATIENCE};
 
 /// Virtual processors of the machine.
 const VCPUS: u64 = 4;

@@ -5,23 +5,13 @@
 
 use std::fs;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use serde_json::Value;
 use vincs_testbed::Testbed;
-use vincs_tests::cases::{Case, Cases};
-
-/// Bounds a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(2400);
-
-/// Exit status of every rank of a machine that lost one.
-const RANK_LOST: i32 = 120;
+use vincs_tests::cases::{Case, Cases, END_TIME, PATIENCE, RANK_LOST};
 
 /// Exit status of a rank of a machine that could not be started.
 const REFUSED: i32 = 2;
-
-/// Seconds within which every rank ends when one is lost.
-const END_TIME: f64 = 10.0;
 
 /// The transports that cases.sh has machines of.
 const TRANSPORTS: [&str; 2] = ["tcp", "rdma"];

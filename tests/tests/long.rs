@@ -1,22 +1,20 @@
-//! What takes minutes on machines of several ranks: eight over RDMA, a minute of stress on 2, 4 and 8, builds on 4 and 8, and on 4 over RDMA, moves of vCPUs by the thousand. `make test-long` runs it, `make test` does
-//! not: that has the same on fewer ranks (`cluster.rs`), or for a shorter time.
+//! What takes minutes on machines of several ranks: eight over RDMA, a minute of stress on 2, 4 and 8, builds on 4 and 8, what `cluster.rs` has over TCP
+//! alone over RDMA, moves of vCPUs by the thousand, more ways to lose a rank. `make test-long` runs it, `make test` does not: that has the same on fewer
+//! ranks (`cluster.rs`), or for a shorter time.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
 use std::fs;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use serde_json::Value;
 use vincs_micro_guest::{Ranks, migrate_at_random};
 use vincs_testbed::Testbed;
-use vincs_tests::cases::{Case, Cases, assert_did, assert_stressed, native_build};
+use vincs_tests::cases::{Case, Cases, PATIENCE, RANK_LOST, assert_did, assert_stressed, native_build};
 
-/// Bounds a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(3600);
-
+// Twice as many cases as others have.
 static CASES: LazyLock<Cases> =
-    LazyLock::new(|| Cases::run("long", &Testbed { timeout: PATIENCE, ..Testbed::default() }));
+    LazyLock::new(|| Cases::run("long", &Testbed { timeout: 2 * PATIENCE, ..Testbed::default() }));
 
 fn case(name: &str) -> Case {
     CASES.case(name, 0)
@@ -35,41 +33,96 @@ fn a_thousand_moves_at_random_are_not_noticed() {
     }
 }
 
+/// The statistics of a case.
+fn stats(name: &str) -> Value {
+    let text = fs::read_to_string(CASES.folder().join(format!("stats-{name}.json"))).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Whether the ranks of a case were connected as its name says.
+fn assert_transport(name: &str) {
+    let expected = if name.ends_with("-rdma") { "rdma" } else { "tcp" };
+    assert_eq!(stats(name)["config"]["transport"], expected, "{name}");
+}
+
 #[test]
 fn eight_ranks_with_devices_are_one_machine_of_eight_processors() {
     let case = case("nproc-8");
     assert_eq!(case.stdout, "8\n", "{}", case.stderr);
     assert!(case.messages().is_empty(), "{}", case.stderr);
-    let text = fs::read_to_string(CASES.folder().join("stats-nproc-8.json")).unwrap();
-    let stats: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(stats["config"]["transport"], "rdma");
+    assert_eq!(stats("nproc-8")["config"]["transport"], "rdma");
 }
 
 #[test]
-fn two_ranks_stand_a_minute_of_stress() {
-    let case = case("stress-2");
-    assert_stressed(&case);
-    assert_did(&case, "affinity");
+fn two_four_and_eight_ranks_stand_a_minute_of_stress() {
+    for name in ["stress-2", "stress-4", "stress-8", "stress-4-rdma"] {
+        assert_stressed(&case(name));
+        assert_transport(name);
+    }
+    assert_did(&case("stress-2"), "affinity");
 }
 
 #[test]
-fn four_and_eight_ranks_stand_a_minute_of_stress() {
-    for ranks in [4, 8] {
-        assert_stressed(&case(&format!("stress-{ranks}")));
+fn machines_of_several_ranks_build_what_a_native_build_makes() {
+    let native = native_build();
+    for name in ["build-4", "build-8", "build-2-rdma", "build-4-rdma"] {
+        let case = case(name);
+        for (file, bytes) in &native {
+            assert!(&case.bytes(&format!("made/{file}")) == bytes, "{name}: {file} differs from a native build's");
+        }
+        assert!(!case.stderr.contains("Clock skew") && !case.stderr.contains("future"), "{}", case.stderr);
+        assert_transport(name);
     }
 }
 
 #[test]
-fn four_and_eight_ranks_build_what_a_native_build_makes() {
-    let native = native_build();
-    for ranks in ["4", "8", "4-rdma"] {
-        let case = case(&format!("build-{ranks}"));
-        for (file, bytes) in &native {
-            assert!(
-                &case.bytes(&format!("made/{file}")) == bytes,
-                "{ranks} ranks: {file} differs from a native build's"
-            );
-        }
-        assert!(!case.stderr.contains("Clock skew") && !case.stderr.contains("future"), "{}", case.stderr);
+fn streams_and_the_status_come_through_over_rdma() {
+    let case = CASES.case("through-rdma", 3);
+    assert_eq!(case.stdout, "same\n", "3 MB: {}", case.stderr);
+    assert!(case.stderr.starts_with("apart\n"), "{}", case.stderr);
+}
+
+#[test]
+fn a_working_set_may_exceed_a_ranks_cache_over_rdma() {
+    assert_eq!(case("small-cache-rdma").stdout, "cpu 1\npages 6144\nwrong 0\n");
+    assert_transport("small-cache-rdma");
+    let stats = stats("small-cache-rdma");
+    let evictions = &stats["ranks"][1]["ranks"]["memory"]["protocol"]["evictions"];
+    // 24 MiB are written twice and read once through 16 MiB, in order: every page goes each time.
+    assert!(evictions.as_u64() > Some(6144), "{stats}");
+}
+
+#[test]
+fn ranks_that_are_killed_or_stopped_end_the_machine() {
+    CASES.assert_lost("killed-0", 0, 128 + 9);
+    CASES.assert_lost("stopped-1", 1, RANK_LOST);
+    CASES.assert_lost("rdma-killed-1", 1, 128 + 9);
+    CASES.assert_lost("rdma-killed-0", 0, 128 + 9);
+    CASES.assert_lost("rdma-stopped-0", 0, RANK_LOST);
+}
+
+/// One word that both write is a race, also where each goes on to take a lock; one that they write under a lock is none.
+#[test]
+fn a_guests_races_are_told_with_their_place() {
+    let case = case("races");
+    assert_eq!(case.line("counted"), "2 of 2", "{}", case.stderr);
+    let [race, end] = case.messages()[..] else { panic!("{}", case.stderr) };
+    assert!(
+        race.starts_with("race: ranks 0 and 1 have both written byte ") && race.contains(" of the device "),
+        "{race}"
+    );
+    assert!(race.contains(&format!("offset {})", case.line("racy"))), "{race}: {}", case.stdout);
+    assert_eq!(end, "races: 1 place");
+}
+
+#[test]
+fn openmp_programs_as_they_are_have_their_arrays_on_two_ranks() {
+    for program in ["omp_parallel_for", "omp_tasks", "omp_ordered"] {
+        let case = case(program);
+        let number = |counter: &str| case.line(&format!("{program} {counter}")).to_owned();
+        // Each looks at its results itself.
+        let found = ["status", "device", "ranks", "refused_allocations"].map(number);
+        assert_eq!(found, ["0", "1", "2", "0"], "{program}: {}{}", case.stdout, case.stderr);
+        assert!(!case.stderr.contains("libvincs_omp"), "{}", case.stderr);
     }
 }

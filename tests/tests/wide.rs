@@ -5,14 +5,10 @@
 
 use std::fs;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use serde_json::Value;
 use vincs_testbed::Testbed;
-use vincs_tests::cases::Cases;
-
-/// Bounds a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(1800);
+use vincs_tests::cases::{Cases, PATIENCE};
 
 static CASES: LazyLock<Cases> =
     LazyLock::new(|| Cases::run("wide", &Testbed { timeout: PATIENCE, ..Testbed::default() }));

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs in one testbed node: every case is one run of vincs, on one rank but for one.
 here=$1
-limit=150
+limit=600
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
 . "$here/../cases.sh"
 busybox=$VINCS_CACHE/tools/busybox
@@ -81,7 +81,7 @@ case_ relaxed vincs --vcpus 2 --mem 512M --relaxed 128M -- sh -c '
 release=$(dirname "$(command -v vincs)")
 cp "$release"/../tmp/openmp/* "$work"
 # shellcheck disable=SC2016 # expanded in the guest
-limit=300 case_ openmp env LIBRARY="$release/libvincs_omp.so" KMP_BLOCKTIME=0 vincs --vcpus 2 --mem 512M --relaxed 128M -- sh -c '
+case_ openmp env LIBRARY="$release/libvincs_omp.so" KMP_BLOCKTIME=0 vincs --vcpus 2 --mem 512M --relaxed 128M -- sh -c '
     for program in parallel_for reduction critical tasks ordered; do
         env VINCS_OMP_STATS=statistics LD_PRELOAD="$LIBRARY" "./$program"
         echo "$program status $?"

@@ -4,13 +4,14 @@ here=$1
 limit=600
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
 . "$here/../cases.sh"
-# Seconds that the ranks of a machine may take to end after one was lost, and some for a busy node: the test has the real bound.
-end_limit=40
+# shellcheck source-path=SCRIPTDIR source=../lost.sh
+. "$here/../lost.sh"
 
 # Over TCP where a case does not say otherwise: without that it would be RDMA, as the node has a device.
 tcp=(--transport tcp)
 
 # A boot of 2 ranks, and a build by both processors.
+cp -r "$here/../boot/project" "$work/project-2"
 # shellcheck disable=SC2016 # expanded in the guest
 case_ ranks-2 mpirun -n 2 vincs "${tcp[@]}" --stats "$out/stats-2.json" -- bash -c '
     nproc
@@ -18,20 +19,18 @@ case_ ranks-2 mpirun -n 2 vincs "${tcp[@]}" --stats "$out/stats-2.json" -- bash 
     for node in 0 1; do awk "/MemTotal/{print \"memory$node\", \$4}" /sys/devices/system/node/node$node/meminfo; done
     echo "nodes $(cat /sys/devices/system/node/online)"
     echo "clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
-    for cpu in 0 1; do taskset -c $cpu awk "{print \"ran\", \$39}" /proc/self/stat; done'
-cp -r "$here/../boot/project" "$work/project-2"
-case_ build-2 mpirun -n 2 vincs "${tcp[@]}" -- make -C project-2 -j8
-keep_build build-2 "$work/project-2"
+    for cpu in 0 1; do taskset -c $cpu awk "{print \"ran\", \$39}" /proc/self/stat; done
+    exec make -C project-2 -j8'
+keep_build ranks-2 "$work/project-2"
 
-# Streams and statuses through mpirun, and through srun with and without PMIx.
+# Streams and statuses through mpirun, and through srun with PMIx, which is over RDMA by itself. (`elastic` has srun without PMIx.)
 head -c 3000000 /dev/urandom >"$work/three-megabytes"
 # shellcheck disable=SC2016
 case_ through bash -c 'mpirun -n 2 vincs --transport tcp --mem 512M -- sh -c "cat; echo apart >&2; exit 3" <three-megabytes >came-through; s=$?
     cmp three-megabytes came-through && echo same; exit $s'
 bash "$here/slurm.sh" up "$work/slurm" 2 >&2
 export SLURM_CONF=$work/slurm/slurm.conf
-case_ srun-none srun --quiet --mpi=none -N 2 -n 2 vincs-rank "${tcp[@]}" --mem 512M -- nproc
-case_ srun-pmix srun --quiet --mpi=pmix -N 2 -n 2 vincs-rank "${tcp[@]}" --mem 512M -- sh -c 'nproc; exit 3'
+case_ srun srun --quiet --mpi=pmix -N 2 -n 2 vincs-rank --mem 512M --stats "$out/stats-srun.json" -- sh -c 'nproc; exit 3'
 bash "$here/slurm.sh" down "$work/slurm"
 
 # Stress for half a minute, and a working set that does not fit the cache of the rank that uses it.
@@ -40,10 +39,8 @@ case_ stress mpirun -n 2 vincs "${tcp[@]}" --stats "$out/stats-stress.json" -- b
 gcc -O2 -o "$work/remote" "$here/remote.c"
 case_ small-cache mpirun -n 2 vincs "${tcp[@]}" --mem 512M --cache 16M --stats "$out/stats-small-cache.json" -- ./remote 24 2
 
-# Over RDMA, by itself and by name; and where too little memory may be locked for that, which root may as long as it has the capability.
-case_ rdma mpirun -n 2 vincs --mem 512M --transport rdma --stats "$out/stats-rdma.json" -- nproc
-case_ rdma-stress mpirun -n 2 vincs --transport rdma --stats "$out/stats-rdma-stress.json" -- bash stress.sh 3 2 "--affinity 2"
-case_ rdma-auto mpirun -n 2 vincs --mem 512M --stats "$out/stats-rdma-auto.json" -- nproc
+# Over RDMA; and where too little memory may be locked for that, which root may as long as it has the capability.
+case_ rdma mpirun -n 2 vincs --transport rdma --stats "$out/stats-rdma.json" -- sh -c 'nproc; exec bash stress.sh 3 2 "--affinity 2"'
 # shellcheck disable=SC2016
 locked() { bash -c 'ulimit -l 64; exec setpriv --bounding-set=-ipc_lock "$@"' locked "$@"; }
 export -f locked
@@ -65,94 +62,24 @@ case_ without-nested-paging mpirun -n 2 vincs -- true
 case_ without-nested-paging-doctor vincs doctor --check page-walks
 umount /sys/module/kvm_amd/parameters/npt
 
-# start_rank CASE RANK [COMMAND...]: one rank of two in the background, under COMMAND when one is given. Its pid and streams are in the case's folder,
-# and its status and the time of its end as soon as it has ended.
-start_rank() {
-    local folder=$out/$1 rank=$2
-    shift 2
-    (
-        cd "$work" || exit
-        # shellcheck disable=SC2016 # expanded in the guest
-        "$@" vincs-rank --rank "$rank" --ranks 2 --address-file "$folder/address" --mem 512M "${options[@]}" -- \
-            sh -c 'n=0; while :; do echo "tick $n"; n=$((n + 1)); sleep 1; done' \
-            >"$folder/stdout.$rank" 2>"$folder/stderr.$rank" </dev/null &
-        echo $! >"$folder/pid.$rank"
-        wait $!
-        echo "$? $EPOCHREALTIME" >"$folder/ending.$rank" && mv "$folder/ending.$rank" "$folder/ended.$rank"
-    ) &
+# Every address that rank 0 listens on, whatever it is for, hears nonsense, and then the guest goes on. Rank 0's door is one of them: who comes late is
+# told there.
+strangers() {
+    local folder=$out/$1 address
+    ss --no-header --listening --tcp --processes --numeric | grep vincs | awk '{print $4}' >"$folder/listening"
+    while IFS= read -r address; do
+        for _ in 1 2 3; do
+            (exec 3>"/dev/tcp/127.0.0.1/${address##*:}" && echo "$address" >>"$folder/connected" && head -c 100000 /dev/urandom >&3)
+        done 2>/dev/null
+    done <"$folder/listening"
+    ticks "$1" $(($(grep -c tick "$folder/stdout.0") + 2))
+    grep -c tick "$folder/stdout.0" >"$folder/ticks"
 }
 
-# ticks CASE N: waits until the guest has said N ticks.
-ticks() {
-    local try
-    for ((try = 0; try < limit * 5; try++)); do
-        [ "$(grep -c tick "$out/$1/stdout.0")" -ge "$2" ] && return
-        sleep 0.2
-    done
-    echo "$1: no tick $2: $(cat "$out/$1"/stderr.*)" >&2
-    return 1
-}
-
-# lost CASE RANK COMMAND...: what COMMAND does to a running machine loses that rank. Keeps each rank's status, how many seconds after that it
-# ended, and how many processes of vincs are left.
-lost() {
-    local name=$1 lost=$2 rank try start
-    shift 2
-    start=$EPOCHREALTIME
-    "$@"
-    for ((try = 0; try < end_limit * 5; try++)); do
-        [ -e "$out/$name/ended.$((1 - lost))" ] && break
-        sleep 0.2
-    done
-    # A rank that was stopped learns of the end when it goes on.
-    kill -CONT "$(cat "$out/$name/pid.$lost")" 2>/dev/null
-    for ((try = 0; try < end_limit * 5; try++)); do
-        [ -e "$out/$name/ended.$lost" ] && break
-        sleep 0.2
-    done
-    echo 0 >"$out/$name/status"
-    echo "left $(pgrep -c '^vincs')" >"$out/$name/stdout"
-    cat "$out/$name"/stderr.* >"$out/$name/stderr"
-    for rank in 0 1; do
-        kill -KILL "$(cat "$out/$name/pid.$rank")" 2>/dev/null
-        if [ -e "$out/$name/ended.$rank" ]; then
-            awk -v rank=$rank -v start="$start" '{printf "rank%d %d %.1f\n", rank, $1, $2 - start}' "$out/$name/ended.$rank"
-        else
-            echo "rank$rank hangs"
-        fi >>"$out/$name/stdout"
-    done
-    wait
-    echo "$name: $(paste -sd ' ' "$out/$name/stdout")" >&2
-}
-
-# Ranks that are killed or stopped, over either transport. Before that, strangers connect to the first machine and say what is no message.
-pid() { cat "$out/$1/pid.$2"; }
-for name in killed-1 killed-0 stopped-1 stopped-0 rdma-killed-1 rdma-stopped-1; do
-    case $name in
-    rdma-*) options=(--transport rdma) ;;
-    *) options=("${tcp[@]}") ;;
-    esac
-    mkdir -p "$out/$name"
-    start_rank $name 0
-    start_rank $name 1
-    ticks $name 1 || continue
-    if [ $name = killed-1 ]; then
-        # Every address that rank 0 listens on, whatever it is for.
-        ss --no-header --listening --tcp --processes --numeric | grep vincs | awk '{print $4}' >"$out/$name/listening"
-        # Rank 0's door is one of them: who comes late is told there. All of them hear nonsense.
-        while IFS= read -r address; do
-            for _ in 1 2 3; do
-                (exec 3>"/dev/tcp/127.0.0.1/${address##*:}" && echo "$address" >>"$out/$name/connected" && head -c 100000 /dev/urandom >&3)
-            done 2>/dev/null
-        done <"$out/$name/listening"
-        ticks $name $(($(grep -c tick "$out/$name/stdout.0") + 2))
-        grep -c tick "$out/$name/stdout.0" >"$out/$name/ticks"
-    fi
-    case $name in
-    *killed-*) lost $name ${name##*-} kill -KILL "$(pid $name ${name##*-})" ;;
-    *stopped-*) lost $name ${name##*-} kill -STOP "$(pid $name ${name##*-})" ;;
-    esac
-done
+# Ranks that are killed or stopped: one each way here, `long` has the others.
+lost_by KILL killed-1 tcp 1 strangers
+lost_by STOP stopped-0 tcp 0
+lost_by STOP rdma-stopped-1 rdma 1
 
 # A rank on another host, as far as its network goes, and then without one.
 ip netns add other

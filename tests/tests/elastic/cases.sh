@@ -2,7 +2,7 @@
 # Runs in one testbed node: a Slurm of four nodes, and a machine of Linux that grows and shrinks as its jobs come and go.
 here=$1
 # Seconds that each wait of a case may take: that for the boot is the longest.
-limit=150
+limit=600
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
 . "$here/../cases.sh"
 # shellcheck source-path=SCRIPTDIR source=../slurm/common.sh

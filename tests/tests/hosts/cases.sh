@@ -2,7 +2,7 @@
 # Runs on the first of two testbed nodes, node0: every case is a machine with a rank on each of the two, or one that cannot be. Cases are functions of
 # the transport, so that each can be had over every one; TRANSPORTS names those that are. Names of cases begin with it.
 here=$1
-limit=240
+limit=600
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
 . "$here/../cases.sh"
 # Seconds that the ranks of a machine may take to end after one was lost, and some for a busy node: the test has the real bound.

@@ -5,6 +5,8 @@ here=$1
 limit=900
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
 . "$here/../cases.sh"
+# shellcheck source-path=SCRIPTDIR source=../openmp.sh
+. "$here/../openmp.sh"
 
 for ranks in 4 8; do
     case_ ranks-$ranks mpirun -n $ranks vincs --transport tcp -- nproc
@@ -17,13 +19,8 @@ library=$(dirname "$(command -v vincs)")/libvincs_guest.a
 for program in "$guest/tests/team.c" "$here/dies.c" "$here/stays.c" "$here/files.c"; do
     gcc -O2 -o "$work/$(basename "$program" .c)" -I "$guest/include" "$program" "$library" -lpthread -ldl -lm
 done
-clang=$(for folder in /usr/lib/llvm-*; do [ -e "$folder/lib/libomp.so" ] && echo "$folder/bin/clang"; done | sort -V | tail -n 1)
-# Those that end in a minute here: the runtime's own words are in strict memory, which ranks that share a processor hand to and fro.
-for program in reduction critical; do
-    "$clang" -O2 -fno-builtin -fopenmp -DROUNDS=2 -o "$work/omp_$program" "$guest/omp/tests/programs/$program.c"
-done
-OMP_PRELOAD=$(dirname "$(command -v vincs)")/libvincs_omp.so
-export OMP_PRELOAD
+# Those that end in a minute here: the runtime's own words are in strict memory, which ranks that share a processor hand to and fro. `long` has the others.
+compile_openmp reduction critical
 # shellcheck disable=SC2016 # expanded in the guest
 case_ relaxed mpirun -n 2 vincs --mem 512M --relaxed 64M --stats "$out/stats-relaxed.json" -- sh -c '
     npb cg S | grep -e threads -e VERIFICATION
@@ -31,12 +28,7 @@ case_ relaxed mpirun -n 2 vincs --mem 512M --relaxed 64M --stats "$out/stats-rel
     ./team
     ./stays
     ./files ./files
-    for program in omp_*; do
-        VINCS_OMP_STATS=counters KMP_BLOCKTIME=0 LD_PRELOAD=$OMP_PRELOAD ./$program
-        echo "$program status $?"
-        while read -r name number; do echo "$program $name $number"; done <counters
-        rm counters
-    done'
+    set -- omp_*'"$run_openmp"
 case_ relaxed-rdma mpirun -n 2 vincs --transport rdma --relaxed 64M -- true
 case_ relaxed-small mpirun -n 2 vincs --relaxed 2M -- true
 

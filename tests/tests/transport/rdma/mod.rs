@@ -3,11 +3,11 @@
 use std::env;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::{Segment, Transport, WordSegment};
 use vincs_testbed::{End, Testbed};
+use vincs_tests::cases::PATIENCE;
 use vincs_transport_rdma::devices::find_device;
 use vincs_transport_rdma::endpoint::RdmaTransport;
 use vincs_transport_rdma::fabric::{FabricConfig, connect};
@@ -25,9 +25,6 @@ const SIW: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 5, 1));
 /// Makes it, and goes on.
 const SIW_DEVICE: &str = concat!(include_str!("../../soft-iwarp.sh"), "exec");
 
-/// Bounds a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(900);
-
 /// Makes of a rank's TCP endpoints those over the device of the node.
 pub(crate) fn over_tcp(
     rank: Rank,
@@ -39,7 +36,7 @@ pub(crate) fn over_tcp(
 }
 
 /// The same over the device with this address.
-fn over_device(
+pub(crate) fn over_device(
     address: IpAddr,
     rank: Rank,
     ranks: u16,
@@ -118,7 +115,7 @@ fn the_suite_passes_over_siw() {
 
 #[test]
 fn what_only_iwarp_has_to_do_passes() {
-    passed("soft_iwarp::", 5);
+    passed("soft_iwarp::", 6);
 }
 
 #[test]

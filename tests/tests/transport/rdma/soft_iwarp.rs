@@ -17,7 +17,7 @@ use vincs_transport_rdma::verbs::device::ProtectionDomain;
 use vincs_transport_rdma::verbs::manager::{Identifier, Manager};
 use vincs_transport_rdma::verbs::queue_pair::{Depths, QueuePair};
 
-use super::in_a_node::{LONG, reason, tampered_by};
+use super::in_a_node::{LONG, assert_link_missed, assert_missed, reason, tampered_by};
 use super::{NODE, SIW};
 
 /// Where in an introduction of iWARP's the token is.
@@ -157,4 +157,12 @@ fn an_endpoint_that_is_dropped_waits_until_the_peer_has_what_was_sent() {
         assert!(start.elapsed() < LONG, "the end of rank 0 is not told");
     }
     assert!(words == 1 && waited >= QUIET, "{words} messages have come, the end waited for {waited:?}");
+}
+
+#[test]
+#[ignore = "needs the device of a testbed node; rdma::what_only_iwarp_has_to_do_passes runs it there"]
+fn a_killed_process_a_stopped_one_and_a_pulled_link_are_known_as_they_are_over_roce() {
+    assert_missed(SIW, "siw0");
+    let ends = tampered_by(SIW, Rank(1), |_| {}).map(Result::unwrap);
+    assert_link_missed(&ends, "iw0", SIW, "siw0");
 }

@@ -47,6 +47,8 @@ impl Service {
             Leave::Waits => false,
             Leave::Left => {
                 if let Some((leaving, _)) = self.leaving.take() {
+                    // Who hears of it finds no home counted here that was handed over.
+                    self.recorder.protocol(self.node.stats());
                     leaving.shard_is_done();
                 }
                 true
