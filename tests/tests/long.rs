@@ -99,6 +99,7 @@ fn ranks_that_are_killed_or_stopped_end_the_machine() {
     CASES.assert_lost("rdma-killed-1", 1, 128 + 9);
     CASES.assert_lost("rdma-killed-0", 0, 128 + 9);
     CASES.assert_lost("rdma-stopped-0", 0, RANK_LOST);
+    CASES.assert_lost("rdma-stopped-1", 1, RANK_LOST);
 }
 
 /// One word that both write is a race, also where each goes on to take a lock; one that they write under a lock is none.

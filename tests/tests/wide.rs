@@ -38,13 +38,16 @@ fn programs_on_two_ranks_share_relaxed_memory_also_after_one_has_died_with_a_loc
     let files = "files: Bad address, Bad address; 12288 bytes, right";
     assert!(case.stdout.lines().any(|said| said == files), "{}{}", case.stdout, case.stderr);
     assert!(!case.stderr.contains("before all had"), "{}", case.stderr);
+    // Each rank in its turn takes a lock a hundred thousand times, for which it has no word with vincs.
+    assert!(case.stdout.lines().any(|said| said == "lent 200020"), "{}{}", case.stdout, case.stderr);
     let text = fs::read_to_string(CASES.folder().join("stats-relaxed.json")).unwrap();
     let stats: Value = serde_json::from_str(&text).unwrap();
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     for rank in [0, 1] {
         let relaxed = &stats["ranks"][rank]["ranks"]["relaxed"];
         let traffic = &relaxed["traffic"];
-        assert!(number(&relaxed["commands"]) > 1000 && number(&relaxed["faults"]) > 10, "rank {rank}: {relaxed}");
+        assert!((1001..50_000).contains(&number(&relaxed["commands"])), "rank {rank}: {relaxed}");
+        assert!(number(&relaxed["faults"]) > 10 && number(&relaxed["synchronising"]) > 0, "rank {rank}: {relaxed}");
         assert!(number(&traffic["bytes_got"]) > 4096 && number(&traffic["bytes_put"]) > 4096, "rank {rank}: {relaxed}");
     }
     let both: u64 = [0, 1].map(|rank| number(&stats["ranks"][rank]["ranks"]["relaxed"]["commands"])).iter().sum();

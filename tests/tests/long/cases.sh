@@ -52,6 +52,7 @@ lost_by STOP stopped-1 tcp 1
 lost_by KILL rdma-killed-1 rdma 1
 lost_by KILL rdma-killed-0 rdma 0
 lost_by STOP rdma-stopped-0 rdma 0
+lost_by STOP rdma-stopped-1 rdma 1
 
 # Relaxed memory on two ranks: races are told, and OpenMP programs as they are whose runtime hands its own words to and fro for minutes.
 guest=$here/../../../guest

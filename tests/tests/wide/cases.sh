@@ -13,10 +13,10 @@ for ranks in 4 8; do
 done
 
 # Relaxed memory on two ranks: a kernel, a program that dies with a lock, one that finds nothing of it, one whose
-# first thread is where it would be moved from, one that has devices read into it, and OpenMP programs as they are.
+# first thread is where it would be moved from, one that has devices read into it, one that takes a lock without end, and OpenMP programs as they are.
 guest=$here/../../../guest
 library=$(dirname "$(command -v vincs)")/libvincs_guest.a
-for program in "$guest/tests/team.c" "$here/dies.c" "$here/stays.c" "$here/files.c"; do
+for program in "$guest/tests/team.c" "$here/dies.c" "$here/stays.c" "$here/files.c" "$here/lent.c"; do
     gcc -O2 -o "$work/$(basename "$program" .c)" -I "$guest/include" "$program" "$library" -lpthread -ldl -lm
 done
 # Those that end in a minute here: the runtime's own words are in strict memory, which ranks that share a processor hand to and fro. `long` has the others.
@@ -27,6 +27,7 @@ case_ relaxed mpirun -n 2 vincs --mem 512M --relaxed 64M --stats "$out/stats-rel
     ./dies; echo "died $?"
     ./team
     ./stays
+    ./lent
     ./files ./files
     set -- omp_*'"$run_openmp"
 case_ relaxed-rdma mpirun -n 2 vincs --transport rdma --relaxed 64M -- true
