@@ -50,6 +50,26 @@ fn three_ranks_increment_under_a_lock() {
     exhaust("increments under a lock", Machine::new(programs, true));
 }
 
+/// The same whose ranks keep the lock: one comes for it while another takes it again, or gives it back, or has it and none of its threads.
+#[test]
+fn three_ranks_increment_under_a_lock_that_each_keeps() {
+    let twice = [under_lock(LEFT), under_lock(OTHER)].concat();
+    let programs = vec![twice, under_lock(LEFT), under_lock(OTHER)];
+    exhaust("increments under a lock that ranks keep", Machine::new(programs.clone(), true).keeping());
+    exhaust("increments under a lock that ranks lend", Machine::new(programs, true).lending());
+}
+
+/// What is written under a lent lock is seen behind a barrier and by who comes for the lock then.
+#[test]
+fn a_lent_lock_and_a_barrier() {
+    let programs = vec![
+        [under_lock(OTHER), vec![Step::Barrier], under_lock(OTHER)].concat(),
+        vec![Step::Write(LEFT, 1), Step::Barrier, Step::Acquire(LOCK), Step::Read(OTHER), Step::Release(LOCK)],
+        [vec![Step::Barrier], under_lock(LEFT)].concat(),
+    ];
+    exhaust("a lent lock and a barrier", Machine::new(programs, true).lending());
+}
+
 /// The third rank, home of nothing, meets the other two.
 #[test]
 fn three_ranks_meet_at_a_barrier() {

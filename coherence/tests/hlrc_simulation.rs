@@ -61,6 +61,8 @@ fn ranks_that_wait_for_turns_do_not_wait_in_a_circle() {
             log_words: 8,
             single_writer: true,
             check_races: false,
+            keep_after: 0,
+            lends: true,
             planted: Vec::new(),
             cache_pages: None,
             written_pages: 64,

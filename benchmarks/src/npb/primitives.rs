@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use vincs_coherence::hlrc::LockId;
 use vincs_coherence::id::PAGE_BYTES;
-use vincs_npb::team::ranks::relaxed::Relaxed;
+use vincs_npb::team::ranks::relaxed::{LOCKS, Relaxed};
 use vincs_npb::team::shared::Shared;
 use vincs_npb::team::{NoMemory, Team};
 
@@ -23,6 +23,12 @@ const RELEASES: usize = 101;
 const SECTIONS: usize = 500;
 
 const LOCK: LockId = LockId(0);
+/// A lock that one rank alone takes.
+const AGAIN: LockId = LockId(1);
+/// Locks that are taken once, from this one on.
+const FIRST_OF_RELEASES: u32 = 2;
+
+const _: () = assert!(FIRST_OF_RELEASES as usize + 2 * RELEASES <= LOCKS as usize);
 
 /// One measurement.
 #[derive(Clone, Debug)]
@@ -62,20 +68,36 @@ pub fn measure(team: &Relaxed) -> Result<Vec<Primitive>, NoMemory> {
         write(&pages, DIRTY, PAGE_BYTES / 8, 1);
     }
     team.barrier();
+    let mut locks = FIRST_OF_RELEASES..;
     for (what, words) in
         [("release, 8 bytes of a page changed", 1), ("release, 4096 bytes of a page changed", PAGE_BYTES / 8)]
     {
         let mut times = Vec::new();
         for round in 0..RELEASES {
+            // One of its own each time: one that this rank takes again stays here, and nothing is brought home.
+            let lock = LockId(locks.next().unwrap_or_default());
             if first {
-                team.acquire(LOCK);
+                team.acquire(lock);
                 write(&pages, DIRTY, words, round + 2);
-                times.push(timed(|| team.release(LOCK)));
+                times.push(timed(|| team.release(lock)));
             }
         }
         team.barrier();
         add(what, times);
     }
+    let mut times = Vec::new();
+    for round in 0..RELEASES + 2 {
+        if first {
+            times.push(timed(|| {
+                team.acquire(AGAIN);
+                write(&pages, DIRTY, 1, round + 2);
+                team.release(AGAIN);
+            }));
+        }
+    }
+    team.barrier();
+    // From the third time on it stays here.
+    add("lock taken and given back again", times.into_iter().skip(2).collect());
     let before = team.statistics().protocol.locks_handed;
     team.barrier();
     let started = Instant::now();

@@ -2,7 +2,7 @@
 
 use crate::id::{Access, Page, Rank, Run};
 
-use super::ThreadId;
+use super::{LockId, ThreadId};
 
 /// Names an operation under way, for [`super::Node::handle_completion`]; the node's own to choose, and used again when it is over.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -123,6 +123,17 @@ pub enum Action {
     Unmap {
         /// Which.
         page: Page,
+    },
+    /// Threads may have a lock that this rank keeps, and give it back, among themselves, until it is asked for.
+    Lend {
+        /// Which.
+        lock: LockId,
+    },
+    /// Nobody may take this lock any more, which may have been lent. [`Node::handle_returned`](crate::hlrc::node::Node::handle_returned) tells when nobody has
+    /// it.
+    Recall {
+        /// Which.
+        lock: LockId,
     },
     /// A thread's wait is over.
     Wake {

@@ -18,6 +18,8 @@ pub const MAX_THREADS: u16 = 4096;
 const LOCKS: u32 = 1024;
 /// Words of the notice ring, unless told otherwise: 64 KiB.
 const LOG_WORDS: u32 = 8192;
+/// Turns of a rank with a lock in a row, after the first, from which on it keeps the lock, unless told otherwise.
+const KEEP_AFTER: u32 = 1;
 /// Pages with a twin at once, unless told otherwise: 64 MiB.
 const WRITTEN_PAGES: u32 = 16384;
 
@@ -39,6 +41,10 @@ pub struct Config {
     /// Whether all that each rank writes is known to the byte, for a [`Checker`](super::race::Checker): pages are written at no home in place and by nobody
     /// without a twin, and go home before a rank takes over what others have changed.
     pub check_races: bool,
+    /// How often in a row this rank takes a lock again under which no other rank has changed anything meanwhile before it keeps it when it is given back. From
+    /// then on the lock costs this rank nothing, and the next one that comes waits until what this rank has written is home. Where races are looked for no
+    /// lock is kept, as an interval is to end where a thread ends it.
+    pub keep_after: u32,
     /// Most pages of other homes that this rank keeps and has not written.
     pub cache_pages: Option<u32>,
     /// Most pages of other homes written and not yet brought home, so most twins; more are brought home at once.
@@ -86,6 +92,7 @@ impl Config {
             log_words: LOG_WORDS,
             single_writer: true,
             check_races: false,
+            keep_after: KEEP_AFTER,
             cache_pages: None,
             written_pages: WRITTEN_PAGES,
         }

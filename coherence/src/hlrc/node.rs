@@ -6,8 +6,8 @@
 //! done so before ([`Node::handle_words`]). Nothing depends on time.
 //!
 //! `pages.rs` has the copies and faults; `claim.rs` who writes a page; `flush.rs` how changes get home; `jobs.rs` what release and acquire have to do, one
-//! after the other; `acquire.rs` how notices are read; `locks.rs`, `barrier.rs` and `reduction.rs` the synchronisation, `told.rs` that of the driver's own; `threads.rs` who waits
-//! and who has ended.
+//! after the other; `acquire.rs` how notices are read; `locks.rs`, `kept.rs`, `barrier.rs` and `reduction.rs` the synchronisation, `told.rs` that of the
+//! driver's own; `threads.rs` who waits and who has ended.
 
 mod acquire;
 mod barrier;
@@ -16,6 +16,7 @@ mod error;
 mod flush;
 mod inspect;
 mod jobs;
+mod kept;
 mod locks;
 mod pages;
 mod reduction;
@@ -32,6 +33,7 @@ pub use error::{
     AcquireError, BarrierError, CompletionError, FaultError, ReleaseError, SeeError, ThreadError, TouchError,
 };
 pub use inspect::CopyView;
+pub use kept::KEPT_LOCKS;
 pub use locks::LOCAL_TURNS;
 pub use pages::MAX_SCAN;
 pub use reduction::Reduction;
@@ -106,6 +108,7 @@ pub struct Node {
     jobs: jobs::Jobs,
     /// Those that are in use.
     locks: BTreeMap<LockId, locks::Lock>,
+    kept: kept::Kept,
     barrier: barrier::Barrier,
     threads: Vec<threads::Thread>,
     /// Clocks of what threads have published and nobody has taken yet.
@@ -149,6 +152,7 @@ impl Node {
             clock: Clock::new(config.ranks()),
             jobs: jobs::Jobs::default(),
             locks: BTreeMap::new(),
+            kept: kept::Kept::default(),
             barrier: barrier::Barrier::new(config.ranks()),
             threads: vec![threads::Thread::Running; config.threads().into()],
             published: BTreeMap::new(),
@@ -247,10 +251,10 @@ impl Node {
             mapped,
             ..
         } = self;
-        let Self { hand, clock, jobs, locks, barrier, threads, published, failure, .. } = self;
+        let Self { hand, clock, jobs, locks, kept, barrier, threads, published, failure, .. } = self;
         (
             (out, ops, copies, written, written_here, interval, mapped),
-            (hand, clock, jobs, locks, barrier, threads, published, failure),
+            (hand, clock, jobs, locks, kept, barrier, threads, published, failure),
         )
     }
 

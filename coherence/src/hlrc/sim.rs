@@ -9,6 +9,7 @@
 
 pub mod checks;
 pub mod flight;
+pub mod lending;
 pub mod litmus;
 pub mod machine;
 pub mod memory;
@@ -139,6 +140,8 @@ fn random(seed: u64, loss: bool) -> Result<(Scenario, Rng), Box<Failed>> {
         log_words: rng.pick(&[1, 2, 3, 8, 64]).unwrap_or(8),
         single_writer: !rng.one_in(5),
         check_races: false,
+        keep_after: rng.pick(&[0, 1, u32::MAX]).unwrap_or(0),
+        lends: rng.one_in(2),
         planted: Vec::new(),
         cache_pages: if rng.one_in(3) { Some(1 + rng.below_u32(2)) } else { None },
         // One for each thread at least: what a thread has just been allowed would be taken for the other one's sake for ever.

@@ -43,6 +43,8 @@ pub struct Stats {
     pub locks_free: u64,
     /// Locks handed over by their last holder, on another rank.
     pub locks_handed: u64,
+    /// Locks that were kept and asked for again here. Those that threads take among themselves are not counted.
+    pub locks_kept: u64,
     /// Locks passed on within this rank.
     pub locks_local: u64,
     /// Compare-and-swaps on lock words.

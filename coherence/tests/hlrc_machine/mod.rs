@@ -8,6 +8,7 @@ use vincs_coherence::hlrc::clock::Clock;
 use vincs_coherence::hlrc::node::Node;
 use vincs_coherence::hlrc::sim::checks::{self, Pair};
 use vincs_coherence::hlrc::sim::flight::{Flight, Purpose};
+use vincs_coherence::hlrc::sim::lending::Lending;
 use vincs_coherence::hlrc::sim::memory::{Effect, Memory, Segments};
 use vincs_coherence::hlrc::sim::program::{Program, Reference, Step as Instruction, Variable};
 use vincs_coherence::hlrc::{Config, ThreadId};
@@ -40,6 +41,7 @@ struct Host {
     node: Node,
     memory: Memory,
     flights: BTreeMap<OpId, Flight>,
+    lending: Lending,
     /// The next instruction.
     at: usize,
     waits: bool,
@@ -62,13 +64,26 @@ pub(crate) struct State {
 pub(crate) struct Machine {
     programs: Vec<Program>,
     single_writer: bool,
+    keep_after: u32,
+    lends: bool,
     homes: HomeMap,
 }
 
 impl Machine {
     #[expect(clippy::unwrap_used, reason = "two pages have homes")]
     pub(crate) fn new(programs: Vec<Program>, single_writer: bool) -> Self {
-        Self { programs, single_writer, homes: HomeMap::new([(1, Rank(0)), (1, Rank(1))]).unwrap() }
+        let homes = HomeMap::new([(1, Rank(0)), (1, Rank(1))]).unwrap();
+        Self { programs, single_writer, keep_after: u32::MAX, lends: false, homes }
+    }
+
+    /// The same whose ranks keep locks from the first turn on.
+    pub(crate) fn keeping(self) -> Self {
+        Self { keep_after: 0, ..self }
+    }
+
+    /// The same whose ranks lend them to their threads, too.
+    pub(crate) fn lending(self) -> Self {
+        Self { lends: true, ..self.keeping() }
     }
 
     #[expect(clippy::unwrap_used, reason = "a model with bounds that make no machine is to end the test")]
@@ -77,9 +92,11 @@ impl Machine {
         config.locks = 1;
         config.log_words = LOG_WORDS;
         config.single_writer = self.single_writer;
+        config.keep_after = self.keep_after;
         let homed = (0..2).map(Page).filter(|page| self.homes.home(*page) == Some(Rank(rank))).collect();
         let node = Node::with_any_limits(config).unwrap();
-        Host { node, memory: Memory::new(Rank(rank), homed), flights: BTreeMap::new(), at: 0, waits: false }
+        let (memory, lending) = (Memory::new(Rank(rank), homed), Lending::new(self.lends));
+        Host { node, memory, flights: BTreeMap::new(), lending, at: 0, waits: false }
     }
 
     fn take(&self, state: &mut State, step: Step) -> Right {
@@ -141,6 +158,12 @@ impl Machine {
         let host = &mut hosts[rank];
         match host.memory.execute(segments, action)? {
             Effect::None => {}
+            Effect::Lent(lock) => host.lending.lend(lock),
+            Effect::Recalled(lock) => {
+                if host.lending.recall(lock) {
+                    host.node.handle_returned(lock).map_err(|error| error.to_string())?;
+                }
+            }
             Effect::Started(op, flight) => {
                 host.flights.insert(op, flight);
             }
@@ -184,6 +207,9 @@ impl Machine {
 
     fn instruct(&self, state: &mut State, rank: usize) -> Right {
         let step = *self.programs[rank].get(state.hosts[rank].at).ok_or("no instruction")?;
+        if self.borrows(state, rank, step)? {
+            return self.execute(state, rank);
+        }
         let node = &mut state.hosts[rank].node;
         match step {
             Instruction::Read(variable) => return self.access(state, rank, variable, Access::Read, |value| value),
@@ -210,6 +236,32 @@ impl Machine {
         }
         state.hosts[rank].waits = true;
         self.execute(state, rank)
+    }
+
+    /// A thread takes or gives back a lock that its rank has lent, if that is so.
+    fn borrows(&self, state: &mut State, rank: usize, step: Instruction) -> Right<bool> {
+        let State { hosts, holder, .. } = state;
+        let host = &mut hosts[rank];
+        match step {
+            Instruction::Acquire(lock) => {
+                if !host.lending.take(lock) {
+                    return Ok(false);
+                }
+                if let Some(other) = holder.replace(rank) {
+                    return Err(format!("ranks {other} and {rank} have the lock"));
+                }
+            }
+            Instruction::Release(lock) => {
+                let Some(is_wanted) = host.lending.give_back(lock) else { return Ok(false) };
+                *holder = None;
+                if is_wanted {
+                    host.node.handle_returned(lock).map_err(|error| error.to_string())?;
+                }
+            }
+            _ => return Ok(false),
+        }
+        host.at += 1;
+        Ok(true)
     }
 
     fn access(

@@ -13,6 +13,11 @@
 //! | locks | 24 to 27 | numbered from 0 |
 //! | stripe | 28 to 31 | pages that follow each other with one home |
 //! | races | 32 to 35 | 1 where they are looked for, else 0 |
+//! | lent locks | [`LENT`] on | an entry for all locks of one number modulo [`LENT_LOCKS`] |
+//!
+//! A rank that uses a lock alone lends it to its threads: an entry has the lock's number plus one from bit 8 on, [`LENT_TAKEN`] while a thread has it, and [`LENT_WANTED`]
+//! when vincs wants it back. A thread takes it by exchanging [`lent`] for that with the first bit, and gives it back by the reverse. Where that fails, it
+//! does so by a command, as for any other lock; a lock that was lent, by [`GIVE_BACK`].
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -28,8 +33,20 @@ pub const VERSION_AT: u16 = 8;
 pub const RANKS_AT: u16 = 12;
 /// Where the header has whether races are looked for.
 pub const RACES_AT: u16 = 32;
+/// Where the header has lent locks.
+pub const LENT: u16 = 2048;
+/// How many entries that are.
+pub const LENT_LOCKS: u16 = 64;
+/// Bytes from one to the next.
+pub const LENT_STRIDE: u16 = 32;
+/// In an entry: a thread has the lock.
+pub const LENT_TAKEN: u64 = 1;
+/// In an entry: it is wanted back.
+pub const LENT_WANTED: u64 = 2;
 /// Slots.
 pub const SLOTS: u16 = 510;
+
+const _: () = assert!(LENT + LENT_LOCKS * LENT_STRIDE <= 4096 && LENT > RACES_AT);
 
 /// Where a slot has who uses it, which is the guest's own affair.
 pub const OWNER: u16 = 0;
@@ -63,6 +80,8 @@ pub const HEAR: u32 = 4;
 pub const MEET: u32 = 5;
 /// A program begins: all that earlier ones have is given up. In the last slot only.
 pub const BEGIN: u32 = 6;
+/// Give back the lock of the first number, which was lent and is wanted.
+pub const GIVE_BACK: u32 = 7;
 
 /// It is done.
 pub const DONE: u32 = 0;
@@ -80,6 +99,19 @@ pub const NO_TEAM: u32 = 5;
 pub const TAKEN_OVER: u32 = 6;
 /// A rank is lost, or this one cannot go on.
 pub const FAILED: u32 = 7;
+
+/// The entry of a lock that is lent and that no thread has.
+#[must_use]
+pub const fn lent(lock: u32) -> u64 {
+    (lock as u64 + 1) << 8
+}
+
+/// Where the header has the entry for a lock.
+#[must_use]
+pub const fn lent_at(lock: u32) -> u16 {
+    // Below LENT_LOCKS.
+    LENT + (lock % LENT_LOCKS as u32) as u16 * LENT_STRIDE
+}
 
 /// Environment variable by which races on relaxed memory are looked for: 1 does, 0 does not, as does none or an empty one.
 pub const RACE_CHECK_VARIABLE: &str = "VINCS_RACE_CHECK";

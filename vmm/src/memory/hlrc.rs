@@ -5,7 +5,7 @@
 //! what programs may rely on.
 //!
 //! - [`member`]: what threads do; `command`: how they ask for it; [`meeting`]: how some of them meet, and what ranks say to each other for that.
-//! - [`races`]: what is told of writes that are not synchronised.
+//! - [`races`]: what is told of writes that are not synchronised; `lender`: who lends locks to threads.
 //! - `service`: the thread that serves; `operations`: what it has under way at other ranks.
 //! - `maps`: the memory; `places`: which page is where; `streams`: who goes through it page by page.
 
@@ -27,6 +27,7 @@ use super::engine::ViewError;
 use super::engine::mailbox::{Mailbox, Waiter, locked};
 use super::engine::uffd::Faults;
 use command::{Asker, Command};
+use lender::Lender;
 use maps::{Copies, Mapping, OwnSegment};
 use operations::Operations;
 use places::Span;
@@ -34,6 +35,7 @@ use races::Place;
 use service::{Parts, Service};
 
 pub(in crate::memory) mod command;
+pub(in crate::memory) mod lender;
 mod maps;
 pub mod meeting;
 pub mod member;
@@ -242,7 +244,7 @@ pub struct Statistics {
     pub traffic: Traffic,
     /// Faults of threads.
     pub faults: u64,
-    /// Time that threads have spent at locks, barriers and reductions, added up, in nanoseconds.
+    /// Time that threads have spent at locks, barriers and reductions, added up, in nanoseconds; of a guest's that of its commands.
     pub synchronising: u64,
 }
 
@@ -253,6 +255,7 @@ pub struct Prepared {
     node: Node,
     segment: Arc<OwnSegment>,
     copies: Arc<Copies>,
+    lender: Option<Arc<dyn Lender>>,
 }
 
 impl Prepared {
@@ -276,7 +279,7 @@ impl Prepared {
         let memory = |source| StartError::Memory { bytes, source };
         let segment = Arc::new(OwnSegment::new(bytes).map_err(memory)?);
         let copies = Arc::new(Copies::new(all).map_err(memory)?);
-        Ok(Self { settings, node, segment, copies })
+        Ok(Self { settings, node, segment, copies, lender: None })
     }
 
     /// What other ranks reach by one-sided operations.
@@ -291,12 +294,17 @@ impl Prepared {
         self.settings.races.is_some()
     }
 
+    /// The same whose threads are lent the locks that this rank keeps.
+    pub(in crate::memory) fn lending(self, lender: Arc<dyn Lender>) -> Self {
+        Self { lender: Some(lender), ..self }
+    }
+
     /// Sets it to work over a transport, which nobody else polls and whose segment at this rank is [`Self::segment`].
     ///
     /// # Errors
     /// [`StartError`] naming what does not fit or cannot be had.
     pub fn start(self, transport: Arc<dyn Transport>, ending: EndingSink) -> Result<Memory, StartError> {
-        let Self { settings, node, segment, copies } = self;
+        let Self { settings, node, segment, copies, lender } = self;
         let capabilities = transport.capabilities();
         if capabilities.one_sided_by_nic {
             return Err(StartError::ByNic(capabilities.name));
@@ -317,6 +325,7 @@ impl Prepared {
             transport,
             mailbox: Arc::clone(&mailbox),
             ending,
+            lender,
         };
         let service = std::thread::Builder::new().name("relaxed-memory".into());
         let service = service.spawn(move || Service::new(parts).run()).map_err(StartError::Thread)?;

@@ -5,11 +5,12 @@
 //! reads that block and writes nothing here: its own records of these pages are in RAM.
 //!
 //! - [`RelaxedMemory`]: that of a machine of one rank;
-//! - [`spread`](prepare): that of one of several; `doorbell` and `commands`: how its programs synchronise.
+//! - [`spread`](prepare): that of one of several; `doorbell`, `commands` and `lent`: how its programs synchronise.
 
 mod commands;
 pub(crate) mod doorbell;
 mod info_block;
+mod lent;
 pub(crate) mod spread;
 
 use std::sync::Arc;

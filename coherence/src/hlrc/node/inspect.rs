@@ -46,10 +46,10 @@ impl Node {
         matches!(self.check_thread(thread), Err(ThreadError::Busy(_)))
     }
 
-    /// Whether nothing is under way and nobody waits.
+    /// Whether nothing is under way and nobody waits: of locks there are none but those that it keeps.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.ops.is_empty() && self.out.is_empty() && self.locks.is_empty() && self.jobs.is_idle()
+        self.ops.is_empty() && self.out.is_empty() && self.locks.len() == self.kept_locks() && self.jobs.is_idle()
     }
 
     /// Why nothing goes on, if so.

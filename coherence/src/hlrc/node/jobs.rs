@@ -29,8 +29,8 @@ pub(super) enum Job {
     Release(ThreadId, LockId),
     /// End the interval, then pass on all these locks.
     GiveUp(ThreadId, Vec<LockId>),
-    /// The same for a thread that has ended, with one.
-    Abandon(LockId),
+    /// End the interval, then pass on a lock that no thread has: its holder has ended, or the rank has kept it.
+    PassOn(LockId),
     /// End the interval, for a thread that will tell others itself.
     Publish(ThreadId),
     /// End the interval, then meet the other ranks.
@@ -136,8 +136,9 @@ impl Node {
                 self.jobs.current = Some(current);
                 return self.read_notices(&clock);
             }
-            Job::Release(..) | Job::GiveUp(..) | Job::Abandon(_) | Job::Publish(_) | Job::Meet => {
+            Job::Release(..) | Job::GiveUp(..) | Job::PassOn(_) | Job::Publish(_) | Job::Meet => {
                 current.changed = std::mem::take(&mut self.interval);
+                self.changes_go_home();
                 self.written.union(&self.written_here).copied().collect()
             }
             Job::Relieve => {
@@ -211,7 +212,7 @@ impl Node {
                 self.wake(thread, Outcome::Released);
                 locks.into_iter().for_each(|lock| self.pass_on(lock));
             }
-            Job::Abandon(lock) => {
+            Job::PassOn(lock) => {
                 self.end_interval(current.changed);
                 self.pass_on(lock);
             }

@@ -1,7 +1,7 @@
 //! Locks: each a queue of ranks (Mellor-Crummey and Scott, "Algorithms for Scalable Synchronization on Shared-Memory Multiprocessors", 1991), with
 //! compare-and-swap alone. The lock word, at the rank that keeps the lock, names the last in the queue. Whoever comes puts its name into the
 //! queue node of the one before, and waits for words in its own segment; whoever leaves puts the lock there, with its clock. While a rank has the lock, its
-//! own threads take turns without the network.
+//! own threads take turns without the network. One that a rank takes again and again stays with it when no thread has it (`kept.rs`).
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -36,6 +36,10 @@ enum Stage {
     Applying,
     /// A thread has it.
     Held(ThreadId),
+    /// This rank has it, and none of its threads, but those that it was lent to.
+    Kept,
+    /// It was asked for and is not back.
+    Wanted,
     /// The interval ends.
     Releasing,
     /// It puts the record for whoever comes.
@@ -58,13 +62,15 @@ pub(super) struct Lock {
     next: Option<Rank>,
     /// How often it was handed on within this rank.
     turns: u32,
+    /// How often this rank has taken it in a row, after the first time.
+    again: u32,
     /// Its last holder ended with it, which nobody has been told yet.
     abandoned: bool,
 }
 
 impl Default for Lock {
     fn default() -> Self {
-        Self { stage: Stage::Out, waiting: VecDeque::new(), next: None, turns: 0, abandoned: false }
+        Self { stage: Stage::Out, waiting: VecDeque::new(), next: None, turns: 0, again: 0, abandoned: false }
     }
 }
 
@@ -86,13 +92,16 @@ impl Node {
             entry.waiting.push_back(thread);
             if entry.stage == Stage::Out {
                 self.ask(lock);
+            } else if entry.stage == Stage::Kept {
+                self.recall(lock);
             }
             self.work();
         }
         Ok(())
     }
 
-    /// A thread gives a lock back. [`Outcome::Released`] tells when what it wrote is home.
+    /// A thread gives a lock back. [`Outcome::Released`] tells when what it wrote is home, or at once if the lock stays at this rank: then it goes home before
+    /// another rank has the lock.
     ///
     /// # Errors
     /// [`ReleaseError`]; nothing has happened then.
@@ -101,8 +110,10 @@ impl Node {
         let held = self.locks.get_mut(&lock).filter(|lock| lock.stage == Stage::Held(thread));
         let Some(entry) = held else { return Err(ReleaseError::NotHeld(lock.0)) };
         let stays = !entry.waiting.is_empty() && (entry.next.is_none() || entry.turns < LOCAL_TURNS);
+        let is_asked_for = !entry.waiting.is_empty() || entry.next.is_some();
+        let is_kept = !is_asked_for && entry.again >= self.config.keep_after && !self.config.check_races;
         if !stays {
-            entry.stage = Stage::Releasing;
+            entry.stage = if is_kept { Stage::Kept } else { Stage::Releasing };
         }
         if !self.wait(thread, Thread::Releasing) {
             return Ok(());
@@ -110,6 +121,9 @@ impl Node {
         if stays {
             self.wake(thread, Outcome::Released);
             self.pass_on_here(lock);
+        } else if is_kept {
+            self.wake(thread, Outcome::Released);
+            self.keep(lock);
         } else {
             self.jobs.add(Job::Release(thread, lock));
             self.work();
@@ -147,6 +161,31 @@ impl Node {
         self.locks.values().filter_map(holder).collect()
     }
 
+    /// A kept lock is asked for.
+    pub(super) fn want(&mut self, lock: LockId) {
+        self.lock(lock).stage = Stage::Wanted;
+    }
+
+    /// The locks that were asked for and are not back.
+    pub(super) fn wanted(&self) -> Vec<LockId> {
+        self.locks.iter().filter(|(_, lock)| lock.stage == Stage::Wanted).map(|(lock, _)| *lock).collect()
+    }
+
+    pub(super) fn is_wanted(&self, lock: LockId) -> bool {
+        self.locks.get(&lock).is_some_and(|lock| lock.stage == Stage::Wanted)
+    }
+
+    /// A kept lock is back: a thread of this rank gets it, if one waits, before others do. Else it goes on when what was written is home.
+    pub(super) fn returned(&mut self, lock: LockId) {
+        if self.lock(lock).waiting.is_empty() {
+            self.lock(lock).stage = Stage::Releasing;
+            self.jobs.add(Job::PassOn(lock));
+        } else {
+            self.stats.locks_kept += 1;
+            self.pass_on_here(lock);
+        }
+    }
+
     fn lock(&mut self, lock: LockId) -> &mut Lock {
         self.locks.entry(lock).or_default()
     }
@@ -167,6 +206,7 @@ impl Node {
         let entry = self.lock(lock);
         entry.next = None;
         entry.turns = 0;
+        entry.again = 0;
         let offset = self.layout.next(self.rank(), lock);
         let words = 1 + usize::try_from(self.layout.record_words()).unwrap_or(usize::MAX);
         self.do_next(Action::Store { offset, words: vec![0; words] });
@@ -211,7 +251,10 @@ impl Node {
         match read_record(words) {
             None if !nobody => self.fail(Failure::Nonsense(keeper)),
             None => self.take_over(lock, keeper, 0, Clock::new(self.config.ranks())),
-            Some((header, clock)) => self.take_over(lock, keeper, header, clock),
+            Some((header, clock)) => {
+                self.lock(lock).again = self.turns_before(lock, &clock).min(self.config.keep_after);
+                self.take_over(lock, keeper, header, clock);
+            }
         }
     }
 
@@ -240,7 +283,7 @@ impl Node {
         let Some(thread) = entry.waiting.pop_front() else { return };
         let abandoned = std::mem::take(&mut entry.abandoned);
         if matches!(entry.stage, Stage::Held(_)) {
-            entry.turns += 1;
+            entry.turns = entry.turns.saturating_add(1);
             self.stats.locks_local += 1;
         }
         self.lock(lock).stage = Stage::Held(thread);
@@ -252,7 +295,10 @@ impl Node {
         if self.lock(lock).next.is_some() {
             return self.grant(lock);
         }
-        self.lock(lock).stage = Stage::Storing;
+        let entry = self.lock(lock);
+        entry.stage = Stage::Storing;
+        let again = entry.again;
+        self.leave_turns(lock, again);
         let place = self.layout.lock_record(lock);
         let words = self.lock_record(lock);
         self.put(Pending::Store(lock), place, words);
@@ -287,6 +333,7 @@ impl Node {
         let entry = self.lock(lock);
         let Some(next) = entry.next.take() else { return };
         entry.stage = Stage::Granting;
+        self.forget_turns(lock);
         let words = self.lock_record(lock);
         let place = (next, self.layout.grant(next, lock));
         self.put(Pending::Grant(lock), place, words);
@@ -345,8 +392,20 @@ impl Node {
         };
         let entry = self.lock(lock);
         entry.next = Some(next);
-        if entry.stage == Stage::Expecting {
-            self.grant(lock);
+        match entry.stage {
+            Stage::Expecting => self.grant(lock),
+            Stage::Kept => self.recall(lock),
+            Stage::Out
+            | Stage::Asking(_)
+            | Stage::Queued
+            | Stage::Reading
+            | Stage::Applying
+            | Stage::Held(_)
+            | Stage::Wanted
+            | Stage::Releasing
+            | Stage::Storing
+            | Stage::Freeing
+            | Stage::Granting => {}
         }
     }
 
@@ -367,7 +426,7 @@ impl Node {
         entry.abandoned = true;
         if entry.waiting.is_empty() && has_changes {
             entry.stage = Stage::Releasing;
-            self.jobs.add(Job::Abandon(lock));
+            self.jobs.add(Job::PassOn(lock));
         } else {
             self.hold(lock);
         }

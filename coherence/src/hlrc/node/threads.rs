@@ -32,8 +32,9 @@ pub(super) enum Thread {
 pub struct Ended {
     /// Locks that it held: they go to the next in their queues, who are told ([`Outcome::Acquired`]).
     pub locks: Vec<LockId>,
-    /// Pages whose changes since this rank's last release are gone. Only where it was the last thread of its rank, and had its locks from other ranks: else
-    /// changes of others, or such that were released to it, would be lost with its own. Those of pages homed at this rank were made in place, and stay.
+    /// Pages whose changes since this rank's last release are gone. Only where it was the last thread of its rank, had its locks from other ranks, and its rank
+    /// has kept none since changes went home: else changes of others, or such that were released, would be lost with its own. Those of pages homed at this
+    /// rank were made in place, and stay.
     pub discarded: Vec<Page>,
 }
 
@@ -59,6 +60,7 @@ impl Node {
         let is_last = self.threads.iter().all(|thread| *thread == Thread::Ended);
         let discards =
             is_last && !ended.locks.is_empty() && !ended.locks.iter().any(|lock| self.was_handed_here(*lock));
+        let discards = discards && !self.keeps_changes();
         if discards {
             ended.discarded = self.discard();
         }

@@ -143,6 +143,8 @@ impl Litmus {
             log_words: rng.pick(&[1, 8]).unwrap_or(8),
             single_writer: rng.one_in(2),
             check_races: false,
+            keep_after: rng.below_u32(2),
+            lends: rng.one_in(2),
             planted: Vec::new(),
             cache_pages: None,
             written_pages: 64,

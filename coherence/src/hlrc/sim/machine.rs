@@ -13,6 +13,7 @@ use crate::sim::trace::Trace;
 
 use super::checks::{self, Check, Pair, Violation};
 use super::flight::{Flight, Purpose};
+use super::lending::Lending;
 use super::memory::{Effect, Memory, Segments};
 use super::mutants::{Mutation, Order};
 use super::program::{Program, Reference, Step, Variable};
@@ -47,6 +48,7 @@ struct Site {
     made_up: BTreeMap<OpId, Completion>,
     /// What the node is not told of: names beyond its own.
     unheeded: u32,
+    lending: Lending,
     looks: bool,
     lost: bool,
     mutation: Option<Box<dyn Mutation>>,
@@ -126,7 +128,9 @@ impl<'a> Machine<'a> {
             let memory = Memory::new(rank, scenario.homed(rank));
             let mutation = planted.take_if(|(at, _)| *at == rank).map(|(_, mutation)| mutation);
             let (flights, made_up) = Default::default();
-            sites.push(Site { node, memory, flights, made_up, unheeded: 0, looks: false, lost: false, mutation });
+            let lending = Lending::new(scenario.lends);
+            let (unheeded, looks, lost) = Default::default();
+            sites.push(Site { node, memory, flights, made_up, unheeded, lending, looks, lost, mutation });
             for (id, program) in (0..*count).map(ThreadId).zip(programs.by_ref()) {
                 let program = program.clone();
                 threads.push(Thread {
@@ -181,9 +185,18 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// When, what, and the last things that happened.
     pub fn run(mut self) -> Result<Outcomes, (u64, Violation, Trace)> {
-        while let Some(((at, _), event)) = self.events.pop_first() {
-            self.now = at;
-            if let Err(violation) = self.handle(event).and_then(|()| self.check()) {
+        let mut over = false;
+        loop {
+            while let Some(((at, _), event)) = self.events.pop_first() {
+                self.now = at;
+                if let Err(violation) = self.handle(event).and_then(|()| self.check()) {
+                    return Err((self.now, violation, self.trace));
+                }
+            }
+            if std::mem::replace(&mut over, true) {
+                break;
+            }
+            if let Err(violation) = self.check_waits().and_then(|()| self.let_go()) {
                 return Err((self.now, violation, self.trace));
             }
         }
@@ -195,6 +208,17 @@ impl<'a> Machine<'a> {
             reads: self.threads.into_iter().map(|thread| thread.reads).collect(),
             told_abandoned: self.told_abandoned,
         })
+    }
+
+    /// At the end nobody keeps a lock.
+    fn let_go(&mut self) -> Right {
+        for rank in (0..self.sites.len()).filter_map(|rank| u16::try_from(rank).ok()).map(Rank) {
+            if !self.site(rank).lost {
+                self.site(rank).node.handle_let_go();
+                self.execute(rank)?;
+            }
+        }
+        Ok(())
     }
 
     fn after(&mut self, most: u64, event: Event) {
@@ -334,8 +358,19 @@ impl<'a> Machine<'a> {
     }
 
     fn execute(&mut self, rank: Rank) -> Right {
+        // What is done may be an input to the node.
+        while self.execute_all(rank)? {}
+        self.write_down(rank, Vec::new());
+        Ok(())
+    }
+
+    /// Does what the node wants done by now; whether that was anything.
+    fn execute_all(&mut self, rank: Rank) -> Right<bool> {
         let site = &mut self.sites[usize::from(rank.0)];
         let actions: Vec<Action> = std::iter::from_fn(|| site.node.poll_action()).collect();
+        if actions.is_empty() {
+            return Ok(false);
+        }
         if let Some(page) = allowed_and_dropped(&actions) {
             return wrong(
                 Check::Memory,
@@ -360,8 +395,7 @@ impl<'a> Machine<'a> {
                 }
             }
         }
-        self.write_down(rank, Vec::new());
-        Ok(())
+        Ok(true)
     }
 
     /// A rank notes its clock, and what it has changed of pages with that.
@@ -386,6 +420,14 @@ impl<'a> Machine<'a> {
         let effect = site.memory.execute(&mut self.segments, action);
         match effect.map_err(|what| Violation::new(Check::Memory, format!("rank {}: {what}", rank.0)))? {
             Effect::None => Ok(()),
+            Effect::Lent(lock) => {
+                site.lending.lend(lock);
+                Ok(())
+            }
+            Effect::Recalled(lock) => match site.lending.recall(lock) {
+                true => self.returned(rank, lock),
+                false => Ok(()),
+            },
             Effect::Started(op, flight) => {
                 let op = instead.unwrap_or(op);
                 let parts = flight.parts.len();
@@ -404,6 +446,53 @@ impl<'a> Machine<'a> {
                 self.woken(index, outcome)
             }
         }
+    }
+
+    /// A lock that was asked for is back; what the node wants done is to be done after.
+    fn returned(&mut self, rank: Rank, lock: LockId) -> Right {
+        let told = self.site(rank).node.handle_returned(lock);
+        told.map_err(|error| Violation::new(Check::Protocol, format!("rank {}: {error}", rank.0)))
+    }
+
+    /// A thread has a lock.
+    fn hold(&mut self, index: usize, lock: LockId) -> Right {
+        match self.holders.insert(lock, index) {
+            None => Ok(()),
+            Some(holder) => {
+                wrong(Check::Exclusion, format!("{lock} has two holders: threads {holder} and {index} of all"))
+            }
+        }
+    }
+
+    /// A thread takes or gives back a lock that its rank has lent, if that is so; mostly it does not ask the node.
+    fn borrows(&mut self, index: usize, step: Step) -> Right<bool> {
+        let rank = self.threads[index].rank;
+        match step {
+            Step::Acquire(lock) => {
+                if !self.scenario.lends || self.rng.one_in(4) || !self.site(rank).lending.take(lock) {
+                    return Ok(false);
+                }
+                self.hold(index, lock)?;
+            }
+            Step::Release(lock) => {
+                let Some(is_wanted) = self.site(rank).lending.give_back(lock) else { return Ok(false) };
+                self.holders.remove(&lock);
+                if is_wanted {
+                    self.returned(rank, lock)?;
+                    self.execute(rank)?;
+                }
+            }
+            Step::Read(_)
+            | Step::Write(..)
+            | Step::Add(_)
+            | Step::Reduce(..)
+            | Step::Tell(_)
+            | Step::Hear(_)
+            | Step::Barrier
+            | Step::End => return Ok(false),
+        }
+        self.go_on(index);
+        Ok(true)
     }
 
     /// A thread does its next step, or tries one again.
@@ -508,6 +597,9 @@ impl<'a> Machine<'a> {
     }
 
     fn synchronise(&mut self, index: usize, step: Step) -> Right {
+        if self.borrows(index, step)? {
+            return Ok(());
+        }
         let (rank, id) = (self.threads[index].rank, self.threads[index].id);
         let members = self.scenario.team.iter().map(|threads| u32::from(*threads)).sum();
         let node = &mut self.sites[usize::from(rank.0)].node;
@@ -539,6 +631,16 @@ impl<'a> Machine<'a> {
         let held: BTreeSet<LockId> =
             self.holders.iter().filter(|(_, holder)| **holder == index).map(|(lock, _)| *lock).collect();
         self.holders.retain(|lock, _| !held.contains(lock));
+        // Those that the node knows nothing of a driver gives back.
+        let mut known = BTreeSet::new();
+        for lock in held {
+            match self.site(rank).lending.give_back(lock) {
+                Some(true) => self.returned(rank, lock)?,
+                Some(false) => {}
+                None => drop(known.insert(lock)),
+            }
+        }
+        let held = known;
         let ended = self.site(rank).node.handle_thread_end(id);
         let ended = ended.map_err(|error| Violation::new(Check::Protocol, error.to_string()))?;
         let failed = self.site(rank).node.failure().is_some();
@@ -569,12 +671,7 @@ impl<'a> Machine<'a> {
             }
             (Outcome::Acquired { abandoned }, Some(Step::Acquire(lock))) => {
                 self.told_abandoned += u64::from(abandoned);
-                if let Some(holder) = self.holders.insert(lock, index) {
-                    return wrong(
-                        Check::Exclusion,
-                        format!("{lock} has two holders: threads {holder} and {index} of all"),
-                    );
-                }
+                self.hold(index, lock)?;
             }
             (Outcome::Released, Some(Step::Release(_))) | (Outcome::Seen, Some(Step::Hear(_))) => {}
             (Outcome::Published, Some(Step::Tell(word))) => {
@@ -634,6 +731,12 @@ impl<'a> Machine<'a> {
 
     /// Nothing is left to happen.
     fn check_end(&self) -> Right {
+        self.check_waits()?;
+        self.check_rest()
+    }
+
+    /// Nobody waits for ever.
+    fn check_waits(&self) -> Right {
         for thread in &self.threads {
             let over = thread.ended || thread.at == thread.program.len();
             if !over && !self.sites[usize::from(thread.rank.0)].lost {
@@ -644,6 +747,11 @@ impl<'a> Machine<'a> {
                 );
             }
         }
+        Ok(())
+    }
+
+    /// All is over, and memory is what it should be.
+    fn check_rest(&self) -> Right {
         if self.scenario.loss.is_some() {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::hlrc::action::{Action, Flush, OpId, Outcome};
-use crate::hlrc::{ThreadId, diff};
+use crate::hlrc::{LockId, ThreadId, diff};
 use crate::id::{Access, Page, Rank};
 
 use super::flight::{Flight, Part, Purpose};
@@ -96,6 +96,10 @@ pub enum Effect {
     None,
     /// An operation is under way.
     Started(OpId, Flight),
+    /// Threads may have a lock among themselves.
+    Lent(LockId),
+    /// It is asked for.
+    Recalled(LockId),
     /// A thread goes on.
     Woken(ThreadId, Outcome),
 }
@@ -197,6 +201,8 @@ impl Memory {
                 let parts = parts.collect::<Result<Vec<_>, _>>()?.concat();
                 started(op, parts, Purpose::None)
             }
+            Action::Lend { lock } => Ok(Effect::Lent(lock)),
+            Action::Recall { lock } => Ok(Effect::Recalled(lock)),
             Action::Wake { thread, outcome } => Ok(Effect::Woken(thread, outcome)),
             local @ (Action::Store { .. }
             | Action::Map { .. }
@@ -273,7 +279,9 @@ impl Memory {
                 self.views.remove(&page);
                 set(self.copies.remove(&page).is_some(), "is taken out of view and not in it", page)
             }
-            Action::Get { .. }
+            Action::Lend { .. }
+            | Action::Recall { .. }
+            | Action::Get { .. }
             | Action::Put { .. }
             | Action::CompareAndSwap { .. }
             | Action::Fetch { .. }

@@ -153,6 +153,16 @@ pub const MUTANTS: &[Mutant] = &[
         found_by: &[Check::Queues],
     },
     Mutant {
+        name: "a rank that keeps a lock does not look who comes for it",
+        plant: || Box::new(locks::KeepsForEver),
+        found_by: &[Check::Progress],
+    },
+    Mutant {
+        name: "a kept lock is handed over before what was written is home",
+        plant: || Box::new(locks::KeepsChanges::default()),
+        found_by: &[Check::Values, Check::Twins],
+    },
+    Mutant {
         name: "a rank does not tell who is before it in a queue",
         plant: || Box::new(locks::HidesInQueue),
         found_by: &[Check::Progress],

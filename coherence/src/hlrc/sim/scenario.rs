@@ -23,6 +23,10 @@ pub struct Scenario {
     pub single_writer: bool,
     /// Whether races are looked for.
     pub check_races: bool,
+    /// Turns after which a lock is kept.
+    pub keep_after: u32,
+    /// Whether ranks lend locks that they keep.
+    pub lends: bool,
     /// Those that the programs have.
     pub planted: Vec<Planted>,
     /// Most clean copies of a rank.
@@ -50,6 +54,7 @@ impl Scenario {
         config.log_words = self.log_words;
         config.single_writer = self.single_writer;
         config.check_races = self.check_races;
+        config.keep_after = self.keep_after;
         config.cache_pages = self.cache_pages;
         config.written_pages = self.written_pages;
         config

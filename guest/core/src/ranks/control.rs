@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use rustix::process::{Pid, getpid};
-use vincs_guest_commands::{ANSWERED, ASKED, MAGIC, OWNER, RACES_AT, RANKS_AT, SLOTS, VERSION, VERSION_AT};
+use vincs_guest_commands::{
+    ANSWERED, ASKED, LENT_TAKEN, MAGIC, OWNER, RACES_AT, RANKS_AT, SLOTS, VERSION, VERSION_AT, lent, lent_at,
+};
 
 use crate::memory::{CONTROL_BYTES, OpenError, PAGE};
 
@@ -63,6 +65,18 @@ impl Control {
     /// Whether the machine looks for races.
     pub(super) fn looks_for_races(&self) -> bool {
         self.word(RACES_AT.into()).load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes a lock that the calling thread's rank lends and no thread has; false if that is not so.
+    pub(super) fn borrow_lock(&self, lock: u32) -> bool {
+        let entry = self.long(lent_at(lock).into());
+        entry.compare_exchange(lent(lock), lent(lock) | LENT_TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Gives one back that was taken so; false if vincs has to be told, as it wants it.
+    pub(super) fn return_lock(&self, lock: u32) -> bool {
+        let entry = self.long(lent_at(lock).into());
+        entry.compare_exchange(lent(lock) | LENT_TAKEN, lent(lock), Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     /// Where a slot has something, so many bytes from its start.

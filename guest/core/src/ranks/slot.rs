@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use vincs_guest_commands::{ANSWERED, ASKED, COMMAND, FIRST, OWNER, RESULT, SECOND, SLOTS, THIRD, WORDS};
+use vincs_guest_commands::{
+    ANSWERED, ASKED, COMMAND, DONE, FIRST, GIVE_BACK, OWNER, RESULT, SECOND, SLOTS, THIRD, WORDS,
+};
 
 use super::control::Control;
 
@@ -78,6 +80,16 @@ impl<'a> Slot<'a> {
         control.word(self.at(RESULT)).load(Ordering::Relaxed)
     }
 
+    /// Takes a lock of this number, of all there are, that the rank lends; false if it has to be asked for.
+    pub(crate) fn borrow_lock(self, lock: u32) -> bool {
+        self.control.borrow_lock(lock)
+    }
+
+    /// Gives one back that was taken so: what came of it.
+    pub(crate) fn return_lock(self, lock: u32) -> u32 {
+        if self.control.return_lock(lock) { DONE } else { self.command(GIVE_BACK, [lock.into(), 0, 0]) }
+    }
+
     /// The words of so many who have met by the last command.
     pub(crate) fn words(self, members: u32) -> Vec<u64> {
         let word = |index: usize| self.control.long(self.at(WORDS) + index * size_of::<u64>()).load(Ordering::Relaxed);
@@ -94,6 +106,25 @@ impl<'a> Slot<'a> {
 mod tests {
     use super::*;
     use crate::memory::CONTROL_BYTES;
+
+    #[test]
+    fn locks_are_borrowed_where_they_are_lent_and_nobody_has_them() {
+        use vincs_guest_commands::{LENT_TAKEN, LENT_WANTED, lent, lent_at};
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(CONTROL_BYTES as u64).unwrap();
+        let control = Control::map(&file).unwrap();
+        let (slot, entry) = (Slot::taken(&control, 0), control.long(lent_at(65).into()));
+        assert!(!slot.borrow_lock(65), "nothing is lent");
+        entry.store(lent(65), Ordering::Relaxed);
+        assert!(!slot.borrow_lock(1), "that is another one");
+        assert!(slot.borrow_lock(65) && !slot.borrow_lock(65));
+        assert_eq!((slot.return_lock(65), entry.load(Ordering::Relaxed)), (DONE, lent(65)));
+        assert!(slot.borrow_lock(65));
+        entry.fetch_or(LENT_WANTED, Ordering::Relaxed);
+        assert!(!control.return_lock(65) && entry.load(Ordering::Relaxed) == lent(65) | LENT_TAKEN | LENT_WANTED);
+        entry.store(lent(65) | LENT_WANTED, Ordering::Relaxed);
+        assert!(!slot.borrow_lock(65), "it is asked for");
+    }
 
     #[test]
     fn members_leave_slots_to_others_and_are_told_when_there_is_none() {

@@ -1,10 +1,10 @@
 //! Members on several ranks: vincs does what they do together, and has relaxed memory coherent then.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vincs_guest_commands::{DONE, HEAR, HELD, LOCK, MEET, NOT_HELD, TELL, UNLOCK};
+use vincs_guest_commands::{DONE, HEAR, LOCK, MEET, NOT_HELD, TELL, UNLOCK};
 
 use super::LOCKS;
 use super::lock::LockError;
@@ -30,7 +30,22 @@ struct Seat {
     /// Its slot there.
     slot: AtomicU16,
     /// Locks that it has.
-    held: Mutex<BTreeSet<u32>>,
+    held: Mutex<BTreeMap<u32, Source>>,
+}
+
+/// How a member has got a lock, and so how it gives it back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Source {
+    /// By a command.
+    Vincs,
+    /// Its rank lends it.
+    Rank,
+}
+
+impl Seat {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<u32, Source>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl OnRanks {
@@ -67,11 +82,11 @@ impl OnRanks {
         if taken == NONE {
             return;
         }
-        let held = std::mem::take(&mut *seat.held.lock().unwrap_or_else(PoisonError::into_inner));
-        for number in held {
+        let held = std::mem::take(&mut *seat.held());
+        for (number, from) in held {
             eprint_line(&left_held(member, number));
             // The machine may have ended meanwhile, and nobody waits for this one.
-            let _ = self.slot(member).command(UNLOCK, [u64::from(self.first_lock + number), 0, 0]);
+            let _ = self.give_back(member, number, from);
         }
         seat.slot.store(NONE, Ordering::Relaxed);
         self.ranks().taken(taken).give_back();
@@ -97,33 +112,43 @@ impl OnRanks {
         self.slot(member).words(u32::try_from(members).unwrap_or(0))
     }
 
+    /// Without vincs where the member's rank lends the lock.
     pub(super) fn lock(&self, member: u32, number: u32) -> Result<(), LockError> {
-        self.change(member, LOCK, number)
+        let seat = self.seat_for_lock(member, number)?;
+        if seat.held().contains_key(&number) {
+            return Err(LockError::Held(number));
+        }
+        let (slot, lock) = (self.slot(member), self.first_lock + number);
+        let from = if slot.borrow_lock(lock) {
+            Source::Rank
+        } else {
+            match slot.command(LOCK, [lock.into(), 0, 0]) {
+                DONE => Source::Vincs,
+                result => fail(result),
+            }
+        };
+        seat.held().insert(number, from);
+        Ok(())
     }
 
     pub(super) fn unlock(&self, member: u32, number: u32) -> Result<(), LockError> {
-        self.change(member, UNLOCK, number)
-    }
-
-    fn change(&self, member: u32, command: u32, number: u32) -> Result<(), LockError> {
-        if number >= LOCKS {
-            return Err(LockError::NoSuchLock(number));
-        }
-        match self.slot(member).command(command, [u64::from(self.first_lock + number), 0, 0]) {
-            DONE => {
-                if let Some(seat) = self.members.get(member as usize) {
-                    let mut held = seat.held.lock().unwrap_or_else(PoisonError::into_inner);
-                    if command == LOCK {
-                        held.insert(number)
-                    } else {
-                        held.remove(&number)
-                    };
-                }
-                Ok(())
-            }
-            HELD => Err(LockError::Held(number)),
+        let from = self.seat_for_lock(member, number)?.held().remove(&number);
+        match self.give_back(member, number, from.ok_or(LockError::NotHeld(number))?) {
+            DONE => Ok(()),
             NOT_HELD => Err(LockError::NotHeld(number)),
             result => fail(result),
+        }
+    }
+
+    fn seat_for_lock(&self, member: u32, number: u32) -> Result<&Seat, LockError> {
+        self.members.get(member as usize).filter(|_| number < LOCKS).ok_or(LockError::NoSuchLock(number))
+    }
+
+    fn give_back(&self, member: u32, number: u32, from: Source) -> u32 {
+        let (slot, lock) = (self.slot(member), self.first_lock + number);
+        match from {
+            Source::Vincs => slot.command(UNLOCK, [lock.into(), 0, 0]),
+            Source::Rank => slot.return_lock(lock),
         }
     }
 

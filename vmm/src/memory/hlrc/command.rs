@@ -19,6 +19,8 @@ pub(in crate::memory) enum Ask {
     Acquire(LockId),
     /// To be rid of it.
     Release(LockId),
+    /// The same with one that was lent and is wanted.
+    GiveBack(LockId),
     /// To meet all others.
     Barrier(Option<(Reduction, u64)>),
     /// That others who ask see what its rank has written.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
@@ -119,6 +119,13 @@ impl OwnSegment {
     /// Its words, as the transport has them.
     pub(super) fn words(&self) -> &Arc<WordSegment> {
         &self.words
+    }
+
+    /// Whether a word is zero, as most are that are looked at.
+    pub(super) fn is_zero(&self, offset: u64) -> bool {
+        let index = usize::try_from(offset / 8).unwrap_or(usize::MAX);
+        let words: &[AtomicU64] = self.words.words();
+        words.get(index).is_some_and(|word| word.load(Ordering::Acquire) == 0)
     }
 
     /// So many words from an offset on; nothing beyond its end.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vincs_coherence::hlrc::node::{ThreadError, TouchError};
-use vincs_coherence::hlrc::{Completion, Failure, Node, OpId, ThreadId};
+use vincs_coherence::hlrc::{Completion, Failure, LockId, Node, OpId, Outcome, ThreadId};
 use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, RankSet, Run};
 use vincs_coherence::transport::{Event, OperationId, Outcome as Ended, Segment as _, Transport};
 
 use super::command::{Ask, Command, Reply};
+use super::lender::Lender;
 use super::maps::{Bytes, Copies, OwnSegment, words_of};
 use super::meeting::Message;
 use super::member::{Answer, SyncError};
@@ -47,6 +48,7 @@ pub(super) struct Parts {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) mailbox: Arc<Mailbox<Command>>,
     pub(super) ending: EndingSink,
+    pub(super) lender: Option<Arc<dyn Lender>>,
 }
 
 /// A thread of the team.
@@ -71,6 +73,8 @@ pub(super) struct Service {
     transport: Arc<dyn Transport>,
     mailbox: Arc<Mailbox<Command>>,
     ending: EndingSink,
+    /// Who lends this rank's threads the locks that it keeps, if anybody does.
+    lender: Option<Arc<dyn Lender>>,
     /// It has been told.
     ended: bool,
     /// The node's failure has been told.
@@ -121,7 +125,7 @@ impl Received<'_> {
 
 impl Service {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { settings, node, faults, segment, copies, operations, transport, mailbox, ending } = parts;
+        let Parts { settings, node, faults, segment, copies, operations, transport, mailbox, ending, lender } = parts;
         let threads = settings.team.get(usize::from(settings.rank.0)).copied().unwrap_or(0);
         let races = settings.races.clone().map(|sink| Races::new(settings.rank, settings.team.len(), sink));
         Self {
@@ -137,6 +141,7 @@ impl Service {
             operations,
             mailbox,
             ending,
+            lender,
             ended: false,
             failed: false,
             reason: String::new(),
@@ -278,6 +283,7 @@ impl Service {
         let begun = match ask {
             Ask::Acquire(lock) => self.node.handle_acquire(thread, lock).map_err(SyncError::from),
             Ask::Release(lock) => self.node.handle_release(thread, lock).map_err(SyncError::from),
+            Ask::GiveBack(lock) => return reply.answer(self.given_back(lock)),
             Ask::Barrier(reduce) => self.node.handle_barrier(thread, members, reduce).map_err(SyncError::from),
             Ask::Tell | Ask::Hear | Ask::Meet(_) | Ask::Reset => return self.ask_teams(thread, ask, reply),
         };
@@ -288,6 +294,20 @@ impl Service {
             }
             Err(error) => reply.answer(Err(error)),
         }
+    }
+
+    /// A lock that was lent is back, as somebody says.
+    fn given_back(&mut self, lock: LockId) -> Answer {
+        if let Some(failure) = self.node.failure() {
+            return Err(SyncError::Failed(failure));
+        }
+        // Between two inputs it waits for locks alone that a thread has.
+        self.node.handle_returned(lock)?;
+        if let Some(lender) = &self.lender {
+            lender.forget(lock);
+        }
+        self.act(Received::NOTHING);
+        Ok(Outcome::Released)
     }
 
     /// A thread waits from now on.
@@ -418,6 +438,10 @@ impl Service {
         loop {
             let watches = self.node.watches();
             for watch in &watches {
+                // Of each lock that is kept there is a word of which mostly nothing comes.
+                if watch.words == 1 && self.segment.is_zero(watch.offset) {
+                    continue;
+                }
                 let Some(words) = self.segment.read_words(watch.offset, watch.words) else { continue };
                 if words.iter().any(|word| *word != 0) {
                     self.node.handle_words(*watch, &words);

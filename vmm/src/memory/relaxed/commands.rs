@@ -2,8 +2,8 @@
 
 use vincs_coherence::hlrc::{LockId, MAX_LOCKS, ThreadId};
 use vincs_guest_commands::{
-    BEGIN, DONE, FAILED, HEAR, HELD, LOCK, MEET, NO_COMMAND, NO_LOCK, NO_TEAM, NOT_HELD, SLOTS, TAKEN_OVER, TELL,
-    UNLOCK, WORDS,
+    BEGIN, DONE, FAILED, GIVE_BACK, HEAR, HELD, LOCK, MEET, NO_COMMAND, NO_LOCK, NO_TEAM, NOT_HELD, SLOTS, TAKEN_OVER,
+    TELL, UNLOCK, WORDS,
 };
 
 use crate::layout::PAGE_SIZE;
@@ -37,6 +37,7 @@ impl Words {
         let ask = match command {
             LOCK => Ask::Acquire(lock()?),
             UNLOCK => Ask::Release(lock()?),
+            GIVE_BACK => Ask::GiveBack(lock()?),
             TELL => Ask::Tell,
             HEAR => Ask::Hear,
             MEET => {
@@ -88,7 +89,7 @@ mod tests {
         assert_eq!(ask(509, BEGIN, 0, 0).unwrap(), "thread 509 Reset");
         assert_eq!(ask(0, LOCK, 1 << 32, 0), Err(NO_LOCK));
         for (slot, command) in
-            [(0, 0), (0, 7), (0, u32::MAX), (0, BEGIN), (509, LOCK), (510, LOCK), (u16::MAX - 1, TELL)]
+            [(0, 0), (0, 8), (0, u32::MAX), (0, BEGIN), (509, LOCK), (510, LOCK), (u16::MAX - 1, TELL)]
         {
             assert_eq!(ask(slot, command, 0, 0), Err(NO_COMMAND), "{command} in slot {slot}");
         }

@@ -1,6 +1,8 @@
 //! The doorbell: how guest programs' commands come to the thread that serves relaxed memory, and how their vCPUs wait.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use serde::Serialize;
 use vincs_guest_commands::{ANSWERED, ASKED, COMMAND, FIRST, RESULT, SECOND, SLOTS, THIRD, WORDS};
@@ -10,6 +12,7 @@ use super::commands::{Words, result};
 use crate::apic::Waker;
 use crate::layout::{PAGE_SIZE, RELAXED_CONTROL, RELAXED_HEADER};
 use crate::memory::engine::mailbox::locked;
+use crate::memory::hlrc::Statistics;
 use crate::memory::hlrc::command::{Asker, Reply};
 use crate::vcpu::VcpuHandle;
 
@@ -38,6 +41,7 @@ pub struct Rings {
 #[derive(Debug)]
 struct UnderWay {
     asked: u32,
+    since: Instant,
     /// The vCPU that waits for it, if one does.
     waits: Option<Arc<dyn Waker>>,
 }
@@ -49,6 +53,8 @@ struct Slots {
     memory: Arc<GuestRegionMmap>,
     slots: Vec<Mutex<Option<UnderWay>>>,
     rings: Mutex<Rings>,
+    /// How long commands have taken, added up, in nanoseconds.
+    taken: AtomicU64,
 }
 
 impl Slots {
@@ -60,7 +66,6 @@ impl Slots {
     }
 
     fn write(&self, slot: u16, at: u16, word: u32) {
-        use std::sync::atomic::Ordering;
         // As above. Whoever sees the word sees what was written before it.
         let _ = self.memory.store(word, MemoryRegionAddress(slot_page(slot) + u64::from(at)), Ordering::Release);
     }
@@ -80,8 +85,11 @@ impl Slots {
         let _ = self.memory.write_slice(&bytes, MemoryRegionAddress(slot_page(slot) + u64::from(WORDS)));
         self.write(slot, RESULT, result);
         self.write(slot, ANSWERED, asked);
-        let waits = under_way.take().and_then(|under_way| under_way.waits);
+        let ended = under_way.take();
         drop(under_way);
+        let Some(UnderWay { since, waits, .. }) = ended else { return };
+        // 584 years fit.
+        self.taken.fetch_add(u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         if let Some(vcpu) = waits {
             vcpu.wake();
         }
@@ -109,7 +117,7 @@ impl Doorbell {
         asker: Asker,
     ) -> Self {
         let slots = (0..SLOTS).map(|_| Mutex::new(None)).collect();
-        let slots = Arc::new(Slots { memory, slots, rings: Mutex::default() });
+        let slots = Arc::new(Slots { memory, slots, rings: Mutex::default(), taken: AtomicU64::new(0) });
         Self { address: start + DOORBELL, rank, vcpus, slots, asker }
     }
 
@@ -149,7 +157,7 @@ impl Doorbell {
             second: u64::from_le_bytes(self.slots.read(number, SECOND)),
             third: u64::from_le_bytes(self.slots.read(number, THIRD)),
         };
-        *under_way = Some(UnderWay { asked, waits: Some(vcpu) });
+        *under_way = Some(UnderWay { asked, since: Instant::now(), waits: Some(vcpu) });
         drop(under_way);
         match words.ask(number) {
             Ok((thread, ask)) => {
@@ -183,6 +191,8 @@ impl Doorbell {
     /// What it has counted, and what the memory has; nothing of that once it was stopped.
     pub(crate) fn stats(&self) -> super::RelaxedStats {
         let memory = self.asker.statistics().unwrap_or_default();
+        // Threads of guests synchronise by commands, or take no time for it.
+        let memory = Statistics { synchronising: self.slots.taken.load(Ordering::Relaxed), ..memory };
         super::RelaxedStats { rings: *locked(&self.slots.rings), memory }
     }
 }

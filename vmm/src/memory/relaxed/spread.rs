@@ -13,6 +13,7 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionM
 use super::commands::LOCKS;
 use super::doorbell::{DOORBELL, Doorbell, Rings};
 use super::info_block;
+use super::lent::LentLocks;
 use crate::layout::{RELAXED_CONTROL, RELAXED_HEADER};
 use crate::memory::hlrc::{Array, ArrayError, Ending, Memory, Prepared, RaceReport, RaceSink, Settings};
 use crate::memory::hlrc::{StartError, Statistics};
@@ -144,9 +145,11 @@ impl SpreadMemory {
                 }
             }
         });
-        let memory = share.prepared.start(share.channel, ending)?;
+        let alias = Arc::new(alias);
+        let lender = LentLocks::new(Arc::clone(&alias));
+        let memory = share.prepared.lending(Arc::new(lender)).start(share.channel, ending)?;
         let shared = memory.array_of(&stripes(pages, ranks))?;
-        let doorbell = Doorbell::new(start.0, rank.0, Arc::new(alias), vcpus, memory.asker());
+        let doorbell = Doorbell::new(start.0, rank.0, alias, vcpus, memory.asker());
         Ok(Self { memory, own, shared, start, doorbell: Arc::new(doorbell) })
     }
 

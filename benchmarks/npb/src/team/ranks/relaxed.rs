@@ -14,6 +14,9 @@ use super::{Costs, Place, RanksError, fail, say};
 use crate::team::shared::{Area, Distributed, Segment};
 use crate::team::{MAX_SUM, NoMemory, Team};
 
+/// Locks of a team.
+pub const LOCKS: u32 = 1024;
+
 /// This rank as a member.
 #[derive(Debug)]
 pub struct Relaxed {
@@ -34,7 +37,8 @@ pub fn run<R>(place: Place, room: usize, program: impl FnOnce(&Relaxed) -> R) ->
     let pages = u32::try_from(room.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
     let looks_for_races = place.looks_for_races;
     let races = looks_for_races.then(|| RaceSink::new(|report: RaceReport| say(&report.to_string())));
-    let prepared = Prepared::new(Settings { races, ..Settings::new(rank, vec![1; ranks.into()], pages) })?;
+    let settings = Settings { races, locks: LOCKS, ..Settings::new(rank, vec![1; ranks.into()], pages) };
+    let prepared = Prepared::new(settings)?;
     let ending = place.ending();
     let (transport, mut rests) = place.connect(Some(prepared.segment()))?;
     let memory = prepared.start(transport, ending)?;

@@ -1,12 +1,12 @@
 //! The tables of docs/relaxed-memory.md say what the code has, compared both ways.
 
-use crate::hlrc::ThreadId;
 use crate::hlrc::action::{Action, Flush, OpId, Outcome};
 use crate::hlrc::config::{MAX_LOCKS, MAX_LOG_WORDS, MAX_THREADS};
-use crate::hlrc::node::{LOCAL_TURNS, MAX_SCAN, MIN_PAGES, Reduction};
+use crate::hlrc::node::{KEPT_LOCKS, LOCAL_TURNS, MAX_SCAN, MIN_PAGES, Reduction};
 use crate::hlrc::notice::MAX_INTERVAL;
 use crate::hlrc::race::{MAX_KEPT, MAX_OF_PAGE, MAX_REPORTS};
 use crate::hlrc::writer::Writer;
+use crate::hlrc::{LockId, ThreadId};
 use crate::id::{MAX_RANKS, Page, Rank, Run};
 
 fn column(heading: &str, index: usize) -> Vec<String> {
@@ -25,7 +25,7 @@ fn name(value: &impl std::fmt::Debug) -> String {
 
 /// One of each, in the order of the table. The match names all there are.
 fn actions() -> Vec<Action> {
-    let (op, target, home, page, offset) = (OpId(0), Rank(0), Rank(0), Page(0), 0);
+    let (op, target, home, page, offset, lock) = (OpId(0), Rank(0), Rank(0), Page(0), 0, LockId(0));
     let all = vec![
         Action::Get { op, target, offset, words: 1 },
         Action::Put { op, target, offset, words: Vec::new() },
@@ -40,6 +40,8 @@ fn actions() -> Vec<Action> {
         Action::Allow { page },
         Action::Protect { run: Run::one(page) },
         Action::Unmap { page },
+        Action::Lend { lock },
+        Action::Recall { lock },
         Action::Wake { thread: ThreadId(0), outcome: Outcome::Released },
     ];
     for action in &all {
@@ -57,6 +59,8 @@ fn actions() -> Vec<Action> {
             | Action::Allow { .. }
             | Action::Protect { .. }
             | Action::Unmap { .. }
+            | Action::Lend { .. }
+            | Action::Recall { .. }
             | Action::Wake { .. } => {}
         }
     }
@@ -97,6 +101,7 @@ fn limits_are_those_of_the_table() {
         ("MAX_OF_PAGE", MAX_OF_PAGE.to_string()),
         ("MAX_KEPT", MAX_KEPT.to_string()),
         ("LOCAL_TURNS", LOCAL_TURNS.to_string()),
+        ("KEPT_LOCKS", KEPT_LOCKS.to_string()),
     ];
     let documented: Vec<(String, String)> = column("limit", 0).into_iter().zip(column("limit", 1)).collect();
     assert_eq!(documented, limits.map(|(name, value)| (name.to_owned(), value)));

@@ -71,7 +71,8 @@ impl Machine {
         let name = u16::try_from(rank).unwrap();
         self.done.push((name, action.clone()));
         match self.memories[rank].execute(&mut self.segments, action).unwrap() {
-            Effect::None => {}
+            Effect::None | Effect::Lent(_) => {}
+            Effect::Recalled(lock) => self.nodes[rank].handle_returned(lock).unwrap(),
             Effect::Woken(thread, outcome) => self.woken.push((name, thread, outcome)),
             Effect::Started(op, mut flight) => {
                 flight.take_all_effect(&mut self.segments);

@@ -5,8 +5,8 @@ use crate::hlrc::action::{Action, Completion, Failure, OpId, Outcome};
 use crate::hlrc::clock::{Clock, Position};
 use crate::hlrc::layout::{HERE, record};
 use crate::hlrc::node::{
-    AcquireError, BarrierError, CompletionError, FaultError, LOCAL_TURNS, MIN_PAGES, Node, Reduction, ReleaseError,
-    ThreadError,
+    AcquireError, BarrierError, CompletionError, FaultError, KEPT_LOCKS, LOCAL_TURNS, MIN_PAGES, Node, Reduction,
+    ReleaseError, ThreadError,
 };
 use crate::hlrc::{ConfigError, LockId, ThreadId};
 use crate::id::{Access, Page, Rank};
@@ -140,6 +140,79 @@ fn a_lock_is_recovered_with_the_data_as_last_released() {
         acquire(&mut machine, 0, LOCK);
         assert_eq!(machine.woken.last(), Some(&(0, FIRST, Outcome::Acquired { abandoned: false })), "told once");
     }
+}
+
+/// What was written before a lock that stays was given back is not lost with what a thread wrote under another one.
+#[test]
+fn a_kept_lock_keeps_what_was_written_before_it_was_given_back() {
+    const KEPT: LockId = LockId(1);
+    let mut machine = Machine::new(&[1, 1], 1, |_| {});
+    for value in 1..=3 {
+        acquire(&mut machine, 1, KEPT);
+        machine.write(1, Page(0), value);
+        release(&mut machine, 1, KEPT);
+    }
+    assert!(machine.node(1).keeps(KEPT));
+    acquire(&mut machine, 1, LOCK);
+    let ended = machine.node(1).handle_thread_end(FIRST).unwrap();
+    assert_eq!((ended.locks, ended.discarded), (vec![LOCK], vec![]));
+    machine.settle();
+    acquire(&mut machine, 0, KEPT);
+    assert_eq!(machine.woken.last(), Some(&(0, FIRST, Outcome::Acquired { abandoned: false })));
+    assert_eq!(machine.read(0, Page(0)), 3);
+}
+
+/// The first turn and the second are others' business, too; then the lock stays, until another rank comes.
+#[test]
+fn a_lock_that_one_rank_uses_costs_nothing_from_the_third_turn_on() {
+    let mut machine = Machine::new(&[1, 1], 1, |_| {});
+    let swaps = |machine: &mut Machine| machine.node(1).stats().lock_swaps;
+    for turn in 1..=10 {
+        let before = swaps(&mut machine);
+        acquire(&mut machine, 1, LOCK);
+        machine.write(1, Page(0), turn);
+        release(&mut machine, 1, LOCK);
+        assert_eq!(swaps(&mut machine) - before, [2, 1, 0][usize::from(turn - 1).min(2)], "turn {turn}");
+    }
+    assert_eq!(machine.node(1).stats().intervals, 1, "what the first turn wrote is home");
+    acquire(&mut machine, 0, LOCK);
+    assert_eq!((machine.read(0, Page(0)), machine.node(1).keeps(LOCK)), (10, false));
+    // Nothing is changed here, so nobody can tell that it was away.
+    release(&mut machine, 0, LOCK);
+    let before = swaps(&mut machine);
+    acquire(&mut machine, 1, LOCK);
+    release(&mut machine, 1, LOCK);
+    assert_eq!(swaps(&mut machine) - before, 2, "it was handed over since");
+}
+
+#[test]
+fn no_lock_stays_where_races_are_looked_for() {
+    let mut machine = Machine::new(&[1, 1], 1, |config| (config.check_races, config.keep_after) = (true, 0));
+    acquire(&mut machine, 1, LOCK);
+    release(&mut machine, 1, LOCK);
+    assert!(!machine.node(1).keeps(LOCK));
+}
+
+#[test]
+fn a_rank_keeps_so_many_locks_and_gives_up_those_that_were_given_back_first() {
+    let most = u32::try_from(KEPT_LOCKS).unwrap();
+    let mut machine = Machine::new(&[1, 1], 1, |config| config.locks = most + 2);
+    for lock in (0..most + 2).map(LockId) {
+        for _ in 0..2 {
+            acquire(&mut machine, 1, lock);
+            release(&mut machine, 1, lock);
+        }
+    }
+    let kept: Vec<u32> = (0..most + 2).filter(|lock| machine.node(1).keeps(LockId(*lock))).collect();
+    assert_eq!(kept, (2..most + 2).collect::<Vec<_>>());
+    machine.node(1).handle_let_go();
+    machine.settle();
+    for lock in (0..most + 2).map(LockId) {
+        assert!(!machine.node(1).keeps(lock));
+        assert_eq!(machine.node(1).handle_returned(lock), Err(ReleaseError::NotHeld(lock.0)));
+        acquire(&mut machine, 0, lock);
+    }
+    assert_eq!(machine.node(0).stats().locks_free, u64::from(most) + 2);
 }
 
 /// The lock comes for nobody and goes on, or for whoever wants it by then.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::hlrc::LockId;
-use crate::hlrc::action::{Action, Completion, OpId};
+use crate::hlrc::action::{Action, Completion, OpId, Watch};
 use crate::hlrc::layout::HERE;
 use crate::hlrc::node::Node;
 
@@ -79,6 +79,42 @@ impl Mutation for HidesInQueue {
             Action::Put { op, words, .. } if words[..] == [HERE | (u64::from(node.at().0) + 1)] => {
                 vec![Order::Finish(*op, Completion::Done)]
             }
+            _ => vec![Order::Do(action)],
+        })
+    }
+}
+
+/// Does not look at its queue node while it keeps the lock.
+#[derive(Debug)]
+pub(super) struct KeepsForEver;
+
+impl Mutation for KeepsForEver {
+    fn words(&mut self, node: &Node, watch: Watch, words: Vec<u64>) -> Vec<u64> {
+        let is_kept = |lock: &LockId| node.keeps(*lock) && node.layout().next(node.at(), *lock) == watch.offset;
+        if (0..8).map(LockId).any(|lock| is_kept(&lock)) { vec![0; words.len()] } else { words }
+    }
+}
+
+/// Does not bring home what is to go there first after somebody has come for a kept lock.
+#[derive(Debug, Default)]
+pub(super) struct KeepsChanges {
+    /// Somebody has come for a lock that was kept.
+    is_asked: bool,
+}
+
+impl Mutation for KeepsChanges {
+    fn words(&mut self, node: &Node, watch: Watch, words: Vec<u64>) -> Vec<u64> {
+        let is_kept = |lock: &LockId| node.keeps(*lock) && node.layout().next(node.at(), *lock) == watch.offset;
+        self.is_asked |= words.iter().any(|word| *word != 0) && (0..8).map(LockId).any(|lock| is_kept(&lock));
+        words
+    }
+
+    fn actions(&mut self, _: &Node, actions: Vec<Action>) -> Vec<Order> {
+        let flushes = actions.iter().any(|action| matches!(action, Action::Flush { .. }));
+        let is_asked = self.is_asked && flushes;
+        self.is_asked &= !flushes;
+        each(actions, |action| match action {
+            Action::Flush { op, .. } if is_asked => vec![Order::Finish(op, Completion::Done)],
             _ => vec![Order::Do(action)],
         })
     }

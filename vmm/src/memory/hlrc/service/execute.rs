@@ -3,7 +3,7 @@
 use std::io;
 
 use vincs_coherence::hlrc::diff::Diff;
-use vincs_coherence::hlrc::{Action, Completion, Flush, OpId, Outcome, ThreadId};
+use vincs_coherence::hlrc::{Action, Completion, Flush, LockId, OpId, Outcome, ThreadId};
 use vincs_coherence::id::{Access, PAGE_BYTES, Page, Rank, Run};
 use vincs_coherence::transport::{PutList, Segment as _};
 
@@ -55,6 +55,8 @@ impl Service {
             | Action::Store { .. }
             | Action::Twin { .. }
             | Action::Protect { .. }
+            | Action::Lend { .. }
+            | Action::Recall { .. }
             | Action::Wake { .. }) => {
                 self.end_batch(received);
                 return self.execute_alone(alone);
@@ -139,10 +141,32 @@ impl Service {
             Action::Store { offset, words } => self.store(offset, &words),
             Action::Twin { page } => self.twin(page),
             Action::Protect { run } => self.change(run, "write-protect", Faults::protect),
+            Action::Lend { lock } => {
+                if let Some(lender) = &self.lender {
+                    lender.lend(lock);
+                }
+            }
+            Action::Recall { lock } => self.recall(lock),
             Action::Wake { thread, outcome } => self.wake(thread, outcome),
             // Done together with others.
             Action::Fetch { .. } | Action::Map { .. } | Action::Allow { .. } | Action::Unmap { .. } => {}
         }
+    }
+
+    fn recall(&mut self, lock: LockId) {
+        let is_back = self.lender.as_ref().is_none_or(|lender| lender.recall(lock));
+        // Else whoever has it gives it back by a command.
+        if is_back && let Err(error) = self.node.handle_returned(lock) {
+            self.host_failed(&error.to_string());
+        }
+    }
+
+    /// Whoever has something of an earlier program's is no more.
+    pub(super) fn have_locks_back(&mut self) {
+        if let Some(lender) = &self.lender {
+            lender.forget_all();
+        }
+        self.node.handle_let_go();
     }
 
     fn store(&mut self, offset: u64, words: &[u64]) {

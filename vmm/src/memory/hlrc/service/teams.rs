@@ -107,7 +107,7 @@ impl Service {
                 self.send(KEEPER, Message::Begin { name });
                 Ok(Doing::Begins(name))
             }
-            Ask::Acquire(_) | Ask::Release(_) | Ask::Barrier(_) => Err(SyncError::Ended),
+            Ask::Acquire(_) | Ask::Release(_) | Ask::GiveBack(_) | Ask::Barrier(_) => Err(SyncError::Ended),
         };
         match begun {
             Ok(doing) => {
@@ -275,6 +275,7 @@ impl Service {
             }
             Message::Reset => {
                 self.give_up();
+                self.have_locks_back();
                 self.teams.resets = true;
                 self.settle();
             }

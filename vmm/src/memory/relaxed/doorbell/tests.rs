@@ -1,11 +1,11 @@
 //! Commands as a guest gives them, by the pages alone: right ones, wrong ones, and garbage.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::time::Duration;
 
 use vincs_coherence::id::Rank;
 use vincs_coherence::transport::Transport;
-use vm_memory::GuestAddress;
+use vm_memory::{GuestAddress, GuestMemoryRegion as _, VolatileMemory as _};
 
 use super::super::commands::LOCKS;
 use super::*;
@@ -15,8 +15,9 @@ use crate::test_transport::Hub;
 use crate::topology::VcpuId;
 use crate::vcpu::Samples;
 use vincs_guest_commands::{
-    ANSWERED, ASKED, BEGIN, COMMAND, DONE, FIRST, HEAR, HELD, LOCK, MAGIC, MEET, NO_COMMAND, NO_LOCK, NO_TEAM,
-    NOT_HELD, RESULT, SECOND, TAKEN_OVER, TELL, THIRD, UNLOCK, VERSION, WORDS,
+    ANSWERED, ASKED, BEGIN, COMMAND, DONE, FIRST, GIVE_BACK, HEAR, HELD, LENT_LOCKS, LENT_TAKEN, LENT_WANTED, LOCK,
+    MAGIC, MEET, NO_COMMAND, NO_LOCK, NO_TEAM, NOT_HELD, RESULT, SECOND, TAKEN_OVER, TELL, THIRD, UNLOCK, VERSION,
+    WORDS, lent, lent_at,
 };
 
 const START: GuestAddress = GuestAddress(4 << 30);
@@ -70,13 +71,46 @@ impl Guest {
         (0..).zip(prepared).zip(ends).map(start).collect()
     }
 
-    /// A program writes a byte of the shared part.
-    fn write(&self, at: u64, byte: u8) {
+    /// A byte of the shared part, as programs have it.
+    fn byte(&self, at: u64) -> &AtomicU8 {
         let [_, (_, len, address)] = self.memory.pieces();
         assert!(at < len);
         let byte_of_array = (address + at) as *const AtomicU8;
         // SAFETY: the byte is in the array, which the memory keeps; it is accessed by atomics alone.
-        unsafe { &*byte_of_array }.store(byte, Ordering::Relaxed);
+        unsafe { &*byte_of_array }
+    }
+
+    fn write(&self, at: u64, byte: u8) {
+        self.byte(at).store(byte, Ordering::Relaxed);
+    }
+
+    /// Does something with the entry of a lock that may be lent.
+    fn entry<T>(&self, lock: u32, of: impl FnOnce(&AtomicU64) -> T) -> T {
+        let at = MemoryRegionAddress(RELAXED_HEADER + u64::from(lent_at(lock)));
+        let slice = self.doorbell.slots.memory.get_slice(at, 8).unwrap();
+        of(slice.get_atomic_ref::<AtomicU64>(0).unwrap())
+    }
+
+    /// A thread takes a lock that its rank lends, or gives it back; whether it does.
+    fn exchange(&self, lock: u32, from: u64, to: u64) -> bool {
+        let order = (Ordering::AcqRel, Ordering::Relaxed);
+        self.entry(lock, |entry| entry.compare_exchange(from, to, order.0, order.1).is_ok())
+    }
+
+    /// Waits until a lock that a thread has is wanted.
+    fn is_wanted(&self, lock: u32) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.entry(lock, |entry| entry.load(Ordering::Relaxed)) & LENT_WANTED == 0 {
+            assert!(Instant::now() < deadline, "nobody wants lock {lock}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// A thread takes and gives back a lock twice: the second time nobody else has had it meanwhile.
+    fn uses_alone(&self, slot: u16, lock: u32) {
+        for command in [LOCK, UNLOCK, LOCK, UNLOCK] {
+            assert_eq!(self.does(slot, command, [lock.into(), 0, 0]), DONE);
+        }
     }
 
     fn put(&self, slot: u16, at: u16, bytes: &[u8]) {
@@ -178,6 +212,7 @@ fn commands_are_done_and_mistakes_are_told() {
     assert!(guest.doorbell.is_under_way(4), "it is another slot's");
     assert_eq!(guest.does(3, UNLOCK, [7, 0, 0]), DONE);
     assert_eq!(guest.result(4), DONE);
+    assert!(guest.doorbell.stats().memory.synchronising > 0, "slot 4 has waited");
     assert_eq!(guest.does(3, LOCK, [LOCKS.into(), 0, 0]), NO_LOCK);
     assert_eq!(guest.does(3, LOCK, [(LOCKS - 1).into(), 0, 0]), DONE);
     assert_eq!([TELL, HEAR].map(|command| guest.does(3, command, [0; 3])), [DONE; 2]);
@@ -192,6 +227,82 @@ fn commands_are_done_and_mistakes_are_told() {
     for slot in [0, 1] {
         let words = [0, 8].map(|at| u64::from_le_bytes(guest.doorbell.slots.read(slot, WORDS + at)));
         assert_eq!(words, [222, 111], "in the order of members");
+    }
+}
+
+#[test]
+fn a_lock_that_one_rank_uses_is_lent_to_its_threads_until_another_comes() {
+    const LENT: u32 = 70;
+    let (free, taken) = (lent(LENT), lent(LENT) | LENT_TAKEN);
+    let guests = Guest::of(2);
+    let [first, second] = &guests[..] else { panic!() };
+    // Both ranks have a byte that the other one is the home of.
+    let bytes = [0, 20 * PAGE_SIZE];
+    first.uses_alone(3, LENT);
+    let commands = first.doorbell.stats().rings.commands;
+    for round in 1..=100 {
+        assert!(first.exchange(LENT, free, taken), "round {round}");
+        bytes.iter().for_each(|at| first.write(*at, round));
+        assert!(first.exchange(LENT, taken, free));
+    }
+    // One that has the same entry is asked for as ever.
+    first.uses_alone(3, LENT + u32::from(LENT_LOCKS));
+    assert!(first.exchange(LENT, free, taken));
+    assert_eq!(first.doorbell.stats().rings.commands, commands + 4);
+    second.ring(5, LOCK, [LENT.into(), 0, 0]);
+    first.is_wanted(LENT);
+    assert!(second.doorbell.is_under_way(5));
+    bytes.iter().for_each(|at| first.write(*at, 101));
+    assert!(!first.exchange(LENT, taken, free));
+    assert_eq!(first.does(4, GIVE_BACK, [LENT.into(), 0, 0]), DONE, "in whatever slot");
+    assert_eq!(second.result(5), DONE);
+    assert_eq!(bytes.map(|at| second.byte(at).load(Ordering::Relaxed)), [101; 2]);
+    for guest in &guests {
+        assert_eq!(guest.does(4, GIVE_BACK, [LENT.into(), 0, 0]), NOT_HELD);
+        assert_eq!(guest.does(4, GIVE_BACK, [LOCKS.into(), 0, 0]), NOT_HELD);
+        assert_eq!(guest.entry(LENT, |entry| entry.load(Ordering::Relaxed)), 0);
+    }
+    assert_eq!(second.does(5, UNLOCK, [LENT.into(), 0, 0]), DONE);
+    // And one that nobody has goes at once.
+    first.uses_alone(3, LENT);
+    assert_eq!(second.does(5, LOCK, [LENT.into(), 0, 0]), DONE);
+    assert!(!first.exchange(LENT, free, taken));
+}
+
+/// So do threads of one rank: those that wait are asked for it.
+#[test]
+fn a_lent_lock_goes_to_who_waits_on_the_same_rank() {
+    let guest = Guest::new();
+    guest.uses_alone(3, 7);
+    assert!(guest.exchange(7, lent(7), lent(7) | LENT_TAKEN));
+    guest.ring(4, LOCK, [7, 0, 0]);
+    assert!(guest.doorbell.is_under_way(4));
+    guest.is_wanted(7);
+    assert_eq!(guest.does(3, GIVE_BACK, [7, 0, 0]), DONE);
+    assert_eq!(guest.result(4), DONE);
+    assert_eq!(guest.does(4, UNLOCK, [7, 0, 0]), DONE);
+    assert!(guest.exchange(7, lent(7), lent(7) | LENT_TAKEN), "it is lent again");
+}
+
+#[test]
+fn a_program_that_begins_has_lent_locks_back() {
+    let guests = Guest::of(2);
+    let [first, second] = &guests[..] else { panic!() };
+    for lock in [7, 8, 9] {
+        first.uses_alone(3, lock);
+    }
+    // One is taken, one is taken and wanted, one is free.
+    for lock in [7, 8] {
+        assert!(first.exchange(lock, lent(lock), lent(lock) | LENT_TAKEN));
+    }
+    second.ring(5, LOCK, [8, 0, 0]);
+    first.is_wanted(8);
+    assert_eq!(second.does(LAST, BEGIN, [0; 3]), DONE);
+    assert_eq!(second.result(5), TAKEN_OVER);
+    for lock in [7, 8, 9] {
+        assert_eq!(first.entry(lock, |entry| entry.load(Ordering::Relaxed)), 0);
+        assert_eq!(second.does(5, LOCK, [lock.into(), 0, 0]), DONE);
+        assert_eq!(first.does(3, GIVE_BACK, [lock.into(), 0, 0]), NOT_HELD);
     }
 }
 
@@ -277,6 +388,11 @@ fn garbage(guests: &[Guest], seed: u64, rounds: u32) {
             bytes[32..40].copy_from_slice(&((next() % 4) | ((next() % 4) << 16) | ((next() % 4) << 32)).to_le_bytes());
         }
         guest.put(slot, 0, &bytes);
+        if round % 8 == 1 {
+            let entries = [0, LENT_TAKEN, LENT_WANTED, lent(1), lent(1) | LENT_TAKEN, next()];
+            let entry = entries[usize::try_from(next()).unwrap() % entries.len()];
+            guest.entry(round % 5, |word| word.store(entry, Ordering::Relaxed));
+        }
         let number = if round % 16 == 0 { u32::try_from(next() >> 40).unwrap() } else { slot.into() };
         guest.doorbell.ring(number, Arc::new(Nobody));
         guest.doorbell.stop_waiting(number);
@@ -298,6 +414,9 @@ fn garbage_in_any_page_is_an_error_to_who_wrote_it() {
         for guest in &guests {
             for slot in 0..SLOTS {
                 assert!(!guest.doorbell.is_under_way(slot.into()), "seed {seed}, slot {slot}");
+            }
+            for lock in 0..u32::from(LENT_LOCKS) {
+                assert_eq!(guest.entry(lock, |entry| entry.load(Ordering::Relaxed)), 0, "seed {seed}, lock {lock}");
             }
             let stats = guest.doorbell.stats();
             assert!(stats.rings.refused > 1000 && stats.rings.commands > 1000, "seed {seed}: {stats:?}");
