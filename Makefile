@@ -96,7 +96,7 @@ bench-coherence: ## Memory that is spread over ranks, natively: misses, upgrades
 	@$(BENCHMARK) bench-coherence
 	@target/release/bench-coherence
 
-bench-hlrc: ## Differences of pages of relaxed memory, beside comparing and copying them
+bench-hlrc: ## Differences of pages of relaxed memory, and hashes of pages, beside comparing and copying them
 	@$(BENCHMARK) bench-hlrc
 	@target/release/bench-hlrc
 

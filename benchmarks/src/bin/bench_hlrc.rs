@@ -1,4 +1,5 @@
-//! Differences of pages of relaxed memory: what finding and making them costs, beside comparing and copying a page, in the same rounds.
+//! What is done to the bytes of pages: differences of those of relaxed memory found and made, and hashes of those that are shown in windows, beside
+//! comparing and copying a page, in the same rounds.
 
 use std::hint::black_box;
 use std::io::{self, Write};
@@ -10,11 +11,12 @@ use vincs_benchmarks::coherence::report::{Goal, HEADING, Row};
 use vincs_benchmarks::ended;
 use vincs_coherence::hlrc::diff::{Diff, apply};
 use vincs_coherence::id::PAGE_BYTES;
+use vincs_coherence::window::{Word, hash};
 
 /// A page.
 type Bytes = [u8; PAGE_BYTES];
 
-/// Measures differences of pages of relaxed memory
+/// Measures differences of pages of relaxed memory, and hashes of those in windows
 #[derive(Debug, Parser)]
 #[command(name = "bench-hlrc")]
 struct Cli {
@@ -54,8 +56,8 @@ fn time(count: usize, mut work: impl FnMut()) -> f64 {
     started.elapsed().as_secs_f64() * 1e9 / (times * count) as f64
 }
 
-/// One round: comparing, finding the difference, copying, making it.
-fn round(set: &Set, scratch: &mut [Bytes], diff: &mut Diff) -> [f64; 4] {
+/// One round: comparing, finding the difference, copying, making it, hashing.
+fn round(set: &Set, scratch: &mut [Bytes], diff: &mut Diff) -> [f64; 5] {
     let (twins, pages, count) = (black_box(&set.twins), black_box(&set.pages), set.pages.len());
     // A page is compared with itself copied, as one that differs is not compared to its end.
     scratch.copy_from_slice(pages);
@@ -78,7 +80,12 @@ fn round(set: &Set, scratch: &mut [Bytes], diff: &mut Diff) -> [f64; 4] {
         scratch.iter_mut().for_each(|page| apply(diff, page));
         black_box(&*scratch);
     });
-    [compare, find, copy, make]
+    let hashed = time(count, || {
+        pages.iter().for_each(|page| {
+            black_box(hash(Word(1 << 32 | 1), page));
+        });
+    });
+    [compare, find, copy, make, hashed]
 }
 
 fn measure(cli: &Cli) -> Vec<Row> {
@@ -92,7 +99,7 @@ fn measure(cli: &Cli) -> Vec<Row> {
     let mut scratch = vec![[0; PAGE_BYTES]; cli.pages as usize];
     let mut diff = Diff::default();
     let mut rows = Vec::new();
-    let mut samples = vec![[const { Vec::new() }; 4]; sets.len()];
+    let mut samples = vec![[const { Vec::new() }; 5]; sets.len()];
     for _ in 0..=cli.rounds {
         for (set, samples) in sets.iter().zip(&mut samples) {
             let values = round(set, &mut scratch, &mut diff);
@@ -101,7 +108,8 @@ fn measure(cli: &Cli) -> Vec<Row> {
     }
     for (set, samples) in sets.iter().zip(samples) {
         // The first round is not counted.
-        let [compare, find, copy, make] = samples.map(|samples| samples.into_iter().skip(1).collect::<Vec<f64>>());
+        let [compare, find, copy, make, hashed] =
+            samples.map(|samples| samples.into_iter().skip(1).collect::<Vec<f64>>());
         let row = |what: &str, values, floor, goal| Row {
             what: format!("{what}, {}", set.what),
             unit: "ns/page",
@@ -110,6 +118,16 @@ fn measure(cli: &Cli) -> Vec<Row> {
             goal,
         };
         rows.push(row("difference", find, ("memcmp", compare), set.goal));
+        if set.what == "unchanged" {
+            let floor = ("memcpy", copy.clone());
+            rows.push(Row {
+                what: "hash of a shown page".to_owned(),
+                unit: "ns/page",
+                values: hashed,
+                floor,
+                goal: Goal::None,
+            });
+        }
         rows.push(row("apply", make, ("memcpy", copy), Goal::None));
     }
     rows

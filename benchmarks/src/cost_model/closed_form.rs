@@ -60,6 +60,10 @@ pub struct Path {
     pub elsewhere: u64,
     /// Work requests that the home's NIC takes part in.
     pub home_requests: u64,
+    /// Pages that the rank that faults reads in a window.
+    pub looked_at: u64,
+    /// Pages that the home has to show for it, when nobody else reads them there.
+    pub shown: u64,
 }
 
 impl Fault {
@@ -67,11 +71,20 @@ impl Fault {
     #[must_use]
     pub fn path(self) -> Path {
         // The rank that faults: its fault and the answer. The home: the request.
-        let by_message =
-            Path { services: 3, ways: 2, pages: 1, sharers: 0, at_home: 1, elsewhere: 0, home_requests: 2 };
+        let by_message = Path {
+            services: 3,
+            ways: 2,
+            pages: 1,
+            sharers: 0,
+            at_home: 1,
+            elsewhere: 0,
+            home_requests: 2,
+            looked_at: 0,
+            shown: 0,
+        };
         match self {
-            // Write the sharer's byte, read the word, the page, the word again: one after the other on one connection, answered together.
-            Self::CleanReadOneSided => Path { services: 2, at_home: 0, home_requests: 4, ..by_message },
+            // Write the mark, read the word, the hash and the page: one after the other on one connection, answered together.
+            Self::CleanReadOneSided => Path { services: 2, at_home: 0, looked_at: 1, shown: 1, ..by_message },
             Self::ReadByMessage => by_message,
             Self::Upgrade { sharers } => Path { pages: 0, ..by_message }.after_invalidations(sharers),
             Self::Write { sharers } => by_message.after_invalidations(sharers),
@@ -93,7 +106,9 @@ impl Fault {
         // Sharers whose threads have no processor of their own come one after the other.
         let turns = path.sharers.div_ceil(inputs.at_once).saturating_sub(1);
         let waiting = turns * (2 * costs.message + costs.service);
-        costs.fault + path.services * costs.service + path.ways * costs.message + path.pages * costs.page + waiting
+        let looking = path.looked_at * inputs.hash_and_copy;
+        let network = path.ways * costs.message + path.pages * costs.page;
+        costs.fault + path.services * costs.service + network + waiting + looking
     }
 }
 
@@ -140,9 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn a_one_sided_read_saves_the_home_and_nothing_else() {
+    fn a_one_sided_read_saves_a_service_and_takes_a_hash_and_a_copy() {
         let [one_sided, by_message] = [Fault::CleanReadOneSided, Fault::ReadByMessage];
-        assert_eq!(by_message.latency(&NDR, 8) - one_sided.latency(&NDR, 8), NDR.service);
+        let saved = by_message.latency(&NDR, 8) - one_sided.latency(&NDR, 8);
+        assert_eq!(saved, NDR.service - NDR.hash_and_copy);
         assert_eq!((one_sided.path().at_home, by_message.path().at_home), (0, 1));
     }
 

@@ -15,6 +15,8 @@ pub struct Inputs {
     pub message: u64,
     /// What a page of 4 KiB adds to it.
     pub page: u64,
+    /// Hashing a page and copying it: what showing it in a window takes, and what reading it there takes beyond the NIC's work.
+    pub hash_and_copy: u64,
     /// A switch.
     pub switch: u64,
     /// Packets of a NIC per second.
@@ -35,6 +37,7 @@ pub const NDR: Inputs = Inputs {
     service: 3_100,
     message: 830,
     page: 1_430,
+    hash_and_copy: 800,
     switch: 330,
     message_rate: 330_000_000,
     bandwidth: 50_000_000_000,
@@ -48,6 +51,7 @@ pub const LOOPBACK: Inputs = Inputs {
     service: 3_100,
     message: 5_800,
     page: 2_700,
+    hash_and_copy: 800,
     switch: 0,
     message_rate: u64::MAX,
     bandwidth: 906_000_000,

@@ -51,10 +51,11 @@ fn thousands(count: u64) -> String {
 }
 
 fn inputs(out: &mut String, inputs: &Inputs) -> std::fmt::Result {
-    let Inputs { name, fault, service, message, page, switch, .. } = inputs;
-    let [fault, service, message, page, switch] =
-        [fault, service, message, page, switch].map(|time| microseconds(*time));
-    writeln!(out, "| {name} | {fault:.2} | {service:.2} | {message:.2} | {page:.2} | {switch:.2} |")
+    let Inputs { name, fault, service, message, page, switch, hash_and_copy, .. } = inputs;
+    let times = [fault, service, message, page, switch, hash_and_copy].map(|time| microseconds(*time));
+    write!(out, "| {name} |")?;
+    times.iter().try_for_each(|time| write!(out, " {time:.2} |"))?;
+    writeln!(out)
 }
 
 /// The whole report.
@@ -65,7 +66,7 @@ pub fn report() -> Result<String, Failure> {
     let mut out = String::new();
     writeln!(
         out,
-        "| inputs in µs | fault | service | short message, one way | a page more | a switch |\n|---|---|---|---|---|---|"
+        "| inputs in µs | fault | service | short message, one way | a page more | a switch | hash and copy |\n|---|---|---|---|---|---|---|"
     )?;
     inputs(&mut out, &NDR)?;
     inputs(&mut out, &LOOPBACK)?;

@@ -33,9 +33,10 @@ pub fn throughput(fault: Fault, inputs: &Inputs, ranks: u64) -> Throughput {
     let nic = |requests: u64| inputs.message_rate.checked_div(requests).unwrap_or(u64::MAX);
     let link = |pages: u64| inputs.bandwidth.checked_div(pages * PAGE_BYTES as u64).unwrap_or(u64::MAX);
     let network = nic(path.home_requests).min(link(path.pages));
-    let home = each(path.at_home * inputs.service, SHARDS).min(network);
+    let showing = path.shown * inputs.hash_and_copy;
+    let home = each(path.at_home * inputs.service + showing, SHARDS).min(network);
     let own = if matches!(fault, Fault::HomeWrite { .. }) { 1 } else { 2 };
-    let work = (own + path.at_home + path.elsewhere) * inputs.service;
+    let work = (own + path.at_home + path.elsewhere) * inputs.service + path.looked_at * inputs.hash_and_copy + showing;
     let waiting = each(fault.latency(inputs, ranks), PROCESSORS);
     // All that a rank's NIC has to do is what it does as a home and what it does as the other end.
     let rank = waiting.min(each(work, SHARDS)).min(network / 2);
@@ -48,9 +49,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_one_sided_read_is_limited_by_the_link_at_its_home_and_one_by_message_by_threads() {
+    fn a_home_shows_more_pages_than_it_answers_messages() {
         let one_sided = throughput(Fault::CleanReadOneSided, &NDR, 64);
-        assert_eq!(one_sided.home, NDR.bandwidth / 4096);
+        assert_eq!(one_sided.home, SHARDS * SECOND / NDR.hash_and_copy);
+        assert!(one_sided.home < NDR.bandwidth / 4096, "the link can take more");
         let by_message = throughput(Fault::ReadByMessage, &NDR, 64);
         assert_eq!(by_message.home, SHARDS * SECOND / NDR.service);
         assert!(by_message.rank < one_sided.rank, "its threads have the other ranks' requests to answer");
