@@ -20,6 +20,9 @@ use super::program::{Program, Reference, Step, Variable};
 use super::races::{NoteMutant, Observer};
 use super::scenario::{Outcomes, Scenario};
 
+mod end;
+mod locks;
+
 /// Longest wait of a thread, in microseconds: a lock behind all others, each with everything that ends an interval, takes much less.
 const PATIENCE: u64 = 2_000_000;
 
@@ -208,17 +211,6 @@ impl<'a> Machine<'a> {
             reads: self.threads.into_iter().map(|thread| thread.reads).collect(),
             told_abandoned: self.told_abandoned,
         })
-    }
-
-    /// At the end nobody keeps a lock.
-    fn let_go(&mut self) -> Right {
-        for rank in (0..self.sites.len()).filter_map(|rank| u16::try_from(rank).ok()).map(Rank) {
-            if !self.site(rank).lost {
-                self.site(rank).node.handle_let_go();
-                self.execute(rank)?;
-            }
-        }
-        Ok(())
     }
 
     fn after(&mut self, most: u64, event: Event) {
@@ -446,53 +438,6 @@ impl<'a> Machine<'a> {
                 self.woken(index, outcome)
             }
         }
-    }
-
-    /// A lock that was asked for is back; what the node wants done is to be done after.
-    fn returned(&mut self, rank: Rank, lock: LockId) -> Right {
-        let told = self.site(rank).node.handle_returned(lock);
-        told.map_err(|error| Violation::new(Check::Protocol, format!("rank {}: {error}", rank.0)))
-    }
-
-    /// A thread has a lock.
-    fn hold(&mut self, index: usize, lock: LockId) -> Right {
-        match self.holders.insert(lock, index) {
-            None => Ok(()),
-            Some(holder) => {
-                wrong(Check::Exclusion, format!("{lock} has two holders: threads {holder} and {index} of all"))
-            }
-        }
-    }
-
-    /// A thread takes or gives back a lock that its rank has lent, if that is so; mostly it does not ask the node.
-    fn borrows(&mut self, index: usize, step: Step) -> Right<bool> {
-        let rank = self.threads[index].rank;
-        match step {
-            Step::Acquire(lock) => {
-                if !self.scenario.lends || self.rng.one_in(4) || !self.site(rank).lending.take(lock) {
-                    return Ok(false);
-                }
-                self.hold(index, lock)?;
-            }
-            Step::Release(lock) => {
-                let Some(is_wanted) = self.site(rank).lending.give_back(lock) else { return Ok(false) };
-                self.holders.remove(&lock);
-                if is_wanted {
-                    self.returned(rank, lock)?;
-                    self.execute(rank)?;
-                }
-            }
-            Step::Read(_)
-            | Step::Write(..)
-            | Step::Add(_)
-            | Step::Reduce(..)
-            | Step::Tell(_)
-            | Step::Hear(_)
-            | Step::Barrier
-            | Step::End => return Ok(false),
-        }
-        self.go_on(index);
-        Ok(true)
     }
 
     /// A thread does its next step, or tries one again.
@@ -727,56 +672,5 @@ impl<'a> Machine<'a> {
             Some(thread) => wrong(Check::Progress, format!("rank {} {} waits since long", thread.rank.0, thread.id)),
             None => Ok(()),
         }
-    }
-
-    /// Nothing is left to happen.
-    fn check_end(&self) -> Right {
-        self.check_waits()?;
-        self.check_rest()
-    }
-
-    /// Nobody waits for ever.
-    fn check_waits(&self) -> Right {
-        for thread in &self.threads {
-            let over = thread.ended || thread.at == thread.program.len();
-            if !over && !self.sites[usize::from(thread.rank.0)].lost {
-                let step = thread.program.get(thread.at);
-                return wrong(
-                    Check::Progress,
-                    format!("rank {} {} waits for ever at {step:?}", thread.rank.0, thread.id),
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// All is over, and memory is what it should be.
-    fn check_rest(&self) -> Right {
-        if self.scenario.loss.is_some() {
-            return Ok(());
-        }
-        if let Some(observer) = &self.observer {
-            observer.check_end()?;
-        }
-        if let Some(site) = self.sites.iter().find(|site| !site.node.is_idle() || !site.flights.is_empty()) {
-            return wrong(
-                Check::Quiescence,
-                format!("rank {} has something left to do: {:?}", site.node.at().0, site.node),
-            );
-        }
-        for lock in (0..self.scenario.locks).map(LockId) {
-            let Some(layout) = self.sites.first().map(|site| site.node.layout()) else { return Ok(()) };
-            let (keeper, offset) = layout.lock(lock);
-            if self.segments.word(keeper, offset) != 0 {
-                return wrong(Check::Quiescence, format!("{lock} is not free at the end"));
-            }
-        }
-        for page in (0..self.scenario.homes.pages()).map(Page).filter(|_| self.scenario.check_reads) {
-            let (is, expected) = (self.segments.page(page), self.reference.page(page));
-            if is != expected {
-                return wrong(Check::Values, format!("page {} ends as {is:x?}, not {expected:x?}", page.0));
-            }
-        }
-        Ok(())
     }
 }
