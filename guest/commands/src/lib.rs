@@ -108,9 +108,8 @@ pub const fn lent(lock: u32) -> u64 {
 
 /// Where the header has the entry for a lock.
 #[must_use]
-pub const fn lent_at(lock: u32) -> u16 {
-    // Below LENT_LOCKS.
-    LENT + (lock % LENT_LOCKS as u32) as u16 * LENT_STRIDE
+pub const fn lent_at(lock: u32) -> usize {
+    LENT as usize + lock as usize % LENT_LOCKS as usize * LENT_STRIDE as usize
 }
 
 /// Environment variable by which races on relaxed memory are looked for: 1 does, 0 does not, as does none or an empty one.

@@ -69,13 +69,13 @@ impl Control {
 
     /// Takes a lock that the calling thread's rank lends and no thread has; false if that is not so.
     pub(super) fn borrow_lock(&self, lock: u32) -> bool {
-        let entry = self.long(lent_at(lock).into());
+        let entry = self.long(lent_at(lock));
         entry.compare_exchange(lent(lock), lent(lock) | LENT_TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     /// Gives one back that was taken so; false if vincs has to be told, as it wants it.
     pub(super) fn return_lock(&self, lock: u32) -> bool {
-        let entry = self.long(lent_at(lock).into());
+        let entry = self.long(lent_at(lock));
         entry.compare_exchange(lent(lock) | LENT_TAKEN, lent(lock), Ordering::Release, Ordering::Relaxed).is_ok()
     }
 

@@ -113,7 +113,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(CONTROL_BYTES as u64).unwrap();
         let control = Control::map(&file).unwrap();
-        let (slot, entry) = (Slot::taken(&control, 0), control.long(lent_at(65).into()));
+        let (slot, entry) = (Slot::taken(&control, 0), control.long(lent_at(65)));
         assert!(!slot.borrow_lock(65), "nothing is lent");
         entry.store(lent(65), Ordering::Relaxed);
         assert!(!slot.borrow_lock(1), "that is another one");

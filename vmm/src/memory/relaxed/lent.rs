@@ -31,7 +31,7 @@ impl LentLocks {
 
     /// Does something with a lock's entry.
     fn entry<T>(&self, lock: LockId, of: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
-        let at = MemoryRegionAddress(RELAXED_HEADER + u64::from(lent_at(lock.0)));
+        let at = MemoryRegionAddress(RELAXED_HEADER + lent_at(lock.0) as u64);
         // All entries are in it, and aligned.
         let slice = self.memory.get_slice(at, size_of::<u64>()).ok()?;
         slice.get_atomic_ref::<AtomicU64>(0).ok().map(of)

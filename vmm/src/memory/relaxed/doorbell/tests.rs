@@ -86,7 +86,7 @@ impl Guest {
 
     /// Does something with the entry of a lock that may be lent.
     fn entry<T>(&self, lock: u32, of: impl FnOnce(&AtomicU64) -> T) -> T {
-        let at = MemoryRegionAddress(RELAXED_HEADER + u64::from(lent_at(lock)));
+        let at = MemoryRegionAddress(RELAXED_HEADER + lent_at(lock) as u64);
         let slice = self.doorbell.slots.memory.get_slice(at, 8).unwrap();
         of(slice.get_atomic_ref::<AtomicU64>(0).unwrap())
     }
