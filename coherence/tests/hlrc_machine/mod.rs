@@ -258,7 +258,14 @@ impl Machine {
                     host.node.handle_returned(lock).map_err(|error| error.to_string())?;
                 }
             }
-            _ => return Ok(false),
+            Instruction::Read(_)
+            | Instruction::Write(..)
+            | Instruction::Add(_)
+            | Instruction::Tell(_)
+            | Instruction::Hear(_)
+            | Instruction::Barrier
+            | Instruction::Reduce(..)
+            | Instruction::End => return Ok(false),
         }
         host.at += 1;
         Ok(true)
