@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 use vincs_testbed::Testbed;
-use vincs_tests::cases::{Case, Cases, END_TIME, PATIENCE, RANK_LOST, assert_did, assert_stressed, native_build};
+use vincs_tests::cases::{Case, Cases, END_TIME, PATIENCE, RANK_LOST, assert_stressed, native_build};
 
 static CASES: LazyLock<Cases> =
     LazyLock::new(|| Cases::run("cluster", &Testbed { timeout: PATIENCE, ..Testbed::default() }));
@@ -74,7 +74,6 @@ fn srun_starts_ranks_with_pmix() {
 fn a_machine_of_two_ranks_stands_stress() {
     let case = case("rdma", 0);
     assert_stressed(&case);
-    assert_did(&case, "affinity");
     assert_eq!(transport("rdma"), "rdma");
 }
 

@@ -10,7 +10,7 @@ turn() {
 }
 if [ "$1" = brief ]; then
     turn 20 --fork 1 --pipe 1 --futex 1 --sigq 1 --mutex 1 --atomic 1
-    turn 20 --vm 2 --vm-bytes 2M --affinity 1
+    turn 20 --vm 2 --vm-bytes 1M --vm-method zero-one
     exit
 fi
 seconds=$1
