@@ -12,9 +12,9 @@ use vincs_micro_guest::{Ranks, migrate_at_random};
 use vincs_testbed::Testbed;
 use vincs_tests::cases::{Case, Cases, PATIENCE, RANK_LOST, assert_did, assert_stressed, native_build};
 
-// Twice as many cases as others have.
+// Three times as many cases as others have.
 static CASES: LazyLock<Cases> =
-    LazyLock::new(|| Cases::run("long", &Testbed { timeout: 2 * PATIENCE, ..Testbed::default() }));
+    LazyLock::new(|| Cases::run("long", &Testbed { timeout: 3 * PATIENCE, ..Testbed::default() }));
 
 fn case(name: &str) -> Case {
     CASES.case(name, 0)

@@ -2,12 +2,12 @@
 # OpenMP programs as they are on machines of several ranks, for scripts of cases. They source it after cases.sh.
 : "${here:?}" "${work:?}"
 
-# compile_openmp PROGRAM...: those of vincs-omp's tests, as omp_PROGRAM, with two rounds of what they repeat.
+# compile_openmp PROGRAM...: those of vincs-omp's tests, as omp_PROGRAM, with less of what they repeat.
 compile_openmp() {
     local clang program
     clang=$(for folder in /usr/lib/llvm-*; do [ -e "$folder/lib/libomp.so" ] && echo "$folder/bin/clang"; done | sort -V | tail -n 1)
     for program in "$@"; do
-        "$clang" -O2 -fno-builtin -fopenmp -DROUNDS=2 -o "$work/omp_$program" "$here/../../../guest/omp/tests/programs/$program.c"
+        "$clang" -O2 -fno-builtin -fopenmp -DROUNDS=2 -DORDERED_STEPS=100 -DORDERED_ROWS=50 -o "$work/omp_$program" "$here/../../../guest/omp/tests/programs/$program.c"
     done
 }
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs in one testbed node: what takes minutes on machines of several ranks, which all share its one processor.
 here=$1
-limit=900
+limit=1800
 # shellcheck source-path=SCRIPTDIR source=../cases.sh
 . "$here/../cases.sh"
 # shellcheck source-path=SCRIPTDIR source=../lost.sh

@@ -2,7 +2,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { STEPS = 500, ROWS = 200, COLUMNS = 200 };
+/* Fewer where iterations wait for each other over a network. */
+#ifndef ORDERED_STEPS
+#define ORDERED_STEPS 500
+#define ORDERED_ROWS 200
+#endif
+
+enum { STEPS = ORDERED_STEPS, ROWS = ORDERED_ROWS, COLUMNS = 200 };
 
 int main(void) {
     long *order = calloc(STEPS * 100, sizeof *order);
