@@ -21,7 +21,7 @@ BENCHMARK := $(CARGO) build --release --locked $(CARGO_QUIET) $(BINARIES) --pack
 
 # Tests that boot emulated nodes, those that take longest first, and those that take minutes each. tests/Cargo.toml names them too: cargo runs them only
 # when asked for by name.
-NODE_TESTS := cluster elastic hosts boot transport wide
+NODE_TESTS := cluster boot wide hosts transport elastic
 LONG_TESTS := long
 
 .PHONY: help setup build kernel soft-iwarp demo test test-long testbed lint bench-boot bench-ranks bench-coherence bench-rdma bench-hlrc bench-npb bench-elastic cost-model $(NODE_TESTS:%=test-%)
