@@ -17,6 +17,8 @@ static void check(const char *what, vincs_status status) {
 static void work(const vincs_member *member, void *context) {
     int64_t *words = context;
     uint32_t number = vincs_member_number(member);
+    /* A member that begins late hears what others have told by then. */
+    vincs_barrier(member);
     words[number] = 1;
     words[RACY] = 2 + number;
     check("lock", vincs_lock(member, 0));
