@@ -15,8 +15,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use vincs_testbed::{End, Testbed};
 
@@ -103,6 +105,17 @@ impl Cases {
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.0.path()
+    }
+
+    /// The statistics that a machine wrote to `$out/stats-NAME.json`.
+    ///
+    /// # Panics
+    /// When there are none of this name.
+    #[must_use]
+    pub fn stats(&self, name: &str) -> Value {
+        let file = self.folder().join(format!("stats-{name}.json"));
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        serde_json::from_str(&text).unwrap()
     }
 
     /// What the case of this name gave; its status must be the expected one.
@@ -208,12 +221,22 @@ pub fn assert_did(case: &Case, stressor: &str) {
     assert!(operations.is_some_and(|count| count > 0), "{stressor}: {}", case.stdout);
 }
 
-/// What `make` makes of the small C project, by name, on this machine itself.
+/// Whether a build of the small C project (`keep_build` of `tests/tests/cases.sh`) made what a build on this machine itself makes, with times in order.
 ///
 /// # Panics
-/// When it cannot be made.
-#[must_use]
-pub fn native_build() -> BTreeMap<String, Vec<u8>> {
+/// When not.
+pub fn assert_built(case: &Case) {
+    for (file, bytes) in &*NATIVE_BUILD {
+        let folder = case.folder.display();
+        assert!(&case.bytes(&format!("made/{file}")) == bytes, "{folder}: {file} differs from a native build's");
+    }
+    for said in [&case.stdout, &case.stderr] {
+        assert!(!said.contains("Clock skew") && !said.contains("future"), "{said}");
+    }
+}
+
+/// What `make` makes of it, by name.
+static NATIVE_BUILD: LazyLock<BTreeMap<String, Vec<u8>>> = LazyLock::new(|| {
     let native = tempfile::tempdir().unwrap();
     for file in fs::read_dir(scripts().join("boot/project")).unwrap() {
         let file = file.unwrap().path();
@@ -223,4 +246,4 @@ pub fn native_build() -> BTreeMap<String, Vec<u8>> {
     assert!(make.success());
     let made = ["primes.o", "sort.o", "text.o", "matrix.o", "main.o", "libproject.a", "program", "checked"];
     made.map(|file| (file.to_owned(), fs::read(native.path().join(file)).unwrap())).into()
-}
+});

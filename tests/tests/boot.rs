@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use vincs_testbed::Testbed;
-use vincs_tests::cases::{Case, Cases, PATIENCE, native_build};
+use vincs_tests::cases::{Case, Cases, PATIENCE, assert_built};
 use vincs_tests::workspace_root;
 
 static CASES: LazyLock<Cases> = LazyLock::new(|| {
@@ -61,10 +61,9 @@ fn a_stock_kernel_boots_on_one_two_and_four_processors() {
 
 #[test]
 fn statistics_tell_times_and_counters() {
-    let text = fs::read_to_string(CASES.folder().join("stats-2.json")).unwrap();
-    let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&stats["ending"], &stats["status"]), (&"exited".into(), &0.into()), "{text}");
-    let time = |name: &str| stats["times"][name].as_f64().unwrap_or_else(|| panic!("no time {name} in {text}"));
+    let stats = CASES.stats("2");
+    assert_eq!((&stats["ending"], &stats["status"]), (&"exited".into(), &0.into()), "{stats}");
+    let time = |name: &str| stats["times"][name].as_f64().unwrap_or_else(|| panic!("no time {name} in {stats}"));
     assert!(time("kernel_entry_to_command") > 0.0);
     assert!(time("kernel_entry_to_first_byte") >= time("kernel_entry_to_command"));
     let vcpus = stats["machine"]["vcpus"].as_array().unwrap();
@@ -141,12 +140,7 @@ fn signals_and_the_terminal_reach_the_command() {
 
 #[test]
 fn four_processors_build_what_a_native_build_makes() {
-    let case = case("build", 0);
-    let native = native_build();
-    for (file, bytes) in &native {
-        assert!(&case.bytes(&format!("made/{file}")) == bytes, "{file} differs from a native build's");
-    }
-    assert!(!case.stderr.contains("Clock skew") && !case.stderr.contains("future"), "{}", case.stderr);
+    assert_built(&case("build", 0));
 }
 
 #[test]
@@ -237,8 +231,7 @@ fn without_a_command_an_initramfs_or_a_disk_is_booted_to_the_console() {
 fn a_disk_that_is_booted_on_two_ranks_has_the_processors_of_both() {
     let said = case("disk-boot", 0).stdout;
     assert!(said.contains("processors 0-1") && said.contains("from the second"), "{said}");
-    let text = fs::read_to_string(CASES.folder().join("stats-disk.json")).unwrap();
-    let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let stats = CASES.stats("disk");
     let second = &stats["ranks"][1]["vcpus"][0];
-    assert!(second["vcpu"] == 1 && second["entries"].as_u64() > Some(0), "it has moved to its rank: {text}");
+    assert!(second["vcpu"] == 1 && second["entries"].as_u64() > Some(0), "it has moved to its rank: {stats}");
 }

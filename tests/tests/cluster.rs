@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 use vincs_testbed::Testbed;
-use vincs_tests::cases::{Case, Cases, END_TIME, PATIENCE, RANK_LOST, assert_stressed, native_build};
+use vincs_tests::cases::{Case, Cases, END_TIME, PATIENCE, RANK_LOST, assert_built, assert_stressed};
 
 static CASES: LazyLock<Cases> =
     LazyLock::new(|| Cases::run("cluster", &Testbed { timeout: PATIENCE, ..Testbed::default() }));
@@ -51,11 +51,7 @@ fn processes_run_on_the_processors_of_both_ranks_by_one_clock() {
 
 #[test]
 fn two_ranks_build_what_a_native_build_makes() {
-    let case = case("ranks-2", 0);
-    for (file, bytes) in native_build() {
-        assert!(case.bytes(&format!("made/{file}")) == bytes, "{file} differs from a native build's");
-    }
-    assert!(!case.stderr.contains("Clock skew") && !case.stderr.contains("future"), "{}", case.stderr);
+    assert_built(&case("ranks-2", 0));
 }
 
 #[test]
@@ -83,14 +79,9 @@ fn a_working_set_may_exceed_a_ranks_cache() {
     assert_eq!(case.stdout, "cpu 1\npages 5120\nwrong 0\n");
 }
 
-fn stats(name: &str) -> Value {
-    let text = fs::read_to_string(CASES.folder().join(format!("stats-{name}.json"))).unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
 /// What the statistics of this name say that the ranks were connected by.
 fn transport(name: &str) -> String {
-    stats(name)["config"]["transport"].as_str().unwrap().to_owned()
+    CASES.stats(name)["config"]["transport"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -113,7 +104,7 @@ fn a_machine_of_two_ranks_runs_over_iwarp() {
 
 #[test]
 fn pages_are_read_one_sidedly_over_rdma_and_by_message_over_tcp() {
-    let counted = |name: &str, what: &str| stats(name)["machine"]["memory"]["protocol"][what].as_u64().unwrap();
+    let counted = |name: &str, what: &str| CASES.stats(name)["machine"]["memory"]["protocol"][what].as_u64().unwrap();
     let [hits, misses, shown] = ["guarded_hits", "guarded_misses", "shown"].map(|what| counted("rdma", what));
     assert_eq!(counted("rdma", "guarded_reads"), hits + misses);
     assert!(hits > 0 && shown > 0, "{hits} hits, {misses} misses, {shown} pages shown");
@@ -175,8 +166,8 @@ fn machines_that_cannot_be_are_refused() {
 
 #[test]
 fn statistics_tell_what_the_ranks_did_each_and_together() {
-    let text = fs::read_to_string(CASES.folder().join("stats-2.json")).unwrap();
-    let stats: Value = serde_json::from_str(&text).unwrap();
+    let stats = CASES.stats("2");
+    let text = stats.to_string();
     assert_eq!((&stats["ending"], &stats["status"]), (&"exited".into(), &0.into()), "{text}");
     assert!(stats["times"]["kernel_entry_to_command"].as_f64() > Some(0.0), "{text}");
     let ranks = stats["ranks"].as_array().unwrap();
@@ -219,7 +210,7 @@ fn statistics_tell_what_the_ranks_did_each_and_together() {
 
 #[test]
 fn a_cache_within_its_limit_evicts() {
-    let stats = stats("small-cache");
+    let stats = CASES.stats("small-cache");
     let evictions = &stats["ranks"][1]["ranks"]["memory"]["protocol"]["evictions"];
     // 20 MiB are written and then read through 16 MiB, in order: every page goes, the first time and most of the second.
     assert!(evictions.as_u64() > Some(5120), "{stats}");

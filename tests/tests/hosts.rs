@@ -3,10 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
-use std::fs;
 use std::sync::LazyLock;
 
-use serde_json::Value;
 use vincs_testbed::Testbed;
 use vincs_tests::cases::{Case, Cases, END_TIME, PATIENCE, RANK_LOST};
 
@@ -47,11 +45,10 @@ fn a_machine_of_two_hosts_has_a_processor_of_each() {
     let case = case("rdma-nproc");
     assert_eq!(case.stdout, "2\n", "{}", case.stderr);
     assert!(case.messages().is_empty(), "{}", case.stderr);
-    let text = fs::read_to_string(CASES.folder().join("rdma-stats.json")).unwrap();
-    let stats: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(stats["config"]["transport"], "rdma", "{text}");
-    assert_eq!(stats["config"]["hosts"], serde_json::json!(["node0", "node1"]), "{text}");
-    assert_eq!(stats["ranks"].as_array().map(Vec::len), Some(2), "{text}");
+    let stats = CASES.stats("rdma");
+    assert_eq!(stats["config"]["transport"], "rdma", "{stats}");
+    assert_eq!(stats["config"]["hosts"], serde_json::json!(["node0", "node1"]), "{stats}");
+    assert_eq!(stats["ranks"].as_array().map(Vec::len), Some(2), "{stats}");
 }
 
 #[test]

@@ -4,13 +4,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
-use std::fs;
 use std::sync::LazyLock;
 
-use serde_json::Value;
 use vincs_micro_guest::{Ranks, migrate_at_random};
 use vincs_testbed::Testbed;
-use vincs_tests::cases::{Case, Cases, PATIENCE, RANK_LOST, assert_did, assert_stressed, native_build};
+use vincs_tests::cases::{Case, Cases, PATIENCE, RANK_LOST, assert_built, assert_did, assert_stressed};
 
 // Three times as many cases as others have.
 static CASES: LazyLock<Cases> =
@@ -33,16 +31,10 @@ fn a_thousand_moves_at_random_are_not_noticed() {
     }
 }
 
-/// The statistics of a case.
-fn stats(name: &str) -> Value {
-    let text = fs::read_to_string(CASES.folder().join(format!("stats-{name}.json"))).unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
 /// Whether the ranks of a case were connected as its name says.
 fn assert_transport(name: &str) {
     let expected = if name.ends_with("-rdma") { "rdma" } else { "tcp" };
-    assert_eq!(stats(name)["config"]["transport"], expected, "{name}");
+    assert_eq!(CASES.stats(name)["config"]["transport"], expected, "{name}");
 }
 
 #[test]
@@ -50,7 +42,7 @@ fn eight_ranks_with_devices_are_one_machine_of_eight_processors() {
     let case = case("nproc-8");
     assert_eq!(case.stdout, "8\n", "{}", case.stderr);
     assert!(case.messages().is_empty(), "{}", case.stderr);
-    assert_eq!(stats("nproc-8")["config"]["transport"], "rdma");
+    assert_eq!(CASES.stats("nproc-8")["config"]["transport"], "rdma");
 }
 
 #[test]
@@ -64,13 +56,8 @@ fn two_four_and_eight_ranks_stand_a_minute_of_stress() {
 
 #[test]
 fn machines_of_several_ranks_build_what_a_native_build_makes() {
-    let native = native_build();
     for name in ["build-4", "build-8", "build-2-rdma", "build-4-rdma"] {
-        let case = case(name);
-        for (file, bytes) in &native {
-            assert!(&case.bytes(&format!("made/{file}")) == bytes, "{name}: {file} differs from a native build's");
-        }
-        assert!(!case.stderr.contains("Clock skew") && !case.stderr.contains("future"), "{}", case.stderr);
+        assert_built(&case(name));
         assert_transport(name);
     }
 }
@@ -86,7 +73,7 @@ fn streams_and_the_status_come_through_over_rdma() {
 fn a_working_set_may_exceed_a_ranks_cache_over_rdma() {
     assert_eq!(case("small-cache-rdma").stdout, "cpu 1\npages 6144\nwrong 0\n");
     assert_transport("small-cache-rdma");
-    let stats = stats("small-cache-rdma");
+    let stats = CASES.stats("small-cache-rdma");
     let evictions = &stats["ranks"][1]["ranks"]["memory"]["protocol"]["evictions"];
     // 24 MiB are written twice and read once through 16 MiB, in order: every page goes each time.
     assert!(evictions.as_u64() > Some(6144), "{stats}");

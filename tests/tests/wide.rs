@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking, in its helpers too")]
 
-use std::fs;
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -40,8 +39,7 @@ fn programs_on_two_ranks_share_relaxed_memory_also_after_one_has_died_with_a_loc
     assert!(!case.stderr.contains("before all had"), "{}", case.stderr);
     // Each rank in its turn takes a lock a hundred thousand times, for which it has no word with vincs.
     assert!(case.stdout.lines().any(|said| said == "lent 200020"), "{}{}", case.stdout, case.stderr);
-    let text = fs::read_to_string(CASES.folder().join("stats-relaxed.json")).unwrap();
-    let stats: Value = serde_json::from_str(&text).unwrap();
+    let stats = CASES.stats("relaxed");
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     for rank in [0, 1] {
         let relaxed = &stats["ranks"][rank]["ranks"]["relaxed"];

@@ -17,7 +17,7 @@ echo 'nproc; n=0; while :; do echo "tick $n"; n=$((n + 1)); sleep 1; done' >"$wo
 
 # One machine, started as on a cluster.
 nproc_case() {
-    case_ "$1-nproc" mpirun -n 2 --host node0,node1 vincs --transport "$1" --net-if eth1 --mem 512M --stats "$out/$1-stats.json" -- nproc
+    case_ "$1-nproc" mpirun -n 2 --host node0,node1 vincs --transport "$1" --net-if eth1 --mem 512M --stats "$out/stats-$1.json" -- nproc
 }
 
 # start_rank CASE RANK OPTION...: one rank of two in the background, each on its own node. Its streams are in the case's folder, and its status and the

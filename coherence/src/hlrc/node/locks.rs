@@ -392,20 +392,10 @@ impl Node {
         };
         let entry = self.lock(lock);
         entry.next = Some(next);
-        match entry.stage {
-            Stage::Expecting => self.grant(lock),
-            Stage::Kept => self.recall(lock),
-            Stage::Out
-            | Stage::Asking(_)
-            | Stage::Queued
-            | Stage::Reading
-            | Stage::Applying
-            | Stage::Held(_)
-            | Stage::Wanted
-            | Stage::Releasing
-            | Stage::Storing
-            | Stage::Freeing
-            | Stage::Granting => {}
+        if entry.stage == Stage::Expecting {
+            self.grant(lock);
+        } else if entry.stage == Stage::Kept {
+            self.recall(lock);
         }
     }
 

@@ -416,10 +416,12 @@ impl<'a> Machine<'a> {
                 site.lending.lend(lock);
                 Ok(())
             }
-            Effect::Recalled(lock) => match site.lending.recall(lock) {
-                true => self.returned(rank, lock),
-                false => Ok(()),
-            },
+            Effect::Recalled(lock) => {
+                if site.lending.recall(lock) {
+                    self.returned(rank, lock)?;
+                }
+                Ok(())
+            }
             Effect::Started(op, flight) => {
                 let op = instead.unwrap_or(op);
                 let parts = flight.parts.len();

@@ -121,11 +121,11 @@ impl OwnSegment {
         &self.words
     }
 
-    /// Whether a word is zero, as most are that are looked at.
-    pub(super) fn is_zero(&self, offset: u64) -> bool {
-        let index = usize::try_from(offset / 8).unwrap_or(usize::MAX);
-        let words: &[AtomicU64] = self.words.words();
-        words.get(index).is_some_and(|word| word.load(Ordering::Acquire) == 0)
+    /// Whether so many words from an offset on are not all zero, as most are that are looked at.
+    pub(super) fn has_something(&self, offset: u64, words: u32) -> bool {
+        let first = usize::try_from(offset / 8).unwrap_or(usize::MAX);
+        let stretch = self.words.words().get(first..first.saturating_add(words as usize));
+        stretch.is_some_and(|words| words.iter().any(|word| word.load(Ordering::Acquire) != 0))
     }
 
     /// So many words from an offset on; nothing beyond its end.

@@ -438,12 +438,10 @@ impl Service {
         loop {
             let watches = self.node.watches();
             for watch in &watches {
-                // Of each lock that is kept there is a word of which mostly nothing comes.
-                if watch.words == 1 && self.segment.is_zero(watch.offset) {
+                if !self.segment.has_something(watch.offset, watch.words) {
                     continue;
                 }
-                let Some(words) = self.segment.read_words(watch.offset, watch.words) else { continue };
-                if words.iter().any(|word| *word != 0) {
+                if let Some(words) = self.segment.read_words(watch.offset, watch.words) {
                     self.node.handle_words(*watch, &words);
                     self.act(Received::NOTHING);
                 }

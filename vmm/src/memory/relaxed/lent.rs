@@ -48,7 +48,7 @@ impl Lender for LentLocks {
     }
 
     fn recall(&self, lock: LockId) -> bool {
-        if !locked(&self.lent).contains(&Some(lock)) {
+        if locked(&self.lent).get(index(lock)) != Some(&Some(lock)) {
             return true;
         }
         // No thread takes it any more.

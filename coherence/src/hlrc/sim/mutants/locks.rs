@@ -84,14 +84,19 @@ impl Mutation for HidesInQueue {
     }
 }
 
+/// Whether a rank looks there who comes for a lock that it keeps.
+fn watches_kept(node: &Node, watch: Watch) -> bool {
+    let is_it = |lock| node.keeps(lock) && node.layout().next(node.at(), lock) == watch.offset;
+    (0..8).map(LockId).any(is_it)
+}
+
 /// Does not look at its queue node while it keeps the lock.
 #[derive(Debug)]
 pub(super) struct KeepsForEver;
 
 impl Mutation for KeepsForEver {
     fn words(&mut self, node: &Node, watch: Watch, words: Vec<u64>) -> Vec<u64> {
-        let is_kept = |lock: &LockId| node.keeps(*lock) && node.layout().next(node.at(), *lock) == watch.offset;
-        if (0..8).map(LockId).any(|lock| is_kept(&lock)) { vec![0; words.len()] } else { words }
+        if watches_kept(node, watch) { vec![0; words.len()] } else { words }
     }
 }
 
@@ -104,8 +109,7 @@ pub(super) struct KeepsChanges {
 
 impl Mutation for KeepsChanges {
     fn words(&mut self, node: &Node, watch: Watch, words: Vec<u64>) -> Vec<u64> {
-        let is_kept = |lock: &LockId| node.keeps(*lock) && node.layout().next(node.at(), *lock) == watch.offset;
-        self.is_asked |= words.iter().any(|word| *word != 0) && (0..8).map(LockId).any(|lock| is_kept(&lock));
+        self.is_asked |= words.iter().any(|word| *word != 0) && watches_kept(node, watch);
         words
     }
 
